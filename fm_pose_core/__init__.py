@@ -1,0 +1,23 @@
+"""6D object pose from one RGB image by feature mapping (Rad, Oberweger, Lepetit, CVPR 2018). Free of ROS.
+
+The names below load on first use, so that importing the package stays cheap.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Camera": "types",
+    "Window": "types",
+    "ObjectPose": "types",
+    "PoseEstimator": "estimator",
+    "EstimatorConfig": "config",
+}
+__all__ = [*_LAZY, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

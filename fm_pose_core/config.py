@@ -1,0 +1,114 @@
+"""Typed, frozen configuration. One YAML file per experiment; a key or a type that does not fit fails by name.
+
+Each field carries its description and range in `metadata`, from which `--help`, the checks here and the ROS
+parameters are made: one source of defaults.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fm_pose_core.errors import InputError, expect
+
+T = TypeVar("T")
+
+
+def knob(default: Any, description: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with a description and, optionally, an inclusive range or a list of choices."""
+    return field(default=default, metadata={"description": description, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """How the estimator runs and which poses it accepts."""
+
+    backend: str = knob("auto", "Inference engine; auto takes the first one that loads.", choices=("auto", "tensorrt", "openvino", "onnxruntime", "torch"))
+    precision: str = knob("auto", "Arithmetic; auto lets the backend choose its fastest (bf16 or fp16 where there is hardware for it).", choices=("auto", "fp32", "bf16", "fp16"))
+    threads: int = knob(0, "CPU threads for inference; 0 lets the backend choose.", 0, 256)
+    max_reprojection_error: float = knob(8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0)
+    min_score: float = knob(0.0, "Gate: smallest score that is accepted.", 0.0, 1.0)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build the frozen dataclass `cls` from nested dicts. Raises InputError that names the unknown key, the wrong
+    type or the value out of range, with its full path (`data.distance`)."""
+    expect(isinstance(values, dict), where or cls.__name__, "a mapping", type(values).__name__)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    for key in values:
+        expect(key in fields, f"{prefix}{key}", f"one of the keys {', '.join(fields)}", "an unknown key")
+    arguments = {}
+    for name, f in fields.items():
+        if name in values:
+            arguments[name] = _convert(hints[name], values[name], prefix + name)
+            _check_range(f, arguments[name], prefix + name)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise InputError(f"{prefix}{name}: expected a value, got none")
+    return cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        return _convert(next(o for o in options if o is not type(None)), value, where)
+    if origin is tuple:
+        expect(isinstance(value, list | tuple), where, "a list", repr(value))
+        item_hints = typing.get_args(hint)
+        if item_hints[-1] is Ellipsis:
+            item_hints = (item_hints[0],) * len(value)
+        expect(len(value) == len(item_hints), where, f"{len(item_hints)} values", repr(value))
+        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(item_hints, value, strict=True)))
+    if hint is float:
+        expect(isinstance(value, int | float) and not isinstance(value, bool), where, "a number", repr(value))
+        return float(value)
+    if hint is Path:
+        expect(isinstance(value, str | Path), where, "a path", repr(value))
+        return Path(value)
+    expect(isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), where, hint.__name__, repr(value))
+    return value
+
+
+def _check_range(f: "dataclasses.Field[Any]", value: Any, where: str) -> None:
+    low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
+    if choices:
+        expect(value in choices, where, f"one of {', '.join(choices)}", repr(value))
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            expect(low is None or number >= low, where, f"at least {low}", number)
+            expect(high is None or number <= high, where, f"at most {high}", number)
+
+
+def load_yaml(cls: type[T], path: str | Path) -> T:
+    """Read `path` and build `cls` from it; errors begin with the file's name."""
+    import yaml
+
+    path = Path(path)
+    expect(path.is_file(), str(path), "a YAML file", "nothing there")
+    try:
+        return from_dict(cls, yaml.safe_load(path.read_text()) or {})
+    except (InputError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values (paths as strings, tuples as lists) that `from_dict` reads back."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result

@@ -1,0 +1,68 @@
+"""The window that the network sees: a virtual pinhole camera that looks along the window's centre.
+
+A rotation of the camera is an exact homography of the image, K_v R K⁻¹, so a crop made this way shows the object as a
+camera that looks straight at it would, and labels stay exact. BB8 (Rad and Lepetit, ICCV 2017) cuts an axis-aligned
+square instead, which agrees with this to first order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array, project, rotation_looking_along
+from fm_pose_core.types import Camera, Window
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Crop rule. size: side of the window that the network sees, pixels. focal: the virtual camera's focal length, pixels."""
+
+    size: int
+    focal: float
+
+    def __post_init__(self) -> None:
+        expect(self.size > 0 and self.focal > 0, "crop", "positive size and focal length", (self.size, self.focal))
+
+    @classmethod
+    def around(cls, diameter: float, nearest: float, margin: float = 1.15, size: int = 128) -> "Crop":
+        """The rule whose window is `margin` times an object of `diameter` at its `nearest` distance (metres)."""
+        return cls(size, size * nearest / (margin * diameter))
+
+    @property
+    def K(self) -> Array:
+        """(3, 3) intrinsics of the virtual camera."""
+        middle = (self.size - 1) / 2
+        return np.array([[self.focal, 0.0, middle], [0.0, self.focal, middle], [0.0, 0.0, 1.0]])
+
+    def rotation(self, camera: Camera, window: Window) -> Array:
+        """R_camera_window (3, 3): orientation of the virtual camera in the camera frame."""
+        return rotation_looking_along(camera.rays(np.array([[window.u, window.v]]))[0])
+
+    def cut(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> tuple[NDArray[np.uint8], Array]:
+        """Resample `image` (H, W) or (H, W, C) into the window.
+
+        Returns the window's pixels (size, size[, C]), zero outside of the image, and R_camera_window (3, 3).
+        """
+        import cv2
+
+        expect(image.shape[:2] == (camera.height, camera.width), "image", f"{camera.width}x{camera.height} as the camera says", f"{image.shape[1]}x{image.shape[0]}")
+        R_camera_window = self.rotation(camera, window)
+        if not camera.distortion.size:
+            H = camera.K @ R_camera_window @ np.linalg.inv(self.K)  # window pixels -> image pixels
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            return cv2.warpPerspective(image, H, (self.size, self.size), flags=flags), R_camera_window  # type: ignore[return-value]
+        v, u = np.mgrid[: self.size, : self.size].astype(np.float64)
+        rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ np.linalg.inv(self.K).T
+        xy = camera.pixels(rays @ R_camera_window.T).astype(np.float32).reshape(self.size, self.size, 2)
+        return cv2.remap(image, xy, None, cv2.INTER_LINEAR), R_camera_window  # type: ignore[return-value, call-overload]
+
+    def to_window(self, points_camera: Array, R_camera_window: Array) -> Array:
+        """(N, 3) camera-frame points -> (N, 2) window pixels."""
+        return project(self.K, points_camera @ R_camera_window)
+
+    def to_image(self, pixels: Array, camera: Camera, R_camera_window: Array) -> Array:
+        """(N, 2) window pixels -> (N, 2) image pixels, distortion applied."""
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(self.K).T
+        return camera.pixels(rays @ R_camera_window.T)

@@ -1,0 +1,122 @@
+"""Rotations, rigid transforms and projection. SI units, float64, column vectors.
+
+`T_a_b` (4, 4) takes points from frame b to frame a: p_a = T_a_b p_b. The camera frame is the optical one
+(z forward, x right, y down; ROS REP 103).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.errors import expect
+
+Array = NDArray[np.float64]
+
+
+def transform(R: Array, t: Array) -> Array:
+    """(3, 3) rotation and (3,) translation -> (4, 4) rigid transform."""
+    T = np.eye(4)
+    T[:3, :3] = R
+    T[:3, 3] = np.asarray(t).reshape(3)
+    return T
+
+
+def inverse(T: Array) -> Array:
+    """Inverse of a (4, 4) rigid transform."""
+    R = T[:3, :3].T
+    return transform(R, -R @ T[:3, 3])
+
+
+def apply(T: Array, points: Array) -> Array:
+    """Transform (N, 3) points by a (4, 4) rigid transform."""
+    return points @ T[:3, :3].T + T[:3, 3]
+
+
+def project_to_so3(M: Array) -> Array:
+    """Nearest rotation (Frobenius) to a (3, 3) matrix, by SVD."""
+    U, _, Vt = np.linalg.svd(M)
+    return U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+
+
+def rotation_angle(R: Array) -> float:
+    """Angle of a rotation in radians, by atan2: exact near 0 and pi, unlike arccos((trace - 1) / 2)."""
+    sine = 0.5 * np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
+    return float(np.arctan2(sine, 0.5 * (np.trace(R) - 1.0)))
+
+
+def skew(w: Array) -> Array:
+    """(3,) -> (3, 3) with skew(w) @ v == cross(w, v)."""
+    return np.array([[0.0, -w[2], w[1]], [w[2], 0.0, -w[0]], [-w[1], w[0], 0.0]])
+
+
+def exp_so3(w: Array) -> Array:
+    """Rotation vector (3,) in radians -> (3, 3) rotation (Rodrigues)."""
+    angle = float(np.linalg.norm(w))
+    W = skew(w)
+    if angle < 1e-8:
+        return np.eye(3) + W
+    return np.eye(3) + np.sin(angle) / angle * W + (1.0 - np.cos(angle)) / angle**2 * W @ W
+
+
+def log_so3(R: Array) -> Array:
+    """(3, 3) rotation -> rotation vector (3,) in radians, angle in [0, pi]."""
+    x, y, z, w = quaternion_from_rotation(R)
+    v = np.array([x, y, z])
+    norm = float(np.linalg.norm(v))
+    if norm < 1e-12:
+        return 2.0 * v
+    return 2.0 * np.arctan2(norm, w) / norm * v
+
+
+def quaternion_from_rotation(R: Array) -> Array:
+    """(3, 3) rotation -> unit quaternion (4,) in ROS order x, y, z, w, with w >= 0."""
+    # The eigenvector of the largest eigenvalue of Bar-Itzhack's symmetric matrix: stable at every angle.
+    K = np.array(
+        [
+            [R[0, 0] - R[1, 1] - R[2, 2], 0.0, 0.0, 0.0],
+            [R[0, 1] + R[1, 0], R[1, 1] - R[0, 0] - R[2, 2], 0.0, 0.0],
+            [R[0, 2] + R[2, 0], R[1, 2] + R[2, 1], R[2, 2] - R[0, 0] - R[1, 1], 0.0],
+            [R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1], np.trace(R)],
+        ]
+    )
+    q = np.linalg.eigh(K)[1][:, -1]
+    return q if q[3] >= 0 else -q
+
+
+def rotation_from_quaternion(q: Array) -> Array:
+    """Unit quaternion (4,) in ROS order x, y, z, w -> (3, 3) rotation; q is normalised first."""
+    x, y, z, w = np.asarray(q, dtype=np.float64) / np.linalg.norm(q)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def rotation_looking_along(ray: Array) -> Array:
+    """Smallest rotation R_a_b (3, 3) that takes the z axis of b onto the direction `ray` (3,) given in a.
+
+    A virtual camera b that looks along `ray` of camera a without turning about it.
+    """
+    z = np.asarray(ray, dtype=np.float64) / np.linalg.norm(ray)
+    expect(z[2] > -0.999, "ray", "a direction that is not opposite to the z axis", ray)
+    v = np.array([-z[1], z[0], 0.0])  # e_z × z
+    V = skew(v)
+    return np.eye(3) + V + V @ V / (1.0 + z[2])
+
+
+def project(K: Array, points_camera: Array) -> Array:
+    """Pinhole projection of (N, 3) camera-frame points in metres with K (3, 3) -> (N, 2) pixels."""
+    uvw = points_camera @ K.T
+    return uvw[:, :2] / uvw[:, 2:]
+
+
+def box_corners(minimum: Array, maximum: Array) -> Array:
+    """The 8 corners (8, 3) of an axis-aligned box: x is slowest, z fastest; corner 0 is `minimum`, corner 7 `maximum`."""
+    lo, hi = np.asarray(minimum, dtype=np.float64), np.asarray(maximum, dtype=np.float64)
+    return np.array([[x, y, z] for x in (lo[0], hi[0]) for y in (lo[1], hi[1]) for z in (lo[2], hi[2])])
+
+
+# Pairs of corner indices (12, 2) that an edge of the box joins.
+BOX_EDGES = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 4), (1, 5), (2, 6), (3, 7))

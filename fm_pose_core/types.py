@@ -1,0 +1,106 @@
+"""What goes in and out of the estimator: Camera, Window, ObjectPose. Plain data; pixels follow OpenCV, where the
+centre of the top-left pixel is (0, 0)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array, project
+
+DISTORTION_SIZES = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics of the image as it comes.
+
+    K: (3, 3) pixels. width, height: pixels. distortion: (n,) OpenCV coefficients, empty for none.
+    distortion_model: plumb_bob, rational_polynomial (OpenCV's pinhole models) or equidistant (OpenCV's fisheye).
+    """
+
+    K: Array
+    width: int
+    height: int
+    distortion: Array = field(default_factory=lambda: np.zeros(0))
+    distortion_model: str = "plumb_bob"
+
+    def __post_init__(self) -> None:
+        K = np.asarray(self.K, dtype=np.float64)
+        expect(K.shape == (3, 3) and bool(np.isfinite(K).all()), "K", "a finite (3, 3) matrix", K.tolist())
+        expect(K[0, 0] > 0 and K[1, 1] > 0 and K[2, 2] == 1, "K", "positive focal lengths and K[2, 2] = 1", K.tolist())
+        expect(self.width > 0 and self.height > 0, "image size", "positive", f"{self.width}x{self.height}")
+        d = np.asarray(self.distortion, dtype=np.float64).reshape(-1)
+        expect(self.distortion_model in DISTORTION_SIZES, "distortion_model", f"one of {sorted(DISTORTION_SIZES)}", self.distortion_model)
+        expect(bool(np.isfinite(d).all()), "distortion", "finite numbers", d.tolist())
+        if d.any():
+            sizes = DISTORTION_SIZES[self.distortion_model]
+            expect(d.size in sizes, "distortion", f"{sizes} coefficients for {self.distortion_model}", d.size)
+        else:
+            d = np.zeros(0)
+        object.__setattr__(self, "K", K)
+        object.__setattr__(self, "distortion", d)
+
+    def restricted(self, x_offset: int, y_offset: int, width: int, height: int, binning_x: int, binning_y: int) -> "Camera":
+        """Camera of the image that remains after a region of interest (in full-resolution pixels) and binning
+        (pixels averaged per axis, at least 1), as ROS REP 104 defines them."""
+        K = self.K.copy()
+        K[0, 2] -= x_offset
+        K[1, 2] -= y_offset
+        # The centre of pixel (0, 0) stays at (0, 0), as ROS's image_geometry does it.
+        K[0] /= binning_x
+        K[1] /= binning_y
+        return Camera(K, width // binning_x, height // binning_y, self.distortion, self.distortion_model)
+
+    def rays(self, pixels: Array) -> Array:
+        """(N, 2) image pixels -> (N, 3) directions in the camera frame with z = 1, distortion removed."""
+        import cv2
+
+        pixels = np.asarray(pixels, dtype=np.float64).reshape(-1, 1, 2)
+        undistort = cv2.fisheye.undistortPoints if self.distortion_model == "equidistant" and self.distortion.size else cv2.undistortPoints
+        xy = undistort(pixels, self.K, self.distortion if self.distortion.size else None).reshape(-1, 2)
+        return np.column_stack([xy, np.ones(len(xy))])
+
+    def pixels(self, points_camera: Array) -> Array:
+        """(N, 3) camera-frame points (z > 0) -> (N, 2) image pixels, distortion applied."""
+        points_camera = np.asarray(points_camera, dtype=np.float64)
+        if not self.distortion.size:
+            return project(self.K, points_camera)
+        import cv2
+
+        zero = np.zeros(3)
+        if self.distortion_model == "equidistant":
+            return cv2.fisheye.projectPoints(points_camera.reshape(-1, 1, 3), zero, zero, self.K, self.distortion)[0].reshape(-1, 2)
+        return cv2.projectPoints(points_camera, zero, zero, self.K, self.distortion)[0].reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where to look: the centre (u, v) of the square window, in image pixels. Its size follows from the bundle's crop
+    rule and the camera's focal length, so that the apparent size of the object keeps its metric meaning."""
+
+    u: float
+    v: float
+
+    def __post_init__(self) -> None:
+        expect(bool(np.isfinite([self.u, self.v]).all()), "window", "a finite centre (u, v)", (self.u, self.v))
+
+
+@dataclass(frozen=True)
+class ObjectPose:
+    """One estimate.
+
+    T_camera_object: (4, 4), metres. corners: (8, 2) predicted projections of the box corners in image pixels, in the
+    order of geometry.box_corners. reprojection_error: RMS distance in image pixels between `corners` and the corners
+    of the pose. covariance: (6, 6) of (x, y, z, rotX, rotY, rotZ), metres and radians, rotations about the fixed
+    axes of the camera frame (REP 103). score: in [0, 1], the estimated probability of a 2D projection error below
+    5 px. accepted: False if a gate refused the pose; `reason` then says which one.
+    """
+
+    T_camera_object: Array
+    corners: Array
+    reprojection_error: float
+    covariance: Array
+    score: float
+    accepted: bool
+    reason: str = ""
