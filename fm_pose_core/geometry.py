@@ -112,6 +112,12 @@ def project(K: Array, points_camera: Array) -> Array:
     return uvw[:, :2] / uvw[:, 2:]
 
 
+def inverse_intrinsics(K: Array) -> Array:
+    """Inverse of an upper triangular K (3, 3) with K[2, 2] = 1 and without skew."""
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    return np.array([[1.0 / fx, 0.0, -cx / fx], [0.0, 1.0 / fy, -cy / fy], [0.0, 0.0, 1.0]])
+
+
 def box_corners(minimum: Array, maximum: Array) -> Array:
     """The 8 corners (8, 3) of an axis-aligned box: x is slowest, z fastest; corner 0 is `minimum`, corner 7 `maximum`."""
     lo, hi = np.asarray(minimum, dtype=np.float64), np.asarray(maximum, dtype=np.float64)

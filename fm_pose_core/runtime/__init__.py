@@ -1,0 +1,100 @@
+"""Inference engines behind one interface. The engines' packages load only when they are chosen."""
+
+import logging
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.bundle import CORNERS, Bundle
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import InputError, expect
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+Images = NDArray[np.uint8]
+
+# Backend -> (its module here, the packages of which one must be there, what to install). The order is that of "auto".
+BACKENDS = {
+    "tensorrt": ("tensorrt_backend", ("tensorrt", "tensorrt_rtx"), "tensorrt-rtx-cu13"),
+    "openvino": ("openvino_backend", ("openvino",), "openvino"),
+    "onnxruntime": ("onnxruntime_backend", ("onnxruntime",), "onnxruntime"),
+    "torch": ("torch_backend", ("torch",), "torch onnx"),
+}
+
+
+class Backend(Protocol):
+    """A loaded network. name: of the engine. device: in words. precision: fp32, bf16 or fp16, as it is executed."""
+
+    name: str
+    device: str
+    precision: str
+
+    def infer(self, images: Images) -> tuple[Floats, Floats]:
+        """(N, S, S, 3) uint8 RGB windows -> corners (N, 8, 2) and spread (N, 8, 2), both float32 in window pixels."""
+        ...
+
+
+def load_backend(bundle: Bundle, config: EstimatorConfig | None = None) -> Backend:
+    """Load the bundle's network with the engine, precision and threads that `config` asks for.
+
+    Raises InputError if the chosen engine isn't installed (naming what to install), cannot do the precision, or cannot
+    load the network; "auto" takes the first engine that loads.
+    """
+    config = config or EstimatorConfig()
+    if config.backend != "auto":
+        return _load(config.backend, bundle, config)
+    failures = []
+    for name in BACKENDS:
+        if not _installed(name):
+            continue
+        if name == "tensorrt" and not _nvidia_gpu():
+            continue
+        try:
+            return _load(name, bundle, config)
+        except (ImportError, InputError) as error:
+            log.warning("backend %s: %s", name, error)
+            failures.append(f"{name} ({error})")
+    got = "; ".join(failures) or "none installed; try: pip install openvino"
+    raise InputError(f"backend: expected one of {', '.join(BACKENDS)} to load, got {got}")
+
+
+def check_contract(inputs: dict[str, tuple], outputs: dict[str, tuple], size: int) -> None:
+    """Raise InputError unless the network's tensors are those of docs/design.md. Shapes by name, None for a free axis."""
+    expected_inputs = {"image": (None, size, size, 3)}
+    expected_outputs = {"corners": (None, CORNERS, 2), "spread": (None, CORNERS, 2)}
+    expect(inputs == expected_inputs, "network inputs", str(expected_inputs), inputs)
+    expect(outputs == expected_outputs, "network outputs", str(expected_outputs), outputs)
+
+
+def check_images(images: Images, size: int) -> None:
+    """Raise InputError unless `images` is (N, size, size, 3) uint8 with N >= 1."""
+    fits = images.ndim == 4 and images.shape[0] > 0 and images.shape[1:] == (size, size, 3) and images.dtype == np.uint8
+    expect(fits, "images", f"uint8 (N, {size}, {size}, 3)", f"{images.dtype} {images.shape}")
+
+
+def _load(name: str, bundle: Bundle, config: EstimatorConfig) -> Backend:
+    module, packages, install = BACKENDS[name]
+    wanted = f"the Python package {' or '.join(packages)}"
+    expect(_installed(name), f"backend {name}", wanted, f"none installed; try: pip install {install}")
+    backend: Backend = import_module(f"fm_pose_core.runtime.{module}").load(bundle, config)
+    return backend
+
+
+def _installed(name: str) -> bool:
+    return any(find_spec(package) is not None for package in BACKENDS[name][1])
+
+
+def _nvidia_gpu() -> bool:
+    """Whether NVIDIA's driver is there and sees a device; asks the driver itself, without any package."""
+    import ctypes
+
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

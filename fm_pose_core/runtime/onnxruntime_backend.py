@@ -1,0 +1,46 @@
+"""ONNX Runtime on the CPU, fp32: runs everywhere."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fm_pose_core.bundle import Bundle
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.runtime import Floats, Images, check_contract, check_images
+
+
+class OnnxRuntimeBackend:
+    name = "onnxruntime"
+    precision = "fp32"
+
+    def __init__(self, bundle: Bundle, config: EstimatorConfig) -> None:
+        import onnxruntime as ort
+
+        expect(config.precision in ("auto", "fp32"), "precision", "fp32 or auto with onnxruntime on a CPU", config.precision)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = config.threads
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(os.fspath(bundle.network_path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exception types share no public base
+            raise InputError(f"{bundle.network_path}: expected a network that ONNX Runtime loads, got {error}") from None
+        check_contract(_shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), bundle.crop.size)
+        self.device = "CPU"
+        self._size = bundle.crop.size
+
+    def infer(self, images: Images) -> tuple[Floats, Floats]:
+        """See Backend."""
+        check_images(images, self._size)
+        corners, spread = self._session.run(["corners", "spread"], {"image": np.ascontiguousarray(images)})
+        return corners, spread
+
+
+def _shapes(tensors: Any) -> dict[str, tuple]:
+    return {t.name: tuple(d if isinstance(d, int) else None for d in t.shape) for t in tensors}
+
+
+def load(bundle: Bundle, config: EstimatorConfig) -> OnnxRuntimeBackend:
+    """The network of `bundle` in ONNX Runtime."""
+    return OnnxRuntimeBackend(bundle, config)

@@ -1,0 +1,77 @@
+"""OpenVINO on the CPU: the fastest engine on x86; picks bf16 by itself where the processor has AMX.
+
+A reduced precision is checked against fp32 when the network is loaded: OpenVINO 2026.4 computes some convolutions
+(16 channels, 4x4 kernel, stride 4) wrongly in bf16 on AMX, without a word.
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from fm_pose_core.bundle import Bundle
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.runtime import Floats, Images, check_contract, check_images
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 2.0  # pixels: median difference of the corners on synthetic images beyond which a precision counts as broken
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVinoBackend:
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle, config: EstimatorConfig) -> None:
+        import openvino as ov
+
+        core = ov.Core()
+        options = {"PERFORMANCE_HINT": "LATENCY"}
+        if config.precision != "auto":
+            options["INFERENCE_PRECISION_HINT"] = PRECISIONS[config.precision]
+        if config.threads:
+            options["INFERENCE_NUM_THREADS"] = str(config.threads)
+        try:
+            model = core.read_model(bundle.network_path)
+            check_contract({t.any_name: _shape(t) for t in model.inputs}, {t.any_name: _shape(t) for t in model.outputs}, bundle.crop.size)
+            compiled = core.compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            raise InputError(f"{bundle.network_path}: expected a network that OpenVINO loads, got {error}") from None
+        chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.precision = next((ours for ours, theirs in PRECISIONS.items() if theirs == chosen), "fp32")
+        asked = config.precision in ("auto", self.precision)
+        expect(asked, "precision", f"what OpenVINO does on this processor ({self.precision})", config.precision)
+        if self.precision != "fp32":
+            reference = core.compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
+            difference = _difference(compiled, reference, bundle.crop.size)
+            if not difference <= TOLERANCE:
+                wrong = f"corners that differ from fp32's by {difference:.1f} px"
+                expect(config.precision == "auto", f"precision {self.precision}", "the network's corners", wrong)
+                log.warning("OpenVINO in %s gives %s on this processor; using fp32", self.precision, wrong)
+                compiled, self.precision = reference, "fp32"
+        self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
+        self._size = bundle.crop.size
+        self._request = compiled.create_infer_request()
+
+    def infer(self, images: Images) -> tuple[Floats, Floats]:
+        """See Backend."""
+        check_images(images, self._size)
+        result = self._request.infer({"image": np.ascontiguousarray(images)})
+        return np.array(result["corners"]), np.array(result["spread"])
+
+
+def _difference(compiled: Any, reference: Any, size: int) -> float:
+    """Median difference in pixels between the corners that two compiled networks find in images of random colour patches."""
+    patch = np.arange(size) * 8 // size
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)[:, patch][:, :, patch]
+    return float(np.median(np.abs(compiled({"image": images})["corners"] - reference({"image": images})["corners"])))
+
+
+def _shape(tensor: Any) -> tuple:
+    return tuple(None if d.is_dynamic else d.get_length() for d in tensor.get_partial_shape())
+
+
+def load(bundle: Bundle, config: EstimatorConfig) -> OpenVinoBackend:
+    """The network of `bundle` in OpenVINO."""
+    return OpenVinoBackend(bundle, config)

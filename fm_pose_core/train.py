@@ -1,0 +1,259 @@
+"""The trainer: pretraining on synthetic data alone, then the joint training of f, g and h (section 3.4), with Adam."""
+
+import argparse
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fm_pose_core.config import load_yaml, to_dict
+from fm_pose_core.data.bop import write_atomically
+from fm_pose_core.data.loader import load
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.experiment import Data, Experiment, expand, read_data
+from fm_pose_core.losses import Objective
+from fm_pose_core.networks import FeatureMapping
+from fm_pose_core.validation import Validation
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with a fixed mixture of images: `synthetic` of T^S and `pairs` of T^M in each batch."""
+
+    name: str
+    images: int
+    synthetic: int
+    pairs: int
+    real_only: bool = False
+
+    @property
+    def batch(self) -> int:
+        return self.synthetic + (1 if self.real_only else 2) * self.pairs
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.images / self.batch)
+
+
+def phases(experiment: Experiment) -> list[Phase]:
+    """Every method gets the same number of images and steps; only the mixture differs."""
+    s = experiment.schedule
+    total = s.batch_synthetic + 2 * s.batch_pairs
+    pretrain = Phase("pretrain", s.pretrain_images, total, 0)
+    if experiment.method == "synthetic_only":
+        result = [pretrain, Phase("joint", s.images, total, 0)]
+    elif experiment.method == "real_only":
+        result = [Phase("joint", s.pretrain_images + s.images, 0, total, real_only=True)]
+    else:
+        result = [pretrain, Phase("joint", s.images, s.batch_synthetic, s.batch_pairs)]
+    return [p for p in result if p.images > 0]
+
+
+class Trainer:
+    """One run: its folder holds config.yaml, checkpoint.pt, log.jsonl and TensorBoard's files."""
+
+    def __init__(self, experiment: Experiment, run: Path, pretrained: Path | None = None) -> None:
+        self.experiment, self.run = experiment, run
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if cuda else "gloo")
+        torch.manual_seed(experiment.schedule.seed)
+        mapping = experiment.method == "feature_mapping"
+        self.model = FeatureMapping(replace(experiment.network, mapping=mapping), experiment.crop.size)
+        if experiment.network.extractor == "vgg16" and experiment.network.weights:
+            from fm_pose_core.vgg_weights import load_vgg16
+
+            load_vgg16(self.model.f, experiment.network.weights)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = Objective(self.model, experiment.loss, experiment.method)
+        self.phases = phases(experiment)
+        self.phase, self.step = 0, 0
+        self.seconds = 0.0
+        self.optimizer = self._new_optimizer()
+        self._stop = False
+        if (self.run / "checkpoint.pt").is_file():
+            self._restore()
+        elif pretrained is not None:
+            self._take_pretraining(pretrained)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.model.parameters(), lr=self.experiment.schedule.learning_rate, fused=True)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up over 200 steps; the last phase ends in a cosine."""
+        warm = min(1.0, (self.step + 1) / 200)
+        last = self.phase == len(self.phases) - 1
+        decay = 0.5 * (1.0 + math.cos(math.pi * self.step / self.phases[self.phase].steps)) if last else 1.0
+        return self.experiment.schedule.learning_rate * warm * decay
+
+    def train(self, data: Data) -> None:
+        """Run all phases from where the run stands. Raises FloatingPointError on a non-finite loss."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        validation = Validation(data, self.device) if self.rank == 0 and data.validation else None
+        writer = SummaryWriter(str(self.run / "tensorboard")) if self.rank == 0 else None
+        objective: nn.Module = self.objective
+        if self.world > 1:
+            objective = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
+        for phase in self.phases[self.phase :]:
+            self._train_phase(phase, objective, data, validation, writer)
+            if self._stop:
+                break
+            if self.phase + 1 < len(self.phases):
+                self.phase, self.step = self.phase + 1, 0
+                self.optimizer = self._new_optimizer()
+            self.save()
+        if writer is not None:
+            writer.close()
+        if self._stop and self.rank == 0:
+            print(f"stopped; go on with: fm-pose train --resume {self.run}")
+
+    def _train_phase(self, phase: Phase, objective: nn.Module, data: Data, validation: Validation | None, writer: Any) -> None:
+        s = self.experiment.schedule
+        seed = (s.seed, self.rank, self.phase, self.step)
+        stream = batches_of(phase, load(data.source, phase.synthetic, phase.pairs, seed, s.workers), self.device)
+        saved, validated = time.monotonic(), self.step
+        logged, logged_at = self.step, time.monotonic()
+        every = max(1, s.validate_images // (phase.batch * self.world))
+        label = f"{self.run.name} {phase.name}"
+        start, total = self.step * phase.batch, phase.steps * phase.batch
+        with tqdm(total=total, initial=start, desc=label, unit="img", unit_scale=True, disable=self.rank != 0, mininterval=1.0) as progress:
+            while self.step < phase.steps and not self._agree_to_stop():
+                began = time.monotonic()
+                losses = self._one_step(objective, next(stream))
+                self.step += 1
+                self.seconds += time.monotonic() - began
+                progress.update(phase.batch)
+                if self.step % 20 == 0 or self.step == phase.steps:
+                    values = {k: float(v) for k, v in losses.items()}
+                    if not all(math.isfinite(v) for v in values.values()):
+                        raise FloatingPointError(f"step {self.step} of {phase.name}: non-finite loss: {values}")
+                    rate = (self.step - logged) * phase.batch * self.world / (time.monotonic() - logged_at)
+                    logged, logged_at = self.step, time.monotonic()
+                    progress.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
+                    self._log(writer, phase, {**values, "learning_rate": self.learning_rate(), "images_per_second": rate})
+                if validation is not None and (self.step - validated >= every or self.step == phase.steps):
+                    validated = self.step
+                    self._log(writer, phase, validation.run(self.model, use_mapping=phase.pairs > 0), echo=True)
+                    logged, logged_at = self.step, time.monotonic()
+                if time.monotonic() - saved > s.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+
+    def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        bf16 = self.experiment.schedule.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            losses: dict[str, Tensor] = objective(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["L"].backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.schedule.clip_gradient)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"step {self.step}: non-finite gradient; losses {({k: float(v) for k, v in losses.items()})}")
+        self.optimizer.step()
+        return losses
+
+    def _log(self, writer: Any, phase: Phase, values: dict[str, float], echo: bool = False) -> None:
+        if self.rank != 0:
+            return
+        images = self.step * phase.batch * self.world + sum(p.steps * p.batch for p in self.phases[: self.phase])
+        for name, value in values.items():
+            writer.add_scalar(name, value, images)
+        record = {"phase": phase.name, "step": self.step, "images": images, "seconds": round(self.seconds, 1), **values}
+        with (self.run / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if echo:
+            print(f"\n{phase.name} {images} images: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+    def _agree_to_stop(self) -> bool:
+        if self.world > 1:
+            flag = torch.tensor(int(self._stop), device=self.device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            self._stop = bool(flag.item())
+        return self._stop
+
+    def save(self) -> None:
+        """Write checkpoint.pt atomically (rank 0 alone)."""
+        if self.rank != 0:
+            return
+        state = {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase,
+            "step": self.step, "seconds": self.seconds, "config": json.dumps(to_dict(self.experiment)),
+        }  # fmt: skip
+        temporary = self.run / ".checkpoint.pt"
+        torch.save(state, temporary)
+        os.replace(temporary, self.run / "checkpoint.pt")
+
+    def _restore(self) -> None:
+        state = torch.load(self.run / "checkpoint.pt", map_location=self.device, weights_only=True)
+        expect(json.loads(state["config"]) == to_dict(self.experiment), f"{self.run}", "a run of this configuration", "a run of another one")
+        self.model.load_state_dict(state["model"])
+        self.phase, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _take_pretraining(self, pretrained: Path) -> None:
+        """Start after the pretraining, with f and h of another run that was pretrained in the same way."""
+        path = pretrained / "checkpoint.pt"
+        expect(path.is_file(), str(path), "the checkpoint of a finished pretraining", "nothing there")
+        expect(self.phases[0].name == "pretrain", "method", "one that begins with a pretraining", self.experiment.method)
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        mine, theirs = to_dict(self.experiment), json.loads(state["config"])
+        for key in ("object", "crop", "synthetic", "backgrounds"):
+            expect(mine[key] == theirs[key], f"{pretrained}: {key}", "the same as in this experiment", "something else")
+        missing = self.model.load_state_dict(state["model"], strict=False).missing_keys
+        expect(all(k.startswith("g.") for k in missing), str(path), "weights of f and h", f"no {missing}")
+        self.phase = 1
+
+
+def batches_of(phase: Phase, stream: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """To the device; in the real-only baseline the synthetic halves of the pairs are left out."""
+    for batch in stream:
+        if phase.real_only:
+            batch.pop("x_m")
+        yield {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+
+
+def open_run(config: Path, run: Path | None) -> tuple[Experiment, Path]:
+    """Read the experiment and make the run's folder (default runs/NAME), which keeps a copy of the configuration."""
+    experiment = load_yaml(Experiment, config)
+    run = run or Path("runs") / config.stem
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
+    return experiment, run
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """`fm-pose train`."""
+    if arguments.resume is not None:
+        run = Path(arguments.resume)
+        experiment = load_yaml(Experiment, run / "config.yaml")
+    else:
+        if arguments.config is None:
+            raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
+        experiment, run = open_run(Path(arguments.config), Path(arguments.output) if arguments.output else None)
+    trainer = Trainer(experiment, run, expand(arguments.pretrained) if arguments.pretrained else None)
+    trainer.train(read_data(experiment))
+    return 0
+
+

@@ -1,0 +1,192 @@
+"""Between ROS messages and the core's types. Everything that goes out carries the header of the image it came from.
+
+Bad messages raise InputError("name: expected …, got …").
+"""
+
+import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TransformStamped, Vector3
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithPose
+
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.geometry import Array, apply
+from fm_pose_core.types import Camera, ObjectPose
+from fm_pose_ros.compat import decode_with_cv_bridge, quaternion
+from fm_pose_ros.msg import ProjectedBox, ProjectedBoxArray
+
+if TYPE_CHECKING:
+    from fm_pose_core.bundle import Bundle
+
+# Encoding: bytes per pixel, and OpenCV's conversion to RGB. OpenCV names a Bayer pattern by its second row and column.
+_DIRECT = {
+    "rgb8": (3, None),
+    "bgr8": (3, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, cv2.COLOR_GRAY2RGB),
+    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
+    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
+}
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """One object in one image, as it is published.
+
+    bundle: the object's. number: of its track. frame: TF frame of the object. pose: the estimator's answer.
+    T_camera_object: (4, 4) metres, the pose to publish (the estimator's, or a smoothed one).
+    """
+
+    bundle: "Bundle"
+    number: int
+    frame: str
+    pose: ObjectPose
+    T_camera_object: Array
+
+    @property
+    def track_id(self) -> str:
+        """Stable from frame to frame, for as long as the object isn't lost."""
+        return f"{self.bundle.name}_{self.number}"
+
+
+def seconds(stamp: Time) -> float:
+    """A stamp in seconds."""
+    return float(stamp.sec + 1e-9 * stamp.nanosec)
+
+
+def image_to_rgb(msg: Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB. For rgb8 without padding this is the message's own buffer, not a copy."""
+    expect(msg.width > 0 and msg.height > 0, "image", "an image with pixels", f"{msg.width}x{msg.height}")
+    if msg.encoding not in _DIRECT:
+        return decode_with_cv_bridge(msg)
+    size, code = _DIRECT[msg.encoding]
+    row = msg.width * size
+    expect(msg.step >= row, "image.step", f"at least {row} bytes for {msg.width} pixels of {msg.encoding}", msg.step)
+    expect(len(msg.data) == msg.step * msg.height, "image.data", f"{msg.step * msg.height} bytes (step x height)", len(msg.data))
+    buffer = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)
+    pixels = buffer[:, :row].reshape(msg.height, msg.width, size)
+    if code is None:
+        return np.ascontiguousarray(pixels)
+    try:
+        return cv2.cvtColor(np.ascontiguousarray(pixels), code)  # type: ignore[return-value]
+    except cv2.error as error:  # an odd width in YUV 4:2:2
+        raise InputError(f"image size: expected one that {msg.encoding} can have, got {msg.width}x{msg.height} ({error.err})") from None
+
+
+def compressed_to_rgb(msg: CompressedImage) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB from JPEG, PNG or whatever else OpenCV reads."""
+    expect(len(msg.data) > 0, "image.data", f"a compressed image ({msg.format!r})", "an empty buffer")
+    bgr = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    expect(bgr is not None, "image.data", "an image that OpenCV can decode", f"{len(msg.data)} bytes of format {msg.format!r}")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def rgb_to_image(rgb: NDArray[np.uint8], header: Header) -> Image:
+    """(H, W, 3) uint8 RGB -> Image, rgb8."""
+    height, width = rgb.shape[:2]
+    # rclpy takes an array.array as it is; of any other sequence it checks every byte.
+    data = array.array("B", rgb.tobytes())
+    return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)
+
+
+def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
+    """The camera of the image that `info` belongs to, region of interest and binning applied (REP 104).
+
+    rectified: the image is an undistorted one (image_rect): P holds its intrinsics and there is no distortion.
+    """
+    name = "camera_info.p" if rectified else "camera_info.k"
+    K = np.array(info.p, dtype=np.float64).reshape(3, 4)[:, :3] if rectified else np.array(info.k, dtype=np.float64).reshape(3, 3)
+    expect(bool(K.any()), name, "intrinsics", "all zeros: the camera isn't calibrated")
+    expect(bool(np.isfinite(K).all()), name, "finite numbers", K.reshape(-1).tolist())
+    distortion = np.zeros(0) if rectified else np.array(info.d, dtype=np.float64)
+    # A model that we don't know does no harm while all its coefficients are zero.
+    model = (info.distortion_model or "plumb_bob") if distortion.any() else "plumb_bob"
+    try:
+        camera = Camera(K, info.width, info.height, distortion, model)
+        x, y, width, height = info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height
+        if width == 0 and height == 0:  # REP 104: the full image
+            width, height = info.width, info.height
+        fits = width > 0 and height > 0 and x + width <= info.width and y + height <= info.height
+        expect(fits, "roi", f"a region inside {info.width}x{info.height}", f"{width}x{height} at ({x}, {y})")
+        binning_x, binning_y = max(1, info.binning_x), max(1, info.binning_y)
+        expect(binning_x <= width and binning_y <= height, "binning", f"at most {width}x{height}", f"{binning_x}x{binning_y}")
+        return camera.restricted(x, y, width, height, binning_x, binning_y)
+    except InputError as error:
+        raise InputError(f"camera_info.{error}") from None
+
+
+def point_msg(p: Array) -> Point:
+    """(3,) metres -> Point."""
+    return Point(x=float(p[0]), y=float(p[1]), z=float(p[2]))
+
+
+def pose_msg(T: Array) -> Pose:
+    """(4, 4) rigid transform, metres -> Pose."""
+    x, y, z, w = (float(q) for q in quaternion(T[:3, :3]))
+    return Pose(position=point_msg(T[:3, 3]), orientation=Quaternion(x=x, y=y, z=z, w=w))
+
+
+def pose_stamped(header: Header, found: DetectedObject) -> PoseStamped:
+    """T_camera_object in the image's frame."""
+    return PoseStamped(header=header, pose=pose_msg(found.T_camera_object))
+
+
+def transform_stamped(header: Header, found: DetectedObject) -> TransformStamped:
+    """The TF edge from the camera's optical frame (parent) to the object's frame (child)."""
+    pose = pose_msg(found.T_camera_object)
+    stamped = TransformStamped(header=header, child_frame_id=found.frame)
+    stamped.transform.translation = Vector3(x=pose.position.x, y=pose.position.y, z=pose.position.z)
+    stamped.transform.rotation = pose.orientation
+    return stamped
+
+
+def detection3d(header: Header, found: DetectedObject) -> Detection3D:
+    """vision_msgs 4.1.1: results[0].pose is the pose of the mesh's origin, bbox.center that of the box's centre."""
+    result = ObjectHypothesisWithPose()
+    result.hypothesis.class_id = found.bundle.name
+    result.hypothesis.score = float(found.pose.score)
+    result.pose.pose = pose_msg(found.T_camera_object)
+    result.pose.covariance = np.asarray(found.pose.covariance, dtype=np.float64).reshape(36)
+    detection = Detection3D(header=header, id=found.track_id, results=[result])
+    detection.bbox.center.position = point_msg(apply(found.T_camera_object, found.bundle.center[None])[0])
+    detection.bbox.center.orientation = result.pose.pose.orientation
+    x, y, z = (float(side) for side in found.bundle.dimensions)
+    detection.bbox.size = Vector3(x=x, y=y, z=z)
+    return detection
+
+
+def detection3d_array(header: Header, objects: Sequence[DetectedObject]) -> Detection3DArray:
+    """All objects of one image; empty if there is none."""
+    return Detection3DArray(header=header, detections=[detection3d(header, found) for found in objects])
+
+
+def projected_box_array(header: Header, objects: Sequence[DetectedObject]) -> ProjectedBoxArray:
+    """The 8 corners of each box as the network sees them, pixels of the image as it came."""
+    boxes = [
+        ProjectedBox(
+            header=header,
+            id=found.track_id,
+            class_id=found.bundle.name,
+            u=np.asarray(found.pose.corners[:, 0], dtype=np.float64),
+            v=np.asarray(found.pose.corners[:, 1], dtype=np.float64),
+            reprojection_error=float(found.pose.reprojection_error),
+            score=float(found.pose.score),
+        )
+        for found in objects
+    ]
+    return ProjectedBoxArray(header=header, boxes=boxes)

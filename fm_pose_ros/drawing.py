@@ -1,0 +1,126 @@
+"""What people look at: the overlay image and the markers of RViz."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Duration
+from numpy.typing import NDArray
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from fm_pose_core.errors import InputError
+from fm_pose_core.geometry import BOX_EDGES, Array, apply
+from fm_pose_core.types import Camera, ObjectPose, Window
+from fm_pose_ros.conversions import DetectedObject, point_msg, pose_msg
+
+GREEN, ORANGE, WHITE = (60, 220, 60), (255, 150, 0), (255, 255, 255)
+AXES = ((255, 60, 60), (60, 220, 60), (80, 120, 255))  # x red, y green, z blue
+FIXED_POINT = 4  # bits after the point in OpenCV's drawing coordinates
+LIMIT = 1e6  # pixels: nothing farther out is drawn
+
+
+def draw_overlay(
+    image: NDArray[np.uint8],
+    camera: Camera,
+    objects: Sequence[DetectedObject],
+    refused: Sequence[tuple[Window, ObjectPose]] = (),
+) -> NDArray[np.uint8]:
+    """A copy of `image` (H, W, 3) RGB with each object's box and axes, and for each estimate that was refused the window's
+    centre and the reason."""
+    canvas = image.copy()
+    thickness = max(1, round(camera.width / 500))
+    for found in objects:
+        corners = _pixels(camera, apply(found.T_camera_object, found.bundle.box_corners))
+        for a, b in BOX_EDGES:
+            _line(canvas, corners[a], corners[b], GREEN, thickness)
+        length = 0.5 * found.bundle.diameter
+        axes = _pixels(camera, apply(found.T_camera_object, np.vstack([np.zeros(3), length * np.eye(3)])))
+        for tip, color in zip(axes[1:], AXES, strict=True):
+            _line(canvas, axes[0], tip, color, thickness + 1)
+        _text(canvas, corners[np.isfinite(corners).all(1)], f"{found.track_id} {found.pose.score:.2f}", GREEN)
+    for window, pose in refused:
+        center = np.array([[window.u, window.v]])
+        if (np.abs(center) < LIMIT).all():
+            cv2.drawMarker(canvas, tuple(int(x) for x in np.rint(center[0])), ORANGE, cv2.MARKER_CROSS, 20, thickness)  # type: ignore[arg-type]
+            _text(canvas, center, pose.reason, ORANGE)
+    return canvas
+
+
+def _pixels(camera: Camera, points_camera: Array) -> Array:
+    """(N, 3) -> (N, 2) pixels, NaN for points behind the camera."""
+    pixels = np.full((len(points_camera), 2), np.nan)
+    visible = points_camera[:, 2] > 1e-3
+    if visible.any():
+        pixels[visible] = camera.pixels(points_camera[visible])
+    return pixels
+
+
+def _line(canvas: NDArray[np.uint8], a: Array, b: Array, color: tuple[int, int, int], thickness: int) -> None:
+    ends = np.array([a, b])
+    if np.isfinite(ends).all() and (np.abs(ends) < LIMIT).all():
+        (x0, y0), (x1, y1) = np.rint(ends * 2**FIXED_POINT).astype(int).tolist()
+        cv2.line(canvas, (x0, y0), (x1, y1), color, thickness, cv2.LINE_AA, FIXED_POINT)
+
+
+def _text(canvas: NDArray[np.uint8], near: Array, text: str, color: tuple[int, int, int]) -> None:
+    if not len(near):
+        return
+    scale = max(0.4, canvas.shape[1] / 1600)
+    limits = (canvas.shape[1] - 20, canvas.shape[0] - 6)
+    x, y = int(np.clip(near[:, 0].min(), 4, limits[0])), int(np.clip(near[:, 1].min() - 6, 14, limits[1]))
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
+
+
+class Markers:
+    """Markers that never go stale: what is gone is deleted by name, and a life time covers a node that died."""
+
+    def __init__(self) -> None:
+        self._shown: set[tuple[str, int]] = set()
+
+    def update(self, header: Header, objects: Sequence[DetectedObject], style: str, lifetime: float) -> MarkerArray:
+        """Markers for `objects`, and the deletion of those that were shown before and no longer are.
+
+        style: box, mesh or both. lifetime: seconds, 0 for ever.
+        """
+        markers = []
+        for found in objects:
+            if style in ("box", "both"):
+                markers.append(_box(header, found))
+            if style in ("mesh", "both"):
+                markers.append(_mesh(header, found))
+        for marker in markers:
+            marker.lifetime = Duration(sec=int(lifetime), nanosec=int(1e9 * (lifetime % 1.0)))
+        shown = {(marker.ns, marker.id) for marker in markers}
+        gone = [Marker(header=header, ns=ns, id=number, action=Marker.DELETE) for ns, number in sorted(self._shown - shown)]
+        self._shown = shown
+        return MarkerArray(markers=gone + markers)
+
+    def clear(self) -> MarkerArray:
+        """Delete all."""
+        self._shown = set()
+        return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
+
+
+def _box(header: Header, found: DetectedObject) -> Marker:
+    marker = Marker(header=header, ns=f"{found.bundle.name}/box", id=found.number, type=Marker.LINE_LIST, action=Marker.ADD)
+    marker.pose = pose_msg(found.T_camera_object)
+    marker.scale.x = 0.015 * found.bundle.diameter  # width of the lines, metres
+    marker.color = ColorRGBA(r=0.2, g=0.9, b=0.2, a=1.0)
+    corners = found.bundle.box_corners
+    marker.points = [point_msg(corners[i]) for edge in BOX_EDGES for i in edge]
+    return marker
+
+
+def _mesh(header: Header, found: DetectedObject) -> Marker:
+    path = found.bundle.mesh_path
+    if path is None:
+        raise InputError(f"marker: expected box, for the bundle of {found.bundle.name} has no mesh, got mesh")
+    marker = Marker(header=header, ns=f"{found.bundle.name}/mesh", id=found.number, type=Marker.MESH_RESOURCE, action=Marker.ADD)
+    marker.pose = pose_msg(found.T_camera_object)
+    marker.scale.x = marker.scale.y = marker.scale.z = 1.0
+    marker.color = ColorRGBA(r=0.8, g=0.8, b=0.8, a=0.9)
+    marker.mesh_resource = path.absolute().as_uri()
+    marker.mesh_use_embedded_materials = True
+    return marker

@@ -1,0 +1,101 @@
+"""Which pose of this frame continues which of the last: stable ids, smoothing, symmetric twins. Knows no rclpy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fm_pose_core.geometry import Array, exp_so3, log_so3, rotation_angle, transform
+from fm_pose_core.types import ObjectPose
+
+
+@dataclass
+class Track:
+    """One object followed through the frames.
+
+    number: counts all tracks of the object, never used twice. slot: smallest number that no other live track has.
+    T_camera_object: (4, 4) of the last accepted estimate, metres. T_smoothed: the same after smoothing. stamp: of that
+    frame, seconds. missed: frames since then without an accepted pose.
+    """
+
+    number: int
+    slot: int
+    T_camera_object: Array
+    T_smoothed: Array
+    stamp: float
+    missed: int = 0
+
+
+class Tracks:
+    """The tracks of one object class. diameter: metres. symmetries: (4, 4) each, without the identity."""
+
+    def __init__(self, diameter: float, symmetries: Sequence[Array] = ()) -> None:
+        self.live: list[Track] = []
+        self._diameter = diameter
+        self._symmetries = tuple(symmetries)
+        self._count = 0
+
+    def reset(self) -> None:
+        """Forget every track; numbers go on."""
+        self.live.clear()
+
+    def update(
+        self, poses: Sequence[ObjectPose], stamp: float, *, instances: int, lost_after: int, smoothing: float
+    ) -> list[tuple[Track, ObjectPose]]:
+        """Continue, start and drop tracks with the accepted ones among `poses`, and return those with their tracks.
+
+        stamp: seconds. instances: how many objects there can be; a single one keeps its track however far it moves, of
+        several each keeps to within one diameter. lost_after: frames without a pose that end a track. smoothing: time
+        constant in seconds, 0 for none.
+        """
+        reach = self._diameter if instances > 1 else np.inf
+        waiting = list(self.live)
+        result = []
+        for pose in sorted((p for p in poses if p.accepted), key=lambda p: -p.score)[:instances]:
+            track = _nearest(waiting, pose.T_camera_object, reach)
+            if track is None:
+                track = self._new(pose.T_camera_object, stamp)
+            else:
+                waiting.remove(track)
+                self._continue(track, pose.T_camera_object, stamp, smoothing)
+            result.append((track, pose))
+        for track in waiting:
+            track.missed += 1
+            if track.missed >= lost_after:
+                self.live.remove(track)
+        return result
+
+    def _new(self, T: Array, stamp: float) -> Track:
+        self._count += 1
+        taken = {track.slot for track in self.live}
+        slot = next(i for i in range(len(taken) + 1) if i not in taken)
+        track = Track(self._count, slot, T, T, stamp)
+        self.live.append(track)
+        return track
+
+    def _continue(self, track: Track, T: Array, stamp: float, smoothing: float) -> None:
+        T = nearest_twin(T, track.T_camera_object, self._symmetries)
+        weight = 1.0 if smoothing <= 0 else 1.0 - float(np.exp(-max(0.0, stamp - track.stamp) / smoothing))
+        track.T_smoothed = blend(track.T_smoothed, T, weight)
+        track.T_camera_object, track.stamp, track.missed = T, stamp, 0
+
+
+def nearest_twin(T: Array, T_last: Array, symmetries: Sequence[Array]) -> Array:
+    """Of a pose (4, 4) and those that look the same by the object's symmetries, the one turned least from `T_last`."""
+    return min([T, *(T @ S for S in symmetries)], key=lambda candidate: rotation_angle(T_last[:3, :3].T @ candidate[:3, :3]))
+
+
+def blend(T_from: Array, T_to: Array, weight: float) -> Array:
+    """The pose (4, 4) that lies `weight` (0 to 1) of the way, along the shortest turn and the straight line."""
+    if weight >= 1.0:
+        return T_to
+    R = T_from[:3, :3] @ exp_so3(weight * log_so3(T_from[:3, :3].T @ T_to[:3, :3]))
+    return transform(R, (1.0 - weight) * T_from[:3, 3] + weight * T_to[:3, 3])
+
+
+def _nearest(tracks: Sequence[Track], T: Array, reach: float) -> Track | None:
+    def distance(track: Track) -> float:
+        return float(np.linalg.norm(track.T_camera_object[:3, 3] - T[:3, 3]))
+
+    nearest = min(tracks, key=distance, default=None)
+    return nearest if nearest is not None and distance(nearest) <= reach else None

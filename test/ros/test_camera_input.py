@@ -1,0 +1,178 @@
+"""What a camera can send: encodings, regions of interest, distortion, compression, and all that is wrong with it."""
+
+import array
+
+import numpy as np
+import pytest
+from camera_rig import CAMERA, header, image_msg, info_msg
+from sensor_msgs.msg import CompressedImage
+from test_object_pose_node import HERE, T_of, U, V, reference
+from toy_bundle import toy_image
+
+from fm_pose_core.types import Camera
+
+PIXELS = toy_image(CAMERA, U, V)
+ALPHA = np.full((240, 320, 1), 255, np.uint8)
+
+
+def pose_in(detections) -> np.ndarray:
+    (detection,) = detections.detections
+    return T_of(detection.results[0].pose.pose)
+
+
+def test_every_direct_encoding_gives_the_same_pose(rig, toy_bundle):
+    r = rig(**HERE)
+    r.send_info()
+    expected = reference(toy_bundle).T_camera_object
+    white = toy_image(CAMERA, U, V, color=(255, 255, 255))
+    variants = {
+        "rgb8": PIXELS,
+        "bgr8": PIXELS[..., ::-1],
+        "rgba8": np.dstack([PIXELS, ALPHA]),
+        "bgra8": np.dstack([PIXELS[..., ::-1], ALPHA]),
+    }
+    for i, (encoding, data) in enumerate(variants.items()):
+        np.testing.assert_allclose(pose_in(r.send(image_msg(data, 1.0 + i, encoding, padding=16))), expected, atol=1e-12)
+    expected = reference(toy_bundle, image=white).T_camera_object
+    np.testing.assert_allclose(pose_in(r.send(image_msg(white[..., 0], 9.0, "mono8"))), expected, atol=1e-12)
+
+
+def test_compressed_transport(rig, toy_bundle):
+    import cv2
+
+    r = rig(image_transport="compressed", **HERE)
+    r.send_info()
+    png = cv2.imencode(".png", PIXELS[..., ::-1])[1].tobytes()
+    answer = r.send(CompressedImage(header=header(3.5), format="bgr8; png compressed bgr8", data=array.array("B", png)))
+    assert answer.header == header(3.5)
+    np.testing.assert_allclose(pose_in(answer), reference(toy_bundle).T_camera_object, atol=1e-12)
+    r.compressed.publish(CompressedImage(header=header(4.0), format="jpeg", data=array.array("B", b"rubbish")))
+    r.wait(lambda: any("image.data" in w for w in r.warnings()), "a warning")
+    assert pose_in(r.send(CompressedImage(header=header(5.0), format="png", data=array.array("B", png)))) is not None
+
+
+def test_region_of_interest_and_binning_give_the_pose_of_the_full_image(rig, toy_bundle):
+    """A smaller camera is cut out of a larger one: twice the pixels, then a region of interest."""
+    r = rig(window_u=U - 30, window_v=V - 10)
+    info = info_msg(Camera(np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]), 640, 480))
+    info.binning_x = info.binning_y = 2
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 60, 20, 400, 300
+    r.send_info(info)
+    answer = r.send(image_msg(PIXELS[10:160, 30:230], 1.0))
+    np.testing.assert_allclose(pose_in(answer), reference(toy_bundle).T_camera_object, atol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "d"), [("plumb_bob", [-0.2, 0.05, 0.001, -0.002, 0.0]), ("equidistant", [-0.05, 0.01, 0.0, 0.0])])
+def test_distortion_is_undone(rig, toy_bundle, model, d):
+    camera = Camera(CAMERA.K, 320, 240, np.array(d), model)
+    r = rig(window_u=50.0, window_v=40.0)  # off the centre, where it matters
+    r.send_info(info_msg(camera))
+    answer = r.send(image_msg(toy_image(camera, 50.0, 40.0), 1.0))
+    np.testing.assert_allclose(pose_in(answer), reference(toy_bundle, camera, 50.0, 40.0).T_camera_object, atol=1e-12)
+    assert np.abs(pose_in(answer) - reference(toy_bundle, u=50.0, v=40.0).T_camera_object).max() > 5e-3
+
+
+def changed(**changes):
+    msg = image_msg(PIXELS, 2.0)
+    for name, value in changes.items():
+        setattr(msg, name, value)
+    return msg
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (changed(step=100), "image.step: expected at least 960"),
+        (changed(data=array.array("B", bytes(1000))), "image.data: expected 230400"),
+        (changed(encoding="klingon8"), "image.encoding: expected one that is read directly, got 'klingon8'"),
+        (changed(width=0, height=0, step=0, data=array.array("B")), "image: expected an image with pixels, got 0x0"),
+        (image_msg(PIXELS[:100], 2.0), "image size: expected 320x240"),
+    ],
+    ids=["step", "data", "encoding", "empty", "size"],
+)
+def test_a_bad_image_costs_one_warning_and_no_pose_and_the_node_goes_on(rig, bad, text):
+    r = rig(**HERE)
+    r.send_info()
+    for i in range(3):
+        bad.header = header(2.0 + i)
+        r.images.publish(bad)
+        r.wait(lambda n=i: r.node.statistics.bad > n, "the bad frame")
+    assert pose_in(r.send(image_msg(PIXELS, 8.0))) is not None
+    assert len(r.heard["detections"]) == 1
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning.startswith(text)
+    assert r.wait(lambda: r.status().get("frames bad") == "3")
+
+
+@pytest.mark.parametrize("k", [[0.0] * 9, [float("nan")] * 9], ids=["zero", "nan"])
+def test_a_useless_camera_info_costs_one_warning_and_the_node_goes_on(rig, k):
+    r = rig(**HERE)
+    info = info_msg()
+    info.k = k
+    r.send_info(info)
+    for i in range(3):
+        r.images.publish(image_msg(PIXELS, 1.0 + i))
+        r.wait(lambda n=i: r.node.statistics.bad > n, "the bad frame")
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning.startswith("camera_info.k: expected")
+    r.wait(lambda: r.status().get("camera_info", "").startswith("invalid"))
+    r.send_info()
+    assert pose_in(r.send(image_msg(PIXELS, 8.0))) is not None
+    assert len(r.heard["detections"]) == 1
+
+
+def test_a_missing_camera_info_is_told(rig):
+    r = rig(**HERE)
+    r.images.publish(image_msg(PIXELS, 1.0))
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning.startswith("no camera_info on /cell/camera_info yet (1 publishers)")
+    r.send_info()
+    assert pose_in(r.send(image_msg(PIXELS, 2.0))) is not None
+
+
+def test_missing_images_are_told(rig):
+    r = rig(**HERE)
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning.startswith("no image on /cell/image_raw yet")
+
+
+def test_stamps_that_go_back_cost_that_frame_and_the_node_goes_on(rig):
+    r = rig(**HERE)
+    r.send_info()
+    assert pose_in(r.send(image_msg(PIXELS, 10.0))) is not None
+    r.images.publish(image_msg(PIXELS, 2.0))  # the bag starts again
+    r.wait(lambda: r.node.statistics.bad == 1, "the bad frame")
+    assert pose_in(r.send(image_msg(PIXELS, 2.1))) is not None
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning.startswith("image.header.stamp: expected stamps that go forward, got 8.000 s back")
+    assert [d.header.stamp.sec for d in r.heard["detections"]] == [10, 2]
+
+
+def test_without_a_frame_id_that_of_camera_info_is_used(rig):
+    r = rig(**HERE)
+    r.send_info()
+    image = image_msg(PIXELS, 1.0)
+    image.header.frame_id = ""
+    assert r.send(image).header.frame_id == "camera_optical_frame"
+
+
+def test_a_failure_inside_the_network_costs_one_frame(rig, monkeypatch):
+    r = rig(**HERE)
+    r.send_info()
+    backend = r.node._targets[0].estimator.backend
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backend), "infer", lambda *a: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        r.images.publish(image_msg(PIXELS, 1.0))
+        r.wait(lambda: r.node.statistics.bad == 1, "the bad frame")
+    assert pose_in(r.send(image_msg(PIXELS, 2.0))) is not None
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert "out of memory" in warning
+
+
+def test_warnings_repeat_after_their_period_with_a_count(rig):
+    r = rig(warning_period=0.0, **HERE)
+    r.send_info()
+    for i in range(3):
+        r.images.publish(changed(encoding="klingon8", header=header(2.0 + i)))
+        r.wait(lambda n=i: r.node.statistics.bad > n, "the bad frame")
+    r.wait(lambda: len(r.warnings()) == 3, "three warnings")

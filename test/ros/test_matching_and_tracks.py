@@ -1,0 +1,104 @@
+"""Image and detections by stamp; poses to tracks. No running node."""
+
+from types import SimpleNamespace
+
+import numpy as np
+from camera_rig import stamp_of
+
+from fm_pose_core.geometry import exp_so3, rotation_angle, transform
+from fm_pose_core.types import ObjectPose
+from fm_pose_ros.matching import Matcher
+from fm_pose_ros.tracks import Tracks, blend, nearest_twin
+
+OPTIONS = {"instances": 1, "lost_after": 3, "smoothing": 0.0}
+
+
+def msg(stamp):
+    return SimpleNamespace(header=SimpleNamespace(stamp=stamp_of(stamp)))
+
+
+def pose(x, score=0.5, accepted=True, R=None):
+    T = transform(np.eye(3) if R is None else R, np.array([x, 0.0, 1.0]))
+    return ObjectPose(T, np.zeros((8, 2)), 1.0, np.eye(6), score, accepted)
+
+
+def test_detections_find_the_image_they_were_made_from():
+    matcher = Matcher(5, 0.005)
+    images = [msg(1.0 + 0.1 * i) for i in range(4)]
+    assert [matcher.add_image(image) for image in images] == [None] * 4
+    detections = msg(1.1)
+    assert matcher.add_detections(detections) == (images[1], detections)
+    assert matcher.unmatched == 1
+    assert matcher.add_detections(msg(1.0)) is None  # gone
+    late = msg(1.3)
+    assert matcher.add_detections(late) == (images[3], late)
+    assert matcher.strays == 0 and matcher.unmatched == 2
+
+
+def test_detections_may_come_before_their_image():
+    matcher = Matcher(5, 0.005)
+    detections, image = msg(2.0), msg(2.0)
+    assert matcher.add_detections(detections) is None
+    assert matcher.add_image(image) == (image, detections)
+
+
+def test_detections_of_another_clock_are_strays():
+    matcher = Matcher(3, 0.01)
+    for i in range(5):
+        assert matcher.add_image(msg(10.0 + i)) is None
+        assert matcher.add_detections(msg(5.0 + i)) is None
+    assert matcher.strays == 4
+    assert matcher.unmatched == 2  # three are held
+    assert matcher.offset == 12.0 - 9.0
+
+
+def test_a_single_track_keeps_its_number_however_far_it_moves_until_it_is_lost():
+    tracks = Tracks(0.1)
+    for i, x in enumerate([0.0, 1.0, -1.0]):
+        ((track, _),) = tracks.update([pose(x)], float(i), **OPTIONS)
+        assert (track.number, track.slot) == (1, 0)
+    for _ in range(2):
+        assert tracks.update([pose(0.0, accepted=False)], 4.0, **OPTIONS) == []
+        assert len(tracks.live) == 1
+    assert tracks.update([], 5.0, **OPTIONS) == []
+    assert tracks.live == []
+    ((track, _),) = tracks.update([pose(0.0)], 6.0, **OPTIONS)
+    assert (track.number, track.slot) == (2, 0)
+
+
+def test_several_instances_keep_their_numbers_when_their_scores_change_places():
+    tracks = Tracks(0.1)
+    options = {**OPTIONS, "instances": 3}
+    tracks.update([pose(0.0, 0.9), pose(0.5, 0.8)], 0.0, **options)
+    pairs = tracks.update([pose(0.02, 0.3), pose(0.52, 0.7), pose(1.0, 0.1)], 0.1, **options)
+    assert {round(p.T_camera_object[0, 3], 2): t.number for t, p in pairs} == {0.02: 1, 0.52: 2, 1.0: 3}
+    assert sorted(t.slot for t, _ in pairs) == [0, 1, 2]
+
+
+def test_smoothing_is_off_by_default_and_a_low_pass_when_on():
+    a, b = pose(0.0), pose(0.1, R=exp_so3(np.array([0.0, 0.0, 0.2])))
+    tracks = Tracks(1.0)
+    tracks.update([a], 0.0, **OPTIONS)
+    ((track, _),) = tracks.update([b], 0.1, **OPTIONS)
+    np.testing.assert_array_equal(track.T_smoothed, b.T_camera_object)
+    tracks = Tracks(1.0)
+    options = {**OPTIONS, "smoothing": 0.1}
+    tracks.update([a], 0.0, **options)
+    ((track, _),) = tracks.update([b], 0.1, **options)
+    share = 1 - np.exp(-1)
+    np.testing.assert_allclose(track.T_smoothed[0, 3], 0.1 * share)
+    np.testing.assert_allclose(rotation_angle(track.T_smoothed[:3, :3]), 0.2 * share)
+    np.testing.assert_array_equal(track.T_camera_object, b.T_camera_object)
+
+
+def test_blend_ends():
+    A, B = transform(np.eye(3), np.zeros(3)), transform(exp_so3(np.array([0.4, 0.0, 0.0])), np.ones(3))
+    np.testing.assert_allclose(blend(A, B, 0.0), A, atol=1e-12)
+    np.testing.assert_array_equal(blend(A, B, 1.0), B)
+
+
+def test_a_symmetric_object_does_not_flip():
+    half_turn = transform(exp_so3(np.array([0.0, 0.0, np.pi])), np.zeros(3))
+    last = transform(exp_so3(np.array([0.1, 0.2, 0.3])), np.array([0.0, 0.0, 1.0]))
+    np.testing.assert_allclose(nearest_twin(last @ half_turn, last, [half_turn]), last, atol=1e-9)
+    np.testing.assert_array_equal(nearest_twin(last, last, [half_turn]), last)

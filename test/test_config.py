@@ -1,0 +1,81 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fm_pose_core.config import EstimatorConfig, from_dict, knob, load_yaml, to_dict
+from fm_pose_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = knob(1.0, "A rate.", 0.0, 2.0)
+    on: bool = False
+
+
+@dataclass(frozen=True)
+class Outer:
+    needed: int
+    name: str = "x"
+    limits: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ()
+    folder: Path | None = None
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_nested_values_become_typed() -> None:
+    values = {"needed": 3, "limits": [1, 2.5], "names": ["a", "b"], "folder": "data", "inner": {"rate": 2, "on": True}}
+    config = from_dict(Outer, values)
+    assert config == Outer(3, "x", (1.0, 2.5), ("a", "b"), Path("data"), Inner(2.0, True))
+    assert isinstance(config.inner.rate, float)
+    assert from_dict(Outer, to_dict(config)) == config
+
+
+def test_defaults_and_none() -> None:
+    assert from_dict(Outer, {"needed": 1, "folder": None}) == Outer(1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "needed: expected a value"),
+        ({"needed": 1, "nam": "x"}, "nam: expected one of the keys needed, name"),
+        ({"needed": 1, "inner": {"rat": 1.0}}, r"inner\.rat: "),
+        ({"needed": "1"}, "needed: expected int"),
+        ({"needed": True}, "needed: expected int"),
+        ({"needed": 1.5}, "needed: expected int"),
+        ({"needed": 1, "name": 2}, "name: expected str"),
+        ({"needed": 1, "limits": [1.0]}, "limits: expected 2 values"),
+        ({"needed": 1, "limits": [1.0, "b"]}, r"limits\[1\]: expected a number"),
+        ({"needed": 1, "names": "ab"}, "names: expected a list"),
+        ({"needed": 1, "folder": 5}, "folder: expected a path"),
+        ({"needed": 1, "inner": 5}, "inner: expected a mapping"),
+        ({"needed": 1, "inner": {"rate": 3.0}}, r"inner\.rate: expected at most 2\.0, got 3\.0"),
+        ({"needed": 1, "inner": {"rate": -1}}, r"inner\.rate: expected at least 0\.0"),
+        ({"needed": 1, "inner": {"rate": float("nan")}}, r"inner\.rate: expected at least 0\.0"),
+        ({"needed": 1, "inner": {"on": 1}}, r"inner\.on: expected bool"),
+    ],
+)
+def test_what_does_not_fit_is_named(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_dict(Outer, values)
+
+
+def test_choices() -> None:
+    assert from_dict(EstimatorConfig, {"backend": "openvino"}).backend == "openvino"
+    with pytest.raises(InputError, match="backend: expected one of auto, tensorrt"):
+        from_dict(EstimatorConfig, {"backend": "caffe"})
+
+
+def test_yaml_errors_begin_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "estimator.yaml"
+    file.write_text("threads: 2\nmin_score: 0.3\n")
+    assert load_yaml(EstimatorConfig, file) == EstimatorConfig(threads=2, min_score=0.3)
+    file.write_text("")
+    assert load_yaml(EstimatorConfig, file) == EstimatorConfig()
+    for text in ("thread: 2", "threads: two", "[1, 2]", "a: [1"):
+        file.write_text(text)
+        with pytest.raises(InputError, match=r"estimator\.yaml"):
+            load_yaml(EstimatorConfig, file)
+    with pytest.raises(InputError, match="nothing there"):
+        load_yaml(EstimatorConfig, tmp_path / "missing.yaml")

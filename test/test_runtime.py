@@ -1,0 +1,323 @@
+import ctypes
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import toy_bundle as toy
+from voting_network import voting_network
+
+from fm_pose_core import runtime
+from fm_pose_core.bundle import Bundle, write_bundle
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import InputError
+from fm_pose_core.runtime import load_backend, tensorrt_backend
+from fm_pose_core.runtime.fp16 import to_fp16
+
+SIZE = 128
+
+
+def make_bundle(path: Path, network: bytes, architecture: dict | None = None) -> Bundle:
+    return write_bundle(
+        path,
+        network=network,
+        architecture=architecture or {"name": "test"},
+        name="thing",
+        object_id=1,
+        minimum=toy.MINIMUM,
+        maximum=toy.MAXIMUM,
+        diameter=toy.DIAMETER,
+        crop=toy.CROP,
+    )
+
+
+@pytest.fixture(scope="module")
+def voting(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("voting") / "b", voting_network().SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """(3, S, S, 3): smooth random colours, as a photograph has."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
+    return np.stack([cv2.resize(c, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC) for c in coarse])
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.01), ("bf16", 0.5)])
+def test_openvino_agrees_with_onnxruntime(voting: Bundle, images: np.ndarray, precision: str, tolerance: float) -> None:
+    reference = load_backend(voting, EstimatorConfig(backend="onnxruntime", threads=1))
+    try:
+        backend = load_backend(voting, EstimatorConfig(backend="openvino", precision=precision, threads=1))
+    except InputError as error:
+        pytest.skip(f"this processor: {error}")
+    assert (backend.name, backend.precision, reference.precision) == ("openvino", precision, "fp32")
+    assert backend.device and reference.device
+    for n in (1, 3, 2):  # the batch may change from call to call
+        for ours, theirs in zip(backend.infer(images[:n]), reference.infer(images[:n]), strict=True):
+            assert ours.shape == (n, 8, 2) and ours.dtype == np.float32
+            assert np.abs(ours - theirs).max() < tolerance
+
+
+def test_openvino_does_not_trust_a_broken_precision(images: np.ndarray, tmp_path: Path) -> None:
+    """OpenVINO 2026.4 computes a convolution of this network wrongly in bf16 on AMX: 14 px off."""
+    bundle = make_bundle(tmp_path / "b", voting_network(width=16).SerializeToString())
+    reference = load_backend(bundle, EstimatorConfig(backend="onnxruntime", threads=1)).infer(images)[0]
+    corners = load_backend(bundle, EstimatorConfig(backend="openvino", threads=1)).infer(images)[0]
+    assert np.median(np.abs(corners - reference)) < 0.5
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_batch_is_the_same_as_its_windows(voting: Bundle, images: np.ndarray, name: str) -> None:
+    backend = load_backend(voting, EstimatorConfig(backend=name, precision="fp32"))
+    together = backend.infer(images)[0].copy()
+    alone = np.concatenate([backend.infer(images[i : i + 1])[0] for i in range(3)])
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+    assert np.abs(together[0] - together[1]).max() > 0.1  # the network looks at the image
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_results_outlive_the_next_call(voting: Bundle, images: np.ndarray, name: str) -> None:
+    backend = load_backend(voting, EstimatorConfig(backend=name))
+    first, spread = backend.infer(images[:1])
+    before = first.copy(), spread.copy()
+    backend.infer(images[1:2])
+    np.testing.assert_array_equal(first, before[0])
+    np.testing.assert_array_equal(spread, before[1])
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("bad", [(1, 64, 64, 3), (0, 128, 128, 3), (128, 128, 3)])
+def test_images_that_do_not_fit_are_refused(voting: Bundle, name: str, bad: tuple) -> None:
+    backend = load_backend(voting, EstimatorConfig(backend=name))
+    with pytest.raises(InputError, match=r"images: expected uint8 \(N, 128, 128, 3\)"):
+        backend.infer(np.zeros(bad, np.uint8))
+    with pytest.raises(InputError, match="float32"):
+        backend.infer(np.zeros((1, 128, 128, 3), np.float32))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path, name: str) -> None:
+    whole = voting_network().SerializeToString()
+    for i, content in enumerate((b"no network", whole[: len(whole) // 2])):
+        bundle = make_bundle(tmp_path / str(i), content)
+        with pytest.raises(InputError, match=r"network\.onnx: expected a network"):
+            load_backend(bundle, EstimatorConfig(backend=name))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_network_with_another_contract_is_refused(tmp_path: Path, name: str) -> None:
+    bundle = make_bundle(tmp_path / "small", voting_network(size=64).SerializeToString())
+    with pytest.raises(InputError, match="network inputs"):
+        load_backend(bundle, EstimatorConfig(backend=name))
+    model = voting_network()
+    del model.graph.output[1]
+    bundle = make_bundle(tmp_path / "one_output", model.SerializeToString())
+    with pytest.raises(InputError, match="network outputs"):
+        load_backend(bundle, EstimatorConfig(backend=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("torch", "torch"), ("tensorrt", "tensorrt-rtx-cu13")]
+)
+def test_a_missing_engine_names_its_package(voting: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=rf"backend {name}: .*pip install {package}"):
+        load_backend(voting, EstimatorConfig(backend=name))
+    with pytest.raises(InputError, match="none installed"):
+        load_backend(voting)
+
+
+def test_auto_takes_the_first_that_loads(voting: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(runtime, "_nvidia_gpu", lambda: False)
+    assert load_backend(voting).name == "openvino"
+    monkeypatch.setattr(runtime, "find_spec", lambda package: None if package == "openvino" else find_spec(package))
+    assert load_backend(voting).name == "onnxruntime"
+    monkeypatch.undo()
+
+    def broken(name: str, bundle: Bundle, config: EstimatorConfig) -> Any:
+        if name == "openvino":
+            raise ImportError("broken installation")
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setattr(runtime, "_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(runtime, "_load", broken)
+    with caplog.at_level(logging.WARNING):
+        assert load_backend(voting).name == "onnxruntime"
+    assert "openvino: broken installation" in caplog.text
+
+
+def test_onnxruntime_refuses_a_precision_it_does_not_have(voting: Bundle) -> None:
+    with pytest.raises(InputError, match="precision: expected fp32 or auto"):
+        load_backend(voting, EstimatorConfig(backend="onnxruntime", precision="bf16"))
+
+
+# torch: the network as it was trained
+
+
+ARCHITECTURES = {"compact": {"extractor": "compact", "width": 8, "features": 32}, "one cell": {"extractor": "compact_global", "width": 8}}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_all_backends_agree_with_torch(architecture: dict, images: np.ndarray, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from fm_pose_core.networks import build_fused
+
+    torch.manual_seed(0)
+    network = build_fused(architecture)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "gain" in name:
+                parameter.fill_(0.3)
+        expected = [x.numpy() for x in network(torch.from_numpy(images))]
+    torch.onnx.export(
+        network,
+        (torch.from_numpy(images),),
+        str(tmp_path / "n.onnx"),
+        input_names=["image"],
+        output_names=["corners", "spread"],
+        dynamic_axes={name: {0: "N"} for name in ("image", "corners", "spread")},
+        opset_version=17,
+        dynamo=False,
+        do_constant_folding=False,  # it would rename and transpose the weights
+    )
+    bundle = make_bundle(tmp_path / "b", (tmp_path / "n.onnx").read_bytes(), architecture)
+    for name, precision, tolerance in [("torch", "fp32", 1e-3), ("onnxruntime", "fp32", 0.1), ("openvino", "fp32", 0.1), ("torch", "bf16", 1.0)]:
+        backend = load_backend(bundle, EstimatorConfig(backend=name, precision=precision))
+        assert (backend.name, backend.precision) == (name, precision)
+        for ours, theirs in zip(backend.infer(images), expected, strict=True):
+            assert ours.dtype == np.float32 and np.abs(ours - theirs).max() < tolerance, name
+
+    other = make_bundle(tmp_path / "other", (tmp_path / "n.onnx").read_bytes(), {**architecture, "width": 16})
+    with pytest.raises(InputError, match="expected shape"):
+        load_backend(other, EstimatorConfig(backend="torch"))
+
+
+def test_torch_names_missing_weights(voting: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    bundle = make_bundle(tmp_path / "b", voting.network_path.read_bytes(), ARCHITECTURES["compact"])
+    with pytest.raises(InputError, match=r"parameters of its architecture by name, got none called f\."):
+        load_backend(bundle, EstimatorConfig(backend="torch"))
+
+
+# fp16 in the graph, for TensorRT
+
+
+def test_fp16_graph_keeps_contract_and_tail() -> None:
+    from onnx import TensorProto, shape_inference
+
+    half = shape_inference.infer_shapes(to_fp16(voting_network()))
+    types = {v.name: v.type.tensor_type.elem_type for v in [*half.graph.value_info, *half.graph.input, *half.graph.output]}
+    types |= {i.name: i.data_type for i in half.graph.initializer}
+    kinds = {node.op_type: {types[o] for o in node.output} for node in half.graph.node if node.op_type in ("Conv", "Softmax", "ReduceSum")}
+    assert kinds == {"Conv": {TensorProto.FLOAT16}, "Softmax": {TensorProto.FLOAT}, "ReduceSum": {TensorProto.FLOAT}}
+    for node in half.graph.node:  # strongly typed: no operator mixes fp16 and fp32
+        if node.op_type != "Cast":
+            assert {types[name] for name in [*node.input, *node.output]} & {1, 10} in ({1}, {10}, set()), node.name
+    assert [(i.name, i.type.tensor_type.elem_type) for i in half.graph.input] == [("image", TensorProto.UINT8)]
+    assert [(o.name, o.type.tensor_type.elem_type) for o in half.graph.output] == [("corners", 1), ("spread", 1)]
+
+
+def test_fp16_graph_computes_the_same(voting: Bundle, images: np.ndarray, tmp_path: Path) -> None:
+    half = make_bundle(tmp_path / "half", to_fp16(voting_network()).SerializeToString())
+    config = EstimatorConfig(backend="onnxruntime", threads=1)
+    ours, theirs = (load_backend(b, config).infer(images) for b in (half, voting))
+    assert 0 < np.abs(ours[0] - theirs[0]).max() < 0.5
+    assert np.abs(ours[1] - theirs[1]).max() < 0.5
+
+
+# TensorRT: engines are built here, but only a GPU can run them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_tensorrt_builds_an_engine_without_a_gpu(voting: Bundle, precision: str) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+    engine = tensorrt_backend.build_engine(voting, compute_capability="8.9", precision=precision)
+    assert len(engine) > 1000
+    with pytest.raises(InputError, match=r"compute_capability: expected one of .*8\.9.*, got 3\.0"):
+        tensorrt_backend.build_engine(voting, compute_capability="3.0")
+
+
+def test_tensorrt_does_not_do_bf16(voting: Bundle) -> None:
+    with pytest.raises(InputError, match="precision: expected fp16 or fp32"):
+        tensorrt_backend.build_engine(voting, "8.9", "bf16")
+
+
+class FakeCuda:
+    """NVIDIA's driver with the host's memory for the device's."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: 0
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
+        name.value = b"Fake GPU"
+        return 0
+
+    def cuMemAlloc_v2(self, address: Any, size: Any) -> int:  # noqa: N802
+        block = ctypes.create_string_buffer(size.value)
+        address._obj.value = ctypes.addressof(block)
+        self.memory[ctypes.addressof(block)] = block
+        return 0
+
+    def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:  # noqa: N802
+        ctypes.memmove(target.value, source.value, size.value)
+        return 0
+
+    cuMemcpyDtoHAsync_v2 = cuMemcpyHtoDAsync_v2  # noqa: N815
+
+
+class FakeTensorRt:
+    """An engine that answers with the mean colour of each window, or none that deserialises."""
+
+    __name__, __version__ = "tensorrt_fake", "1.0"
+
+    def __init__(self, engine_is_good: bool) -> None:
+        context = SimpleNamespace(addresses={}, shape=())
+
+        def execute_async_v3(stream: int) -> bool:
+            at, (n, *rest) = context.addresses, context.shape
+            assert n <= 2
+            image = np.ctypeslib.as_array((ctypes.c_uint8 * int(np.prod(context.shape))).from_address(at["image"])).reshape(n, *rest)
+            for name, value in (("corners", image.mean((1, 2, 3))), ("spread", image[:, 0, 0, 0])):
+                np.ctypeslib.as_array((ctypes.c_float * (n * 16)).from_address(at[name])).reshape(n, 16)[:] = value[:, None]
+            return True
+
+        context.set_tensor_address = context.addresses.__setitem__
+        context.set_input_shape = lambda name, shape: setattr(context, "shape", shape)
+        context.execute_async_v3 = execute_async_v3
+        engine = SimpleNamespace(create_execution_context=lambda: context) if engine_is_good else None
+        self.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
+        self.Logger = lambda level: None
+        self.Logger.WARNING = 1  # type: ignore[attr-defined]
+
+
+def test_tensorrt_moves_tensors_and_splits_large_batches() -> None:
+    driver = tensorrt_backend.Driver(FakeCuda())
+    backend = tensorrt_backend.TensorRtBackend(b"engine", SIZE, "fp16", largest_batch=2, trt=FakeTensorRt(True), driver=driver)
+    assert (backend.name, backend.device, backend.precision) == ("tensorrt", "Fake GPU", "fp16")
+    images = np.repeat(np.arange(5, dtype=np.uint8), SIZE * SIZE * 3).reshape(5, SIZE, SIZE, 3)
+    for result in backend.infer(images):
+        assert result.shape == (5, 8, 2) and result.dtype == np.float32
+        np.testing.assert_array_equal(result[:, 0, 0], np.arange(5))
+
+
+def test_tensorrt_engine_for_another_machine_is_explained() -> None:
+    driver = tensorrt_backend.Driver(FakeCuda())
+    with pytest.raises(InputError, match=r"expected one built for Fake GPU with tensorrt_fake 1\.0, .* build it again"):
+        tensorrt_backend.TensorRtBackend(b"engine", SIZE, "fp16", trt=FakeTensorRt(False), driver=driver)
+
+
+def test_tensorrt_without_a_gpu_says_so() -> None:
+    if runtime._nvidia_gpu():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="expected an NVIDIA GPU"):
+        tensorrt_backend.Driver()
