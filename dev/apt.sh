@@ -13,8 +13,8 @@ case $1 in
     needs cmake command -v cmake
     needs g++ command -v g++
     needs make command -v make
-    needs python3-venv "$python" -c 'import ensurepip, venv'
-    needs python3-dev "$python" -c 'import sysconfig; open(sysconfig.get_path("include") + "/Python.h")'
+    needs "${python##*/}-venv" "$python" -c 'import ensurepip, venv'
+    needs "${python##*/}-dev" "$python" -c 'import sysconfig; open(sysconfig.get_path("include") + "/Python.h")'
     ;;
   render)
     for package in libegl1 libgl1-mesa-dri libgles2; do needs $package dpkg -s $package; done

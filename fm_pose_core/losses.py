@@ -26,6 +26,7 @@ class LossConfig:
     beta: float = knob(1.0, "β of Eq. 1, weight of L_hR.", 0.0, 1e6)
     gamma: float = knob(0.2, "γ of Eq. 1, weight of L_g.", 0.0, 1e6)
     target_gradient: bool = knob(True, "Whether L_g also moves the features of the synthetic image (the paper trains all jointly).")
+    feature_energy: float = knob(0.0, "0: L_g as in Eq. 4. Else L_g is divided by the mean squared length of the synthetic features and multiplied by this.", 0.0, 1e6)
     huber: float = knob(0.0, "0: squared error as in Eq. 2 and 3. Else beyond this distance (in half windows) the error of a corner grows linearly.", 0.0, 10.0)
 
 
@@ -55,6 +56,9 @@ class Objective(nn.Module):
             if self.method == "feature_mapping":
                 target = features["x_m"] if self.config.target_gradient else features["x_m"].detach()
                 losses["L_g"] = (mapped.float() - target.float()).square().sum(-1).mean()
+                if self.config.feature_energy > 0:
+                    energy = target.detach().float().square().sum(-1).mean()
+                    losses["L_g"] = losses["L_g"] * (self.config.feature_energy / (energy + 1e-6))
         weights = {"L_hS": 1.0, "L_hR": self.config.beta, "L_g": self.config.gamma}
         losses["L"] = sum((weights[k] * v for k, v in losses.items()), torch.zeros(()))
         return losses

@@ -21,33 +21,31 @@ CORNERS = 8
 @dataclass(frozen=True)
 class NetworkConfig:
     extractor: str = knob("compact", "f: compact (small, residual, one feature per cell), compact_global (the same with the paper's global features) or vgg16 (as published).", choices=("compact", "compact_global", "vgg16"))
-    width: int = knob(32, "Channels of the first layer of the compact extractors.", 8, 256)
+    width: int = knob(24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w.", 8, 256)
     features: int = knob(256, "Feature size D of compact; compact_global and vgg16 have 1024 as published.", 16, 4096)
     mapping: bool = knob(True, "Whether g exists; without it h reads f's features of real images directly.")
     weights: str = knob("", "Initial VGG-16 weights: a torchvision state dict file, 'torchvision' for the published URL, or empty for none.")
 
 
 class Residual(nn.Module):
-    """x + gain · conv(relu(conv(x))), with a gain that starts at zero in place of normalisation (SkipInit, De and Smith 2020):
-    no statistics that differ between real and synthetic images, and twice as fast on a CPU."""
+    """relu(x + conv(relu(conv(x)))), the second convolution zero at first, in place of normalisation (Zhang et al., Fixup, 2019):
+    no statistics that differ between real and synthetic images, and half the time on a CPU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.gain = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.gain * self.conv2(F.relu(self.conv1(x))))
+        return F.relu(x + self.conv2(F.relu(self.conv1(x), inplace=True)), inplace=True)
 
 
 def _trunk(w: int) -> nn.Sequential:
     """(N, 3, S, S) -> (N, 8w, S/16, S/16)."""
     return nn.Sequential(
-        nn.Conv2d(3, w, 5, stride=2, padding=2), nn.ReLU(),  # (N, w, 64, 64)
-        nn.Conv2d(w, 2 * w, 3, stride=2, padding=1), nn.ReLU(), Residual(2 * w),  # (N, 2w, 32, 32)
-        nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1), nn.ReLU(), Residual(4 * w), Residual(4 * w),  # (N, 4w, 16, 16)
-        nn.Conv2d(4 * w, 8 * w, 3, stride=2, padding=1), nn.ReLU(), Residual(8 * w), Residual(8 * w),  # (N, 8w, 8, 8)
+        nn.Conv2d(3, 2 * w, 8, stride=4, padding=2), nn.ReLU(inplace=True), Residual(2 * w),  # (N, 2w, 32, 32)
+        nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1), nn.ReLU(inplace=True), Residual(4 * w), Residual(4 * w),  # (N, 4w, 16, 16)
+        nn.Conv2d(4 * w, 8 * w, 3, stride=2, padding=1), nn.ReLU(inplace=True), Residual(8 * w), Residual(8 * w),  # (N, 8w, 8, 8)
     )  # fmt: skip
 
 
@@ -91,7 +89,7 @@ class VGG16(nn.Module):
         layers: list[nn.Module] = []
         previous = 3
         for channels in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0):  # 0: max pooling
-            layers += [nn.MaxPool2d(2)] if channels == 0 else [nn.Conv2d(previous, channels, 3, padding=1), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] if channels == 0 else [nn.Conv2d(previous, channels, 3, padding=1), nn.ReLU(inplace=True)]
             previous = channels or previous
         self.features = nn.Sequential(*layers)
         self.fc1 = nn.Linear(512 * (size // 16) ** 2, features)
@@ -108,7 +106,7 @@ class Mapping(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features)) for _ in range(2))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, features)) for _ in range(2))
         for block in self.blocks:
             nn.init.zeros_(block[2].weight)  # type: ignore[index]
             nn.init.zeros_(block[2].bias)  # type: ignore[index]
@@ -164,6 +162,9 @@ class FeatureMapping(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for module in self.f.modules():
+            if isinstance(module, Residual):
+                nn.init.zeros_(module.conv2.weight)
 
     @staticmethod
     def normalise(images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The trainer: pretraining on synthetic data alone, then the joint training of f, g and h (section 3.4), with Adam."""
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -121,6 +122,9 @@ class Trainer:
             self.save()
         if writer is not None:
             writer.close()
+        if self.world > 1:  # every rank must hold the same weights
+            print(f"rank {self.rank}: weights {weights_digest(self.model)}", flush=True)
+            dist.destroy_process_group()
         if self._stop and self.rank == 0:
             print(f"stopped; go on with: fm-pose train --resume {self.run}")
 
@@ -224,6 +228,14 @@ class Trainer:
         missing = self.model.load_state_dict(state["model"], strict=False).missing_keys
         expect(all(k.startswith("g.") for k in missing), str(path), "weights of f and h", f"no {missing}")
         self.phase = 1
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A short checksum of all weights."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def batches_of(phase: Phase, stream: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Tensor]]:

@@ -31,7 +31,7 @@ except ImportError:
             self._message = TFMessage
             self.pub_tf = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
 
-        def sendTransform(self, transform: TransformStamped | list[TransformStamped]) -> None:  # noqa: N802 (tf2_ros's name)
+        def sendTransform(self, transform: TransformStamped | list[TransformStamped]) -> None:
             """Publish one transform or several in one message."""
             transforms = transform if isinstance(transform, list) else [transform]
             self.pub_tf.publish(self._message(transforms=transforms))

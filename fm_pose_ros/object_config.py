@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fm_pose_core.config import knob
 
-TRACKING = "Where to look: detections (2D detections), fixed (window_u, window_v), tracking (last pose; until there is one, initial_window)."
+TRACKING = "Where to look: detections (2D detections), fixed (window_u, window_v), tracking (last pose; before that initial_window)."
 INITIAL = "With tracking: where the first window, or that of a lost object, comes from."
 QUEUE = "Images that wait for their 2D detections, at most: the detector's delay times the frame rate, and a few more."
 SMOOTHING = "Time constant of a low-pass filter on the published poses, seconds; 0 publishes the estimates as they are."

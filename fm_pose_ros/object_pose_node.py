@@ -1,6 +1,7 @@
 """The node object_pose_node: an image, a camera_info and a window in, 6D object poses out."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -228,6 +229,8 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # Ctrl-C under launch comes twice, from the terminal and from launch: the second must not hurt an orderly end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         rclpy.try_shutdown()
 
 

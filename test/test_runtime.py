@@ -98,7 +98,7 @@ def test_images_that_do_not_fit_are_refused(voting: Bundle, name: str, bad: tupl
     with pytest.raises(InputError, match=r"images: expected uint8 \(N, 128, 128, 3\)"):
         backend.infer(np.zeros(bad, np.uint8))
     with pytest.raises(InputError, match="float32"):
-        backend.infer(np.zeros((1, 128, 128, 3), np.float32))  # type: ignore[arg-type]
+        backend.infer(np.zeros((1, 128, 128, 3), np.float32))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -163,6 +163,7 @@ def test_onnxruntime_refuses_a_precision_it_does_not_have(voting: Bundle) -> Non
 ARCHITECTURES = {"compact": {"extractor": "compact", "width": 8, "features": 32}, "one cell": {"extractor": "compact_global", "width": 8}}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the TorchScript exporter
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_all_backends_agree_with_torch(architecture: dict, images: np.ndarray, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
@@ -187,7 +188,8 @@ def test_all_backends_agree_with_torch(architecture: dict, images: np.ndarray, t
         do_constant_folding=False,  # it would rename and transpose the weights
     )
     bundle = make_bundle(tmp_path / "b", (tmp_path / "n.onnx").read_bytes(), architecture)
-    for name, precision, tolerance in [("torch", "fp32", 1e-3), ("onnxruntime", "fp32", 0.1), ("openvino", "fp32", 0.1), ("torch", "bf16", 1.0)]:
+    engines = [("torch", "fp32", 1e-3), ("onnxruntime", "fp32", 0.1), ("openvino", "fp32", 0.1), ("torch", "bf16", 1.0)]
+    for name, precision, tolerance in engines:
         backend = load_backend(bundle, EstimatorConfig(backend=name, precision=precision))
         assert (backend.name, backend.precision) == (name, precision)
         for ours, theirs in zip(backend.infer(images), expected, strict=True):
@@ -258,21 +260,21 @@ class FakeCuda:
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: 0
 
-    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
         name.value = b"Fake GPU"
         return 0
 
-    def cuMemAlloc_v2(self, address: Any, size: Any) -> int:  # noqa: N802
+    def cuMemAlloc_v2(self, address: Any, size: Any) -> int:
         block = ctypes.create_string_buffer(size.value)
         address._obj.value = ctypes.addressof(block)
         self.memory[ctypes.addressof(block)] = block
         return 0
 
-    def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:  # noqa: N802
+    def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
         ctypes.memmove(target.value, source.value, size.value)
         return 0
 
-    cuMemcpyDtoHAsync_v2 = cuMemcpyHtoDAsync_v2  # noqa: N815
+    cuMemcpyDtoHAsync_v2 = cuMemcpyHtoDAsync_v2
 
 
 class FakeTensorRt:

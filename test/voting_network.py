@@ -29,10 +29,10 @@ def voting_network(size: int = 128, width: int = 32, seed: int = 0) -> Any:
     step = size / CELLS
     centers = np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), -1).reshape(1, 1, cells, 2) * step + (step - 1) / 2
     nodes = [
-        node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
         node("Div", ["floats", weight("scale", 127.5)], ["scaled"]),
-        node("Sub", ["scaled", weight("offset", 1.0)], ["normal"]),
-        node("Transpose", ["normal"], ["x0"], perm=[0, 3, 1, 2]),
+        node("Sub", ["scaled", weight("offset", 1.0)], ["x0"]),
         node("Conv", ["x0", random("conv1.weight", width, 3, 4, 4), weight("conv1.bias", np.zeros(width))], ["x1"], strides=[4, 4]),
         node("Relu", ["x1"], ["x2"]),
         node("Cast", [random("conv2.weight", width, width, 4, 4, dtype=np.float16)], ["conv2"], to=TensorProto.FLOAT),

@@ -5,7 +5,6 @@ what light does to a surface is added afterwards by `appearance`, from the norma
 """
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +66,13 @@ def load_mesh(path: str | Path, unit: float = 1.0) -> Mesh:
     return Mesh(np.asarray(mesh.vertices) * unit, np.asarray(mesh.vertex_normals), colours.astype(np.uint8), np.asarray(mesh.faces))
 
 
+_open: "set[Renderer]" = set()  # keeps what has not been closed
+
+
 class Renderer:
     """Draws coloured variants of one geometry with a pinhole camera K (3, 3) into (height, width) pixels.
 
-    Make it in the process that uses it. Vertex colours are interpolated; edges are antialiased by 4 samples a pixel.
+    Make it in the process that uses it, and `close` it there. Vertex colours are interpolated; edges are antialiased by 4 samples a pixel.
     """
 
     def __init__(self, mesh: Mesh, K: Array, width: int, height: int) -> None:
@@ -79,6 +81,9 @@ class Renderer:
             np.infty = np.inf  # type: ignore[attr-defined] # pyrender 0.1.45 on NumPy 2
         import pyrender
 
+        # pyrender's finalisers run in whatever OpenGL context is current then, and end EGL for all: only `close` may free.
+        pyrender.OffscreenRenderer.__del__ = lambda self: None
+        _open.add(self)
         self.mesh = mesh
         self._pyrender = pyrender
         self._renderer = pyrender.OffscreenRenderer(width, height)
@@ -148,7 +153,4 @@ class Renderer:
         eglDestroyContext(platform._egl_display, platform._egl_context)
         platform._egl_display = platform._egl_context = None
         self._renderer = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_renderer", None) is not None and sys is not None and not sys.is_finalizing():
-            self.close()
+        _open.discard(self)

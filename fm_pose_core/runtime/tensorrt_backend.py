@@ -39,7 +39,7 @@ def build_engine(
 
     expect(precision in ("fp16", "fp32"), "precision", "fp16 or fp32 with TensorRT", precision)
     trt = _package()
-    model = onnx.load(str(bundle.network_path))
+    model = _cast_first(onnx.load(str(bundle.network_path)))
     if precision == "fp16":
         model = to_fp16(model)
 
@@ -192,6 +192,19 @@ def _package() -> ModuleType:
         except ImportError:
             continue
     raise InputError("backend tensorrt: expected the Python package tensorrt or tensorrt_rtx, got none; try: pip install tensorrt-rtx-cu13")
+
+
+def _cast_first(model: Any) -> Any:
+    """Let the uint8 image be cast to float at once: TensorRT does nothing else with uint8, not even a transposition."""
+    from onnx import TensorProto, helper
+
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name == "image":
+                node.input[i] = "image_float"
+    model.graph.node.insert(0, helper.make_node("Cast", ["image"], ["image_float"], to=TensorProto.FLOAT))
+    del model.graph.value_info[:]  # the types that followed from uint8
+    return model
 
 
 def _target(trt: Any, config: Any, compute_capability: str) -> None:

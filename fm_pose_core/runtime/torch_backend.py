@@ -46,7 +46,7 @@ class TorchBackend:
 def _read_weights(network: Any, bundle: Bundle) -> None:
     """Fill the network's parameters and buffers, each of which must be an initialiser of the same name and shape.
 
-    torch.onnx stores equal parameters once, and names the others by Identity nodes."""
+    torch.onnx stores equal parameters once, and names the others by Identity nodes; fp16 weights have a Cast behind them."""
     import onnx
     import torch
 
@@ -55,8 +55,9 @@ def _read_weights(network: Any, bundle: Bundle) -> None:
     except Exception as error:  # protobuf's DecodeError, whose package need not be named here
         raise InputError(f"{bundle.network_path}: expected an ONNX file, got {error}") from None
     stored = {i.name: i for i in graph.initializer}
-    aliases = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
-    stored |= {name: stored[source] for name, source in aliases.items() if source in stored}
+    for node in graph.node:  # sorted topologically, so that an alias of an alias is found as well
+        if node.op_type in ("Identity", "Cast") and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]]
     own = network.state_dict()
     missing = [name for name in own if name not in stored]
     got = f"none called {', '.join(missing[:3])}"

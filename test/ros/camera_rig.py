@@ -34,12 +34,11 @@ from fm_pose_core.types import Camera  # noqa: E402
 from fm_pose_ros.object_pose_node import ObjectPoseNode  # noqa: E402
 
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-NAMESPACE = "cell"
-NODE = f"/{NAMESPACE}/object_pose_node"
+NODE = "object_pose_node"
 FRAME = "camera_optical_frame"
 PATIENCE = 20.0  # seconds; nothing waits that long unless it fails
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
-_domains = itertools.count(os.getpid())
+_numbers = itertools.count(os.getpid())
 
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)
 
@@ -85,48 +84,37 @@ def detections_msg(stamp: float, *found: tuple[str, float, float, float]) -> Det
     return msg
 
 
-class Rig:
-    """The node under test on a thread of its own; camera and listener on this one.
+class Peer:
+    """A camera and a listener in a ROS domain of their own.
 
-    `heard[topic]` holds what came on `~/topic` (and on tf, diagnostics, rosout). Nothing here sleeps for a fixed time: `wait`
-    spins until its condition holds.
+    `heard[topic]` holds what came on `~/topic` of the node (and on tf, diagnostics, rosout). Nothing here sleeps for a fixed
+    time: `wait` spins until its condition holds.
     """
 
-    def __init__(self, bundle: Path | str, parameters: dict[str, Any], listen: tuple[str, ...], node_class: type = ObjectPoseNode) -> None:
+    def __init__(self, listen: tuple[str, ...] = (), *, image: str = "image_raw", info: str = "camera_info", node: str = NODE) -> None:
+        number = next(_numbers)
+        # rcl keeps one /rosout publisher per logger name in the whole process, so each node needs a name of its own.
+        self.namespace = f"cell{number}"
+        self.node_name = f"/{self.namespace}/{node}"
+        self.domain = 1 + number % 100
         self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=1 + next(_domains) % 100)
+        rclpy.init(context=self.context, domain_id=self.domain)
         self.heard: dict[str, list[Any]] = defaultdict(list)
-        self.peer = rclpy.create_node("peer", namespace=NAMESPACE, context=self.context)
+        self.peer = rclpy.create_node("peer", namespace=self.namespace, context=self.context)
         self._spinner = SingleThreadedExecutor(context=self.context)
         self._spinner.add_node(self.peer)
-        self.sent_info: CameraInfo | None = None
-        self.images = self.peer.create_publisher(Image, "image_raw", qos_profile_sensor_data)
-        self.compressed = self.peer.create_publisher(CompressedImage, "image_raw/compressed", qos_profile_sensor_data)
-        self.infos = self.peer.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
+        self.images = self.peer.create_publisher(Image, image, qos_profile_sensor_data)
+        self.compressed = self.peer.create_publisher(CompressedImage, f"{image}/compressed", qos_profile_sensor_data)
+        self.infos = self.peer.create_publisher(CameraInfo, info, qos_profile_sensor_data)
         self.detections = self.peer.create_publisher(Detection2DArray, "detections_2d", 10)
         kinds = {"detections": Detection3DArray, "pose": PoseStamped, "boxes": ProjectedBoxArray, "markers": MarkerArray, "overlay": Image}
         for topic in listen:
-            self.listen(kinds[topic], f"{NODE}/{topic}", topic)
+            self.listen(kinds[topic], f"{self.node_name}/{topic}", topic)
         self.listen(TFMessage, "/tf", "tf")
         self.listen(DiagnosticArray, "/diagnostics", "diagnostics")
-        self.listen(Log, "/rosout", "rosout", QoSProfile(depth=100))
-
-        values = {"bundle": str(bundle), "window_source": "fixed", "backend": "onnxruntime", "threads": 1, "diagnostics_period": 0.2, **parameters}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.node = node_class(context=self.context, namespace=NAMESPACE, parameter_overrides=overrides)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        while self.context.ok() and not getattr(self, "_closing", False):
-            self._executor.spin_once(timeout_sec=0.05)
+        self.listen(Log, "/rosout", "rosout", LATCHED)
 
     def close(self) -> None:
-        self._closing = True
-        self._thread.join(PATIENCE)
-        self.node.destroy_node()
         self.peer.destroy_node()
         rclpy.shutdown(context=self.context)
 
@@ -141,6 +129,54 @@ class Rig:
             self._spinner.spin_once(timeout_sec=0.02)
         return value
 
+    def send(self, msg: Any, answer: str = "detections") -> Any:
+        """Publish one image and wait for the node's message on ~/`answer` with the same stamp."""
+        (self.images if isinstance(msg, Image) else self.compressed).publish(msg)
+        return self.answer(answer, msg.header.stamp)
+
+    def answer(self, topic: str, stamp: Any) -> Any:
+        """The message on ~/`topic` with that stamp."""
+
+        def find() -> Any:
+            return next((m for m in self.heard[topic] if m.header.stamp == stamp), None)
+
+        return self.wait(find, f"~/{topic} at {stamp}")
+
+    def warnings(self) -> list[str]:
+        """What the node has warned about so far."""
+        return [log.msg for log in self.heard["rosout"] if log.level >= 30 and self.namespace in log.name]
+
+    def status(self) -> dict[str, str]:
+        """Key-value pairs of the newest diagnostics, or nothing."""
+        mine = [s for array in self.heard["diagnostics"] for s in array.status if "object_pose_node" in s.name]
+        return {pair.key: pair.value for pair in mine[-1].values} if mine else {}
+
+
+class Rig(Peer):
+    """A Peer with the node under test, which spins on a thread of its own."""
+
+    def __init__(self, bundle: Path | str, parameters: dict[str, Any], listen: tuple[str, ...], node_class: type = ObjectPoseNode) -> None:
+        """parameters: {ns} in a name stands for the namespace."""
+        super().__init__(listen)
+        values = {"bundle": str(bundle), "window_source": "fixed", "backend": "onnxruntime", "threads": 1, "diagnostics_period": 0.2}
+        overrides = [Parameter(name.format(ns=self.namespace), value=value) for name, value in {**values, **parameters}.items()]
+        self.node = node_class(context=self.context, namespace=self.namespace, parameter_overrides=overrides)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._closing = False
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while self.context.ok() and not self._closing:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> None:
+        self._closing = True
+        self._thread.join(PATIENCE)
+        self.node.destroy_node()
+        super().close()
+
     def wait_active(self) -> None:
         """Until the node is active and connected to the camera, and the listeners to the node."""
 
@@ -148,7 +184,7 @@ class Rig:
             if self.node.state != "active":
                 return False
             # Both ends must know of each other: what is sent before is lost.
-            outputs = [s for s in self.peer.subscriptions if NODE in s.topic_name]
+            outputs = [s for s in self.peer.subscriptions if self.node_name in s.topic_name]
             readers = [*self.node._inputs, *outputs]
             topics = {reader.topic_name for reader in readers}
             writers = [p for p in [*self.peer.publishers, *self.node.publishers] if p.topic_name in topics]
@@ -170,25 +206,3 @@ class Rig:
         self.infos.publish(info)
         self.wait(lambda: got, "camera_info")
         self.node._infos.callback = handler
-
-    def send(self, msg: Any, answer: str = "detections") -> Any:
-        """Publish one image and wait for the node's message on ~/`answer` with the same stamp."""
-        (self.images if isinstance(msg, Image) else self.compressed).publish(msg)
-        return self.answer(answer, msg.header.stamp)
-
-    def answer(self, topic: str, stamp: Any) -> Any:
-        """The message on ~/`topic` with that stamp."""
-
-        def find() -> Any:
-            return next((m for m in self.heard[topic] if m.header.stamp == stamp), None)
-
-        return self.wait(find, f"~/{topic} at {stamp}")
-
-    def warnings(self) -> list[str]:
-        """What the node has warned about so far."""
-        return [log.msg for log in self.heard["rosout"] if log.level >= 30 and "object_pose_node" in log.name]
-
-    def status(self) -> dict[str, str]:
-        """Key-value pairs of the newest diagnostics, or nothing."""
-        mine = [s for array in self.heard["diagnostics"] for s in array.status if "object_pose_node" in s.name]
-        return {pair.key: pair.value for pair in mine[-1].values} if mine else {}

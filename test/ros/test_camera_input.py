@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from camera_rig import CAMERA, header, image_msg, info_msg
 from sensor_msgs.msg import CompressedImage
-from test_object_pose_node import HERE, T_of, U, V, reference
+from test_object_pose_node import HERE, U, V, matrix_of, reference
 from toy_bundle import toy_image
 
 from fm_pose_core.types import Camera
@@ -17,7 +17,7 @@ ALPHA = np.full((240, 320, 1), 255, np.uint8)
 
 def pose_in(detections) -> np.ndarray:
     (detection,) = detections.detections
-    return T_of(detection.results[0].pose.pose)
+    return matrix_of(detection.results[0].pose.pose)
 
 
 def test_every_direct_encoding_gives_the_same_pose(rig, toy_bundle):
@@ -125,7 +125,7 @@ def test_a_missing_camera_info_is_told(rig):
     r = rig(**HERE)
     r.images.publish(image_msg(PIXELS, 1.0))
     (warning,) = r.wait(r.warnings, "the warning")
-    assert warning.startswith("no camera_info on /cell/camera_info yet (1 publishers)")
+    assert warning.startswith(f"no camera_info on /{r.namespace}/camera_info yet (1 publishers)")
     r.send_info()
     assert pose_in(r.send(image_msg(PIXELS, 2.0))) is not None
 
@@ -133,7 +133,7 @@ def test_a_missing_camera_info_is_told(rig):
 def test_missing_images_are_told(rig):
     r = rig(**HERE)
     (warning,) = r.wait(r.warnings, "the warning")
-    assert warning.startswith("no image on /cell/image_raw yet")
+    assert warning.startswith(f"no image on /{r.namespace}/image_raw yet")
 
 
 def test_stamps_that_go_back_cost_that_frame_and_the_node_goes_on(rig):

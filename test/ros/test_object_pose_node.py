@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from camera_rig import CAMERA, FRAME, NODE, image_msg
+from camera_rig import CAMERA, FRAME, image_msg
 from toy_bundle import CENTER, MAXIMUM, MINIMUM, toy_image, toy_pose
 
 from fm_pose_core import EstimatorConfig, ObjectPose, PoseEstimator, Window
@@ -22,7 +22,7 @@ def reference(bundle: Path, camera: Camera = CAMERA, u: float = U, v: float = V,
     return pose
 
 
-def T_of(pose) -> np.ndarray:
+def matrix_of(pose) -> np.ndarray:
     """geometry_msgs/Pose -> (4, 4)."""
     p, q = pose.position, pose.orientation
     return transform(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([p.x, p.y, p.z]))
@@ -41,16 +41,16 @@ def test_publishes_the_estimators_answer_on_every_topic(rig, toy_bundle):
     (result,) = detection.results
     assert result.hypothesis.class_id == "toy_box"
     assert result.hypothesis.score == expected.score
-    np.testing.assert_allclose(T_of(result.pose.pose), expected.T_camera_object, atol=1e-12)
+    np.testing.assert_allclose(matrix_of(result.pose.pose), expected.T_camera_object, atol=1e-12)
     np.testing.assert_array_equal(result.pose.covariance.reshape(6, 6), expected.covariance)
-    np.testing.assert_allclose(T_of(result.pose.pose), toy_pose(CAMERA, U, V), atol=5e-3)
-    center = T_of(detection.bbox.center)
+    np.testing.assert_allclose(matrix_of(result.pose.pose), toy_pose(CAMERA, U, V), atol=5e-3)
+    center = matrix_of(detection.bbox.center)
     np.testing.assert_allclose(center[:3, 3], apply(expected.T_camera_object, CENTER[None])[0], atol=1e-12)
     np.testing.assert_allclose([detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z], MAXIMUM - MINIMUM)
 
     pose = r.answer("pose", image.header.stamp)
     assert pose.header == image.header
-    np.testing.assert_allclose(T_of(pose.pose), expected.T_camera_object, atol=1e-12)
+    np.testing.assert_allclose(matrix_of(pose.pose), expected.T_camera_object, atol=1e-12)
 
     (stamped,) = r.wait(lambda: r.heard["tf"])[0].transforms
     assert stamped.header == image.header and stamped.header.frame_id == FRAME
@@ -69,7 +69,7 @@ def test_publishes_the_estimators_answer_on_every_topic(rig, toy_bundle):
     (marker,) = r.wait(lambda: r.heard["markers"])[0].markers
     assert marker.header == image.header and len(marker.points) == 24
     assert marker.lifetime.sec == 1
-    np.testing.assert_allclose(T_of(marker.pose), expected.T_camera_object, atol=1e-12)
+    np.testing.assert_allclose(matrix_of(marker.pose), expected.T_camera_object, atol=1e-12)
 
 
 def test_nothing_found_is_an_empty_array_and_no_pose(rig):
@@ -145,8 +145,8 @@ def test_the_overlay_is_drawn_only_for_a_listener(rig, toy_bundle, monkeypatch):
     pixels = toy_image(CAMERA, U, V)
     r.send(image_msg(pixels, 1.0))
     assert drawn == []
-    r.listen(Image, f"{NODE}/overlay", "overlay", 5)
-    r.wait(lambda: r.node._overlay.get_subscription_count() and r.peer.count_publishers(f"{NODE}/overlay"))
+    r.listen(Image, f"{r.node_name}/overlay", "overlay", 5)
+    r.wait(lambda: r.node._overlay.get_subscription_count() and r.peer.count_publishers(f"{r.node_name}/overlay"))
     overlay = r.send(image_msg(pixels, 2.0), "overlay")
     assert (overlay.encoding, overlay.width, overlay.height, overlay.step) == ("rgb8", 320, 240, 960)
     canvas = np.frombuffer(overlay.data, np.uint8).reshape(240, 320, 3)
@@ -163,8 +163,8 @@ def test_class_names_reach_late_listeners(rig):
     from vision_msgs.msg import LabelInfo, VisionInfo
 
     r = rig()
-    r.listen(LabelInfo, f"{NODE}/label_info", "labels", LATCHED)
-    r.listen(VisionInfo, f"{NODE}/vision_info", "vision", LATCHED)
+    r.listen(LabelInfo, f"{r.node_name}/label_info", "labels", LATCHED)
+    r.listen(VisionInfo, f"{r.node_name}/vision_info", "vision", LATCHED)
     (entry,) = r.wait(lambda: r.heard["labels"])[0].class_map
     assert (entry.class_id, entry.class_name) == (1, "toy_box")
     assert r.wait(lambda: r.heard["vision"])[0].method == "fm_pose"
@@ -195,7 +195,7 @@ def test_two_objects_in_one_node(rig, toy_bundle, tmp_path):
     assert [d.id for d in answer.detections] == ["toy_box_1", "other_1"]
     (message,) = r.wait(lambda: r.heard["tf"])[:1]
     assert [t.child_frame_id for t in message.transforms] == ["toy_box", "other"]
-    assert r.peer.count_publishers(f"{NODE}/other/pose") == 1
+    assert r.peer.count_publishers(f"{r.node_name}/other/pose") == 1
 
 
 def test_diagnostics_tell_rate_latency_camera_and_backend(rig):

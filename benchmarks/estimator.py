@@ -1,0 +1,122 @@
+"""Latency of each stage of the estimator, per backend, as JSON with the hardware named.
+
+    python benchmarks/estimator.py BUNDLE [--backends openvino onnxruntime] [--runs 300] [--threads 0] [--width 640 --height 480]
+
+One noise image goes through crop, network (batch 1) and PnP again and again. Since a network's answer to noise is no pose,
+PnP gets the corners of a plausible pose, with noise of 1 px, in place of that answer.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window, __version__
+from fm_pose_core.errors import InputError
+from fm_pose_core.geometry import apply, exp_so3, transform
+from fm_pose_core.pnp import solve_pnp
+from fm_pose_core.runtime import Backend
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def percentiles(call: Callable[[], Any], runs: int) -> dict[str, float]:
+    """Milliseconds of `call` over `runs` calls after a warm-up."""
+    for _ in range(max(5, runs // 20)):
+        call()
+    times = np.empty(runs)
+    for i in range(runs):
+        start = time.perf_counter()
+        call()
+        times[i] = time.perf_counter() - start
+    return {f"p{p}": round(float(np.percentile(times, p)) * 1e3, 3) for p in (5, 50, 95)}
+
+
+class Plausible:
+    """The backend, whose answers are exchanged for the given corners (8, 2) and spread (8, 2)."""
+
+    def __init__(self, backend: Backend, corners: np.ndarray, spread: np.ndarray) -> None:
+        self.name, self.device, self.precision = backend.name, backend.device, backend.precision
+        self._backend, self._answer = backend, (corners[None], spread[None])
+
+    def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._backend.infer(images)
+        return self._answer
+
+
+def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str, Any]:
+    start = time.perf_counter()
+    estimator = PoseEstimator.load(bundle, EstimatorConfig(backend=backend, threads=options.threads))
+    loading = time.perf_counter() - start
+    rng = np.random.default_rng(0)
+    width, height = options.width, options.height
+    camera = Camera(np.array([[0.9 * width, 0, width / 2], [0, 0.9 * width, height / 2], [0, 0, 1.0]]), width, height)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    window = Window(0.4 * width, 0.6 * height)
+    crop, box = estimator.bundle.crop, estimator.bundle.box_corners
+    pixels = crop.cut(image, camera, window)[0][None]
+    distance = crop.focal * estimator.bundle.diameter / (0.7 * crop.size)
+    T = transform(exp_so3(np.array([0.5, -0.8, 0.3])), np.array([0.0, 0.0, distance]))
+    corners = crop.to_window(apply(T, box), np.eye(3)) + rng.normal(size=(8, 2))
+    spread = np.ones((8, 2))
+    whole = PoseEstimator(estimator.bundle, Plausible(estimator.backend, corners, spread))
+    return {
+        "backend": estimator.backend.name,
+        "device": estimator.backend.device,
+        "precision": estimator.backend.precision,
+        "load_s": round(loading, 3),
+        "milliseconds": {
+            "crop": percentiles(lambda: crop.cut(image, camera, window), options.runs),
+            "network": percentiles(lambda: estimator.backend.infer(pixels), options.runs),
+            "pnp": percentiles(lambda: solve_pnp(box, corners, crop.K, spread), options.runs),
+            "estimate": percentiles(lambda: whole.estimate(image, camera, window), options.runs),
+        },
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--backends", nargs="+", default=["openvino", "onnxruntime"])
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--height", type=int, default=480)
+    options = parser.parse_args()
+    results, failed = [], False
+    for backend in options.backends:
+        try:
+            results.append(measure(options.bundle, backend, options))
+        except InputError as error:
+            failed = True
+            results.append({"backend": backend, "error": str(error)})
+    report = {
+        "fm_pose_version": __version__,
+        "bundle": options.bundle.name,
+        "cpu": cpu_name(),
+        "cpus": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "image": [options.width, options.height],
+        "runs": options.runs,
+        "threads": options.threads,
+        "results": results,
+    }
+    print(json.dumps(report, indent=2))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

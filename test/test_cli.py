@@ -1,0 +1,192 @@
+"""`fm-pose` as a user calls it."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny_bop
+import toy_bundle as toy
+
+from fm_pose_core import cli
+from fm_pose_core.cli import main
+from fm_pose_core.data.bop import read_results
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bop.write_tiny_bop(tmp_path_factory.mktemp("data") / "tiny")
+
+
+COMMANDS = ("", "train", "export", "evaluate bop", "download bop", "infer", "bundle show", "engine")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    if command:
+        assert f"example:\n  fm-pose {command} " in text
+
+
+def test_the_examples_in_the_help_are_valid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    called = []
+    for name in [
+        n
+        for n in vars(cli)
+        if n.startswith("_") and n[1:] in ("train", "export", "evaluate_bop", "download_bop", "infer", "bundle_show", "engine")
+    ]:
+        monkeypatch.setattr(cli, name, called.append)
+    for command in COMMANDS[1:]:
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        example = re.search(r"example:\n  fm-pose (.*)", capsys.readouterr().out)
+        assert example and main(example[1].split()) == 0
+    assert len(called) == len(COMMANDS) - 1
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom fm_pose_core.cli import main\ntry:\n    main(['evaluate', 'bop', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'numpy', 'cv2', 'torch', 'openvino', 'matplotlib'} & set(sys.modules)"
+    )
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
+    assert time.perf_counter() - start < 0.5 or _machine_is_slow()
+
+
+def _machine_is_slow() -> bool:
+    """True if even an empty Python takes long here: then the time says nothing about us."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    return time.perf_counter() - start > 0.15
+
+
+def test_evaluate_a_bundle_from_end_to_end(root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The toy network finds the box in frames 2 and 3, and nothing in frame 5."""
+    out, report = tmp_path / "out.csv", tmp_path / "report"
+    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--split", "test", "--window", "gt"]
+    assert main([*arguments, "--csv", str(out), "--output", str(report), "--backend", "onnxruntime"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")).split()
+    assert row[2:4] == ["3", "2"] and row[4:7] == ["66.7", "66.7", "66.7"]  # n, found; shares
+    found = read_results(out)
+    assert [(r.scene_id, r.im_id, r.object_id) for r in found] == [(1, 2, 1), (1, 3, 1)]
+    for r in found:
+        np.testing.assert_allclose(r.T_camera_object[:3, 3], tiny_bop.truth(r.im_id, 1)[:3, 3], atol=2e-3)
+        assert 0 < r.score <= 1 and 0 < r.time < 10
+    assert json.loads((report / "evaluation.json").read_text())["settings"]["backend"].startswith("onnxruntime")
+    assert (report / "index.html").is_file()
+
+    # The file scores as the run did.
+    assert main(["evaluate", "bop", "--results", str(out), "--root", str(root), "--object", "1"]) == 0
+    again = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")).split()
+    assert again[2:9] == row[2:9]
+
+
+def test_evaluate_displaced_and_a_part_of_the_frames(
+    root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--frames", "3,5", "--backend", "onnxruntime"]
+    poses = []
+    for name in ("a.csv", "b.csv"):
+        assert main([*arguments, "--displace", "5", "--seed", "4", "--csv", str(tmp_path / name)]) == 0
+        (result,) = read_results(tmp_path / name)
+        poses.append(result.T_camera_object)
+    np.testing.assert_array_equal(*poses)
+    assert np.linalg.norm(poses[0][:3, 3] - tiny_bop.truth(3, 1)[:3, 3]) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("evaluate bop --bundle nowhere --root {root}", "nowhere: expected a bundle"),
+        ("evaluate bop --results nowhere.csv --root {root}", "nowhere.csv: expected a BOP result file"),
+        ("evaluate bop --results {csv} --root nowhere", "nowhere: expected the folder of a BOP dataset"),
+        ("evaluate bop --results {csv} --root {root} --split val", "split 'val'"),
+        ("evaluate bop --results {csv} --root {root} --frames x", "frames: expected"),
+        ("evaluate bop --results {csv} --root {root} --displace 10", "--results: expected"),
+        ("evaluate bop --results {csv} --root {root} --object 3", "object id"),
+        ("evaluate bop --bundle {bundle} --bundle {bundle} --root {root}", "one bundle per object"),
+        ("evaluate bop --bundle {bundle} --root {root} --window here", "window: expected"),
+        ("evaluate bop --bundle {bundle} --root {root} --displace -1", "displacement"),
+        ("bundle show nowhere", "nowhere: expected a bundle"),
+        ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected an image"),
+        ("infer --bundle {bundle} --image {image} --camera 1,2,3 --window 1,2", "--camera: expected 4 numbers"),
+        ("infer --bundle {bundle} --image {image} --camera 300,300,160,120 --window 1", "--window: expected 2 numbers"),
+        ("infer --bundle {bundle} --image {image} --camera 300,300,160,120 --window 160,118 --output x.nope", "suffix of an image"),
+        ("download bop --dataset nothing --output {out}", "dataset: expected one of lm, lmo"),
+    ],
+)
+def test_bad_input_gives_one_line_and_exit_code_2(
+    arguments: str, message: str, root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.csv").write_text("scene_id,im_id,obj_id,score,R,t,time\n")
+    image = root / "test" / "000001" / "rgb" / "000002.png"
+    names = {"root": root, "csv": tmp_path / "r.csv", "bundle": toy_bundle, "image": image, "out": tmp_path / "out"}
+    assert main([word.format(**names) for word in arguments.split()]) == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("fm-pose:")]
+    assert message in error and len(lines) == 1 and "Traceback" not in error
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fly"], ["evaluate", "bop"], ["evaluate", "bop", "--root", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+
+
+def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_bundle_show", interrupted)
+    assert main(["bundle", "show", "x"]) == 130
+
+
+def test_infer_finds_the_object_and_draws_it(root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = root / "test" / "000001" / "rgb" / "000003.png"
+    K = tiny_bop.CAMERA.K
+    camera = ",".join(str(x) for x in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+    u, v = tiny_bop.FRAMES[3]
+    arguments = ["infer", "--bundle", str(toy_bundle), "--image", str(image), "--camera", camera, "--window", f"{u},{v}"]
+    assert main([*arguments, "--output", str(tmp_path / "o.png"), "--backend", "onnxruntime"]) == 0
+    text = capsys.readouterr().out
+    position = re.search(r"position +(\S+) (\S+) (\S+) m", text)
+    assert position and "accepted     yes" in text
+    np.testing.assert_allclose([float(x) for x in position.groups()], toy.toy_pose(tiny_bop.CAMERA, u, v)[:3, 3], atol=2e-3)
+    before, after = cv2.imread(str(image)), cv2.imread(str(tmp_path / "o.png"))
+    changed = np.argwhere((before != after).any(-1))
+    assert before.shape == after.shape and 100 < len(changed) < 5000
+    assert np.abs(changed.mean(0)[::-1] - [u, v]).max() < 20
+
+
+def test_bundle_show(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "show", str(toy_bundle)]) == 0
+    text = capsys.readouterr().out
+    assert "toy_box (id 1)" in text and "90.0 x 70.0 x 80.0 mm" in text and "128 x 128" in text
+
+
+def test_the_written_csv_is_what_bop_reads(root: Path, toy_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert main(["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--csv", str(out), "--backend", "onnxruntime"]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]
+    assert all(len(r["R"].split()) == 9 and len(r["t"].split()) == 3 and float(r["time"]) > 0 for r in rows)
+    assert float(rows[0]["t"].split()[2]) > 300  # millimetres
+
+
+def test_module_entry() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fm_pose_core.cli", "--version"], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == 0 and done.stdout.startswith("fm-pose ")

@@ -1,0 +1,150 @@
+"""Each metric against a truth made by hand, and the scores of published predictions on real data."""
+
+import builtins
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fm_pose_core.data.bop import BopDataset, read_results
+from fm_pose_core.errors import InputError
+from fm_pose_core.evaluate import metrics
+from fm_pose_core.evaluate.bop import evaluate_results
+from fm_pose_core.geometry import box_corners, exp_so3, transform
+from fm_pose_core.types import Camera
+
+CAMERA = Camera(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), 640, 480)
+BOX = box_corners(np.array([-0.05, -0.03, -0.02]), np.array([0.05, 0.03, 0.02]))
+DIAMETER = float(np.linalg.norm(BOX[7] - BOX[0]))
+TRUTH = transform(exp_so3(np.array([0.4, -0.2, 0.9])), np.array([0.1, -0.05, 0.8]))
+HALF_TURN = transform(exp_so3(np.array([0, 0, np.pi])), np.zeros(3))
+
+
+def turned(degrees: float, axis: tuple[float, float, float] = (0.6, 0.8, 0.0)) -> np.ndarray:
+    return TRUTH @ transform(exp_so3(np.deg2rad(degrees) * np.array(axis)), np.zeros(3))
+
+
+def moved(*offset: float) -> np.ndarray:
+    return transform(TRUTH[:3, :3], TRUTH[:3, 3] + np.array(offset))
+
+
+def test_the_truth_has_no_error() -> None:
+    e = metrics.pose_errors(TRUTH, TRUTH, BOX, DIAMETER, CAMERA)
+    assert max(e.projection_2d, e.add, e.rotation, e.translation) < 1e-9
+    assert e.projection_correct and e.add_correct and e.within_5cm_5deg
+
+
+@pytest.mark.parametrize("degrees", [1e-6, 4.99, 5.01, 6.0, 90.0, 179.99])
+def test_rotation_error_is_the_angle(degrees: float) -> None:
+    assert metrics.rotation_error(turned(degrees), TRUTH) == pytest.approx(np.deg2rad(degrees), rel=1e-6)
+    assert metrics.within_5cm_5deg(turned(degrees), TRUTH) == (degrees < 5)
+
+
+def test_six_degrees_are_not_below_five_in_a_rotation_that_is_not_orthonormal() -> None:
+    """With the usual arccos of the trace, this rotation scaled by 0.2 % counts as 4.1°."""
+    loose = turned(6.0)
+    loose[:3, :3] *= 1.0014
+    R = TRUTH[:3, :3].T @ loose[:3, :3]
+    assert np.rad2deg(np.arccos((np.trace(R) - 1) / 2)) < 5
+    assert np.rad2deg(metrics.rotation_error(loose, TRUTH)) == pytest.approx(6.0, abs=1e-6)
+    assert not metrics.within_5cm_5deg(loose, TRUTH)
+
+
+def test_translation_alone() -> None:
+    e = metrics.pose_errors(moved(0.03, 0.0, 0.0), TRUTH, BOX, DIAMETER, CAMERA)
+    assert (e.add, e.translation, e.rotation) == (pytest.approx(0.03), pytest.approx(0.03), pytest.approx(0, abs=1e-9))
+    assert e.within_5cm_5deg and not e.add_correct  # 3 cm is above a tenth of 12.3 cm
+    assert not metrics.within_5cm_5deg(moved(0.0, 0.0501, 0.0), TRUTH)
+    assert metrics.within_5cm_5deg(moved(0.0, 0.0499, 0.0), TRUTH)
+
+
+def test_projection_error_of_a_plane_at_one_depth() -> None:
+    """Points at depth z, moved sideways by d: f d / z pixels."""
+    T = transform(np.eye(3), np.array([0.0, 0.0, 2.0]))
+    plane = BOX * [1, 1, 0]
+    e = metrics.projection_error_2d(transform(np.eye(3), np.array([0.01, 0.0, 2.0])), T, plane, CAMERA)
+    assert e == pytest.approx(500 * 0.01 / 2)
+
+
+def test_a_pose_behind_the_camera_has_an_infinite_projection_error() -> None:
+    assert metrics.projection_error_2d(transform(np.eye(3), np.array([0, 0, -1.0])), TRUTH, BOX, CAMERA) == np.inf
+    assert metrics.projection_error_2d(np.eye(4), TRUTH, BOX, CAMERA) == np.inf
+
+
+def test_symmetric_object_swapped() -> None:
+    swapped = TRUTH @ HALF_TURN
+    plain = metrics.pose_errors(swapped, TRUTH, BOX, DIAMETER, CAMERA)
+    assert not (plain.projection_correct or plain.add_correct or plain.within_5cm_5deg)
+    assert np.rad2deg(plain.rotation) == pytest.approx(180)
+    e = metrics.pose_errors(swapped, TRUTH, BOX, DIAMETER, CAMERA, [HALF_TURN])
+    assert max(e.projection_2d, e.add, e.rotation, e.translation) < 1e-9
+    assert e.within_5cm_5deg
+
+
+def test_a_symmetry_about_an_axis_beside_the_origin_moves_the_origin() -> None:
+    """Half a turn about x = 4 cm puts the origin 8 cm away; under the symmetry, the pose is right."""
+    S = transform(HALF_TURN[:3, :3], np.array([0.08, 0, 0]))
+    assert metrics.translation_error(TRUTH @ S, TRUTH) == pytest.approx(0.08)
+    assert metrics.translation_error(TRUTH @ S, TRUTH, [S]) == pytest.approx(0, abs=1e-12)
+
+
+def test_adds_with_and_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vertices, T_est = rng.normal(0, 0.03, (700, 3)), turned(20.0)
+    a, b = vertices @ TRUTH[:3, :3].T + TRUTH[:3, 3], vertices @ T_est[:3, :3].T + T_est[:3, 3]
+    expected = np.linalg.norm(a[:, None] - b[None], axis=-1).min(1).mean()
+    assert metrics.adds_error(T_est, TRUTH, vertices) == pytest.approx(expected, rel=1e-9)
+    assert metrics.adds_error(T_est, TRUTH, vertices) <= metrics.add_error(T_est, TRUTH, vertices)
+
+    real_import = builtins.__import__
+
+    def without_scipy(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("scipy"):
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_scipy)
+    assert metrics.adds_error(T_est, TRUTH, vertices) == pytest.approx(expected, rel=1e-9)
+
+
+def test_rank_correlation() -> None:
+    x = np.array([0.1, 0.5, 0.7, 0.9])
+    assert metrics.rank_correlation(x, np.exp(-x)) == pytest.approx(-1)
+    assert metrics.rank_correlation(x, np.array([1.0, 2, 3, np.inf])) == pytest.approx(1)
+    assert metrics.rank_correlation(np.array([1.0, 1, 2, 2]), np.array([1.0, 2, 3, 4])) == pytest.approx(0.894427, abs=1e-6)
+    assert np.isnan(metrics.rank_correlation(x, np.ones(4)))
+
+
+@pytest.mark.parametrize(
+    ("T", "vertices", "message"),
+    [
+        (np.eye(3), BOX, "T_est"),
+        (np.full((4, 4), np.nan), BOX, "finite"),
+        (np.eye(4), BOX[:, :2], "vertices"),
+        (np.eye(4), BOX[:0], "vertices"),
+    ],
+)
+def test_bad_input_is_named(T: np.ndarray, vertices: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        metrics.pose_errors(T, TRUTH, vertices, DIAMETER, CAMERA)
+
+
+LMO = Path(os.environ.get("FM_POSE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "lmo"
+
+
+@pytest.mark.skipif(not LMO.is_dir(), reason=f"needs Occlusion-LINEMOD in {LMO} (FM_POSE_DATA names another data folder)")
+@pytest.mark.parametrize(
+    ("name", "projection", "add", "cm_deg"),
+    [("pvnet_style_yufu-wang_lmo-test", 68.5, 43.0, 41.8), ("cnos-megapose_lmo-test", 51.4, 44.2, 35.7)],
+)
+def test_scores_of_published_predictions(name: str, projection: float, add: float, cm_deg: float) -> None:
+    """As another program scored them, to a tenth of a percent. With all vertices of models_eval/, the PVNet-style file gets
+    68.64 and 43.16: one or two of 1100 instances (0.09 % each) lie on the other side of a threshold. Taking other
+    vertices (models/, or a part of them) moves the scores by as much. 5 cm 5° uses no vertices and agrees."""
+    results = read_results(LMO / "published_predictions" / f"{name}.csv")
+    e = evaluate_results(BopDataset(LMO), "test", results).mean
+    assert e.count == 1100
+    assert 100 * e.projection == pytest.approx(projection, abs=0.25)
+    assert 100 * e.add == pytest.approx(add, abs=0.25)
+    assert 100 * e.cm_deg == pytest.approx(cm_deg, abs=0.05)

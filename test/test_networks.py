@@ -1,0 +1,133 @@
+"""f, g, h as published, the losses of Eq. 1–4, and which network receives which gradient."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
+
+from torch import nn
+
+from fm_pose_core.errors import InputError
+from fm_pose_core.losses import LossConfig, Objective
+from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig, build_fused
+from fm_pose_core.vgg_weights import load_vgg16
+
+
+def random_batch(size: int = 32, n: int = 3) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    batch = {k: torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator) for k in ("x_s", "x_r", "x_m")}
+    return batch | {k: torch.rand(n, 8, 2, generator=generator) * size for k in ("y_s", "y_r")}
+
+
+def test_the_published_network_has_the_published_layers() -> None:
+    model = FeatureMapping(NetworkConfig(extractor="vgg16"))
+    assert [m.out_channels for m in model.f.modules() if isinstance(m, nn.Conv2d)] == [64, 64, 128, 128, 256, 256, 256, 512, 512, 512]
+    linear = lambda module: [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]  # noqa: E731
+    assert linear(model.f) == [(512 * 8 * 8, 1024), (1024, 1024)]
+    assert linear(model.g) == [(1024, 1024)] * 4  # two residual blocks
+    assert linear(model.h) == [(1024, 16)]
+
+
+@pytest.mark.parametrize("extractor", ["compact", "compact_global", "vgg16"])
+def test_shapes(extractor: str) -> None:
+    model = FeatureMapping(NetworkConfig(extractor=extractor), size=64)
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    features = model.f(FeatureMapping.normalise(images))
+    assert features.shape == ((2, 16, 256) if extractor == "compact" else (2, 1, 1024))
+    corners, spread = Fused(model)(images)
+    assert corners.shape == spread.shape == (2, 8, 2)
+    assert (spread == 0).all() == (extractor != "compact")
+
+
+def test_g_starts_as_the_identity_on_features() -> None:
+    model = FeatureMapping(NetworkConfig())
+    features = torch.rand(2, 64, 256)
+    assert torch.equal(model.g(features), features)
+
+
+def test_one_cell_gives_equation_2_and_3() -> None:
+    model = FeatureMapping(NetworkConfig(extractor="compact_global", width=8), size=32)
+    batch = random_batch()
+    losses = Objective(model, LossConfig(), "feature_mapping")(batch)
+    f, g, h = (lambda x: model.f(FeatureMapping.normalise(x))[:, 0]), model.g, model.h.fc
+    target = lambda y: ((y - 15.5) / 16.0).flatten(1)  # noqa: E731
+    x = torch.cat([batch["x_s"], batch["x_m"]])
+    y = torch.cat([batch["y_s"], batch["y_r"]])
+    assert losses["L_hS"].item() == pytest.approx((h(f(x)) - target(y)).square().sum(1).mean().item(), rel=1e-4)
+    assert losses["L_hR"].item() == pytest.approx((h(g(f(batch["x_r"]))) - target(batch["y_r"])).square().sum(1).mean().item(), rel=1e-4)
+    assert losses["L_g"].item() == pytest.approx((g(f(batch["x_r"])) - f(batch["x_m"])).square().sum(1).mean().item(), rel=1e-4)
+    assert losses["L"].item() == pytest.approx((losses["L_hS"] + losses["L_hR"] + 0.2 * losses["L_g"]).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg")])
+def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
+    model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+    for block in model.g.blocks:  # away from the zero start, so that gradient reaches all of g
+        nn.init.normal_(block[2].weight, std=0.1)
+    Objective(model, LossConfig(), "feature_mapping")(random_batch())[loss].backward()
+    touched = {name for name in "fgh" if any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(model, name).parameters())}
+    assert touched == set(reaches)
+
+
+def test_the_target_of_the_mapping_can_be_held() -> None:
+    """With target_gradient off, L_g's gradient is that of a constant target."""
+    gradients = []
+    for target_gradient in (True, False):
+        torch.manual_seed(0)
+        model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+        Objective(model, LossConfig(target_gradient=target_gradient), "feature_mapping")(random_batch())["L_g"].backward()
+        gradients.append(model.f.project.weight.grad.clone())
+    torch.manual_seed(0)
+    model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+    batch = random_batch()
+    with torch.no_grad():
+        target = model.f(FeatureMapping.normalise(batch["x_m"]))
+    (model.g(model.f(FeatureMapping.normalise(batch["x_r"]))) - target).square().sum(-1).mean().backward()
+    assert torch.allclose(gradients[1], model.f.project.weight.grad, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(gradients[0], gradients[1], rtol=1e-2)
+
+
+def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> None:
+    losses = []
+    for scale in (1.0, 3.0):
+        torch.manual_seed(0)
+        model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+        with torch.no_grad():
+            model.f.project.weight.mul_(scale)
+        losses.append(Objective(model, LossConfig(feature_energy=10.0), "feature_mapping")(random_batch())["L_g"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_votes_are_relative_to_their_cells() -> None:
+    model = FeatureMapping(NetworkConfig(width=8), size=64)
+    nn.init.zeros_(model.h.fc.weight)
+    nn.init.zeros_(model.h.fc.bias)
+    votes, weights = model.h(torch.zeros(1, 16, 256))
+    assert torch.allclose(votes[0, :, 0, 0].reshape(4, 4)[1], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
+    assert torch.allclose(weights.sum(1), torch.ones(1))
+    corners, spread = Fused(model)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert torch.allclose(corners, torch.full_like(corners, 31.5))  # even votes: the window's middle, pixel (31.5, 31.5)
+    assert torch.allclose(spread, torch.full_like(spread, 32 * np.sqrt(np.mean(np.square([0.25, 0.75])))), atol=1e-3)
+
+
+def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The adapted first layer answers to our input as the published one does to torchvision's."""
+    network = FeatureMapping(NetworkConfig(extractor="vgg16"), size=32).f
+    published = {k: torch.randn_like(v) * 0.05 for k, v in network.state_dict().items() if k.startswith("features.")}
+    torch.save(published, tmp_path / "vgg.pth")
+    load_vgg16(network, str(tmp_path / "vgg.pth"))
+    image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
+    theirs = (image.permute(0, 3, 1, 2) / 255.0 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    want = nn.functional.conv2d(theirs, published["features.0.weight"], published["features.0.bias"])
+    got = nn.functional.conv2d(FeatureMapping.normalise(image), network.features[0].weight, network.features[0].bias)
+    assert torch.allclose(got, want, atol=1e-3)
+    assert torch.equal(network.features[21].weight, published["features.21.weight"])
+    del published["features.7.bias"]
+    torch.save(published, tmp_path / "broken.pth")
+    with pytest.raises(InputError, match=r"features\.7\.bias"):
+        load_vgg16(network, str(tmp_path / "broken.pth"))
+
+
+def test_an_unknown_architecture_is_named() -> None:
+    with pytest.raises(InputError, match=r"architecture\.depth"):
+        build_fused({"extractor": "compact", "depth": 3})

@@ -1,0 +1,172 @@
+"""The trainer, run as a user does: resume after a kill, two ranks, a loss that is not finite, methods on equal budgets."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
+pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[train]')")
+
+from rendered_bop import write_rendered_bop
+
+from fm_pose_core.cli import main
+from fm_pose_core.config import from_dict, load_yaml
+from fm_pose_core.errors import InputError
+from fm_pose_core.estimator import PoseEstimator
+from fm_pose_core.experiment import Experiment, read_data
+from fm_pose_core.train import Trainer, phases
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rendered_bop(tmp_path_factory.mktemp("bop") / "box")
+
+
+def write_experiment(path: Path, dataset: Path, **schedule: object) -> Path:
+    values = {
+        "object": {"dataset": str(dataset), "id": 1, "validation_frames": "6-7"},
+        "crop": {"size": 64},
+        "synthetic": {"viewpoints": {"distance": [0.3, 0.5]}},
+        "network": {"width": 8, "features": 32},
+        "schedule": {"pretrain_images": 96, "images": 480, "batch_synthetic": 4, "batch_pairs": 4, "workers": 0, "checkpoint_seconds": 0.0, **schedule},
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fm_pose_core.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+
+
+def checkpoint(run: Path) -> dict:  # type: ignore[type-arg]
+    return torch.load(run / "checkpoint.pt", weights_only=True)  # type: ignore[no-any-return]
+
+
+def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything in one line: the verbs train and export, and the bundle in the estimator."""
+    config = write_experiment(tmp_path / "box.yaml", dataset)
+    assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"L_hS", "L_hR", "L_g", "L"} <= set(log[-2]) and "validation/proj_5px" in log[-1]
+    assert load_yaml(Experiment, tmp_path / "run" / "config.yaml") == load_yaml(Experiment, config)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle")]) == 0
+    estimator = PoseEstimator.load(tmp_path / "bundle")
+    assert estimator.bundle.name == "obj_000001" and estimator.bundle.mesh_path is not None
+    data = read_data(load_yaml(Experiment, config))
+    model = Trainer(load_yaml(Experiment, config), tmp_path / "run").model
+    from fm_pose_core.networks import Fused
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        want = Fused(model)(torch.from_numpy(images))[0].numpy()
+    assert np.abs(estimator.backend.infer(images)[0] - want).max() < 0.5  # pixels, bf16 where the CPU has it
+    assert np.allclose(estimator.bundle.box_corners, data.source.corners)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    config = write_experiment(tmp_path / "box.yaml", dataset, images=12_000)
+    run = tmp_path / "run"
+    process = subprocess.Popen(command("train", config, "--output", run), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "checkpoint.pt").is_file() and checkpoint(run)["phase"] == 1:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = checkpoint(run)
+    assert before["phase"] == 1, "the run did not come to its second phase"
+    weights = Trainer(load_yaml(Experiment, run / "config.yaml"), run).model.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in before["model"].items())
+    short = load_yaml(Experiment, run / "config.yaml")
+    resumed = subprocess.Popen(command("train", "--resume", run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while time.monotonic() < deadline + 60 and resumed.poll() is None and checkpoint(run)["step"] <= before["step"]:
+        time.sleep(0.1)
+    resumed.send_signal(signal.SIGTERM)  # a polite stop: it saves, and says how to go on
+    assert "--resume" in resumed.communicate(timeout=60)[0]
+    after = checkpoint(run)
+    assert after["step"] > before["step"] and json.loads(after["config"])["schedule"]["images"] == short.schedule.images
+
+
+def test_resuming_with_another_configuration_is_refused(dataset: Path, tmp_path: Path) -> None:
+    config = write_experiment(tmp_path / "box.yaml", dataset, images=12, pretrain_images=12)
+    assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
+    other = write_experiment(tmp_path / "other.yaml", dataset, images=24, pretrain_images=12)
+    assert main(["train", str(other), "--output", str(tmp_path / "run")]) == 2
+
+
+def test_two_ranks_train_one_model_on_data_of_their_own(dataset: Path, tmp_path: Path) -> None:
+    """torchrun with two CPU processes: gradients are averaged, so both end with the same weights, that one process alone does not reach."""
+    config = write_experiment(tmp_path / "box.yaml", dataset, images=48, pretrain_images=48)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", "-m", "fm_pose_core.cli"]
+    done = subprocess.run([*torchrun, "train", str(config), "--output", str(tmp_path / "two")], env=environment(), capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert main(["train", str(config), "--output", str(tmp_path / "one")]) == 0
+    two, one = checkpoint(tmp_path / "two"), checkpoint(tmp_path / "one")
+    assert (two["phase"], two["step"]) == (one["phase"], one["step"])
+    images = [json.loads(x)["images"] for x in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert images[-1] == 2 * 96
+    digests = [line.split()[-1] for line in done.stdout.splitlines() if "weights" in line]
+    assert len(digests) == 2 and digests[0] == digests[1]
+    assert any(not torch.equal(two["model"][k], one["model"][k]) for k in one["model"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_every_term(dataset: Path, tmp_path: Path) -> None:
+    config = write_experiment(tmp_path / "box.yaml", dataset)
+    experiment = load_yaml(Experiment, config)
+    (tmp_path / "run").mkdir()
+    trainer = Trainer(experiment, tmp_path / "run")
+    with torch.no_grad():
+        trainer.model.h.fc.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="L_hS"):
+        trainer.train(read_data(experiment))
+
+
+def test_methods_get_equal_budgets() -> None:
+    budgets = {}
+    for method in ("synthetic_only", "real_only", "without_mapping", "feature_mapping"):
+        stages = phases(from_dict(Experiment, {"method": method}))
+        assert len({p.batch for p in stages}) == 1
+        budgets[method] = sum(p.steps * p.batch for p in stages)
+    assert max(budgets.values()) - min(budgets.values()) <= 2 * 96
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"metod": "real_only"}, "metod: expected one of the keys"),
+        ({"schedule": {"images": "many"}}, "schedule.images: expected int"),
+        ({"loss": {"gamma": -1}}, "loss.gamma: expected at least 0"),
+        ({"method": "magic"}, "method: expected one of synthetic_only"),
+        ({"synthetic": {"viewpoints": {"distance": [1.0]}}}, "synthetic.viewpoints.distance: expected 2 values"),
+    ],
+)
+def test_a_wrong_configuration_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        from_dict(Experiment, values)
+    assert message in str(error.value)
+
+
+def test_every_configuration_in_the_repository_is_valid() -> None:
+    paths = sorted((ROOT / "config" / "train").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        load_yaml(Experiment, path)
