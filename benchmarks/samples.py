@@ -1,6 +1,6 @@
 """Throughput of the training data: finished samples per second against bare renders, on this machine. Prints JSON.
 
-    python benchmarks/samples.py [--mesh FILE --unit 0.001] [--workers 2] [--seconds 8]
+python benchmarks/samples.py [--mesh FILE --unit 0.001] [--workers 2] [--seconds 8]
 """
 
 import argparse
@@ -40,14 +40,20 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
     crop = Crop.around(mesh.diameter, 0.65)
     corners = box_corners(*mesh.box)
     lit = AppearanceConfig(light=0.7, repaint=0.3, occluders=0.35, colour=0.6, blur=1.0, noise=8.0)
-    cases = {"paper": SyntheticConfig(), "paper_16_uses": SyntheticConfig(uses_per_view=16), "all_options_16_uses": SyntheticConfig(uses_per_view=16, appearance=lit)}
+    cases = {
+        "paper": SyntheticConfig(),
+        "paper_16_uses": SyntheticConfig(uses_per_view=16),
+        "all_options_16_uses": SyntheticConfig(uses_per_view=16, appearance=lit),
+    }
     rates = {}
     with threadpool_limits(1):
         for name, config in cases.items():
             samples = SyntheticSamples(mesh, corners, crop, config, Backgrounds([], crop.size, rng), rng)
             rates[name] = _rate(samples.draw, arguments.seconds)
             if name == "paper":
-                rates["bare_renders"] = _rate(lambda s=samples: s.renderer.render(random_viewpoint(rng, config.viewpoints, s.center)), arguments.seconds)  # type: ignore[misc]
+                rates["bare_renders"] = _rate(
+                    lambda s=samples, c=config: s.renderer.render(random_viewpoint(rng, c.viewpoints, s.center)), arguments.seconds
+                )  # type: ignore[misc]
             samples.close()
     results.put(rates)  # type: ignore[attr-defined]
 
@@ -87,7 +93,9 @@ def main() -> None:
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    )
     return f"{names[0]}, {os.cpu_count()} cores" if names else platform.processor()
 
 

@@ -122,7 +122,7 @@ class Studio:
         for begin in range(0, len(p), width):
             part, depth = uv[:, begin : begin + width], p[begin : begin + width, 2] - np.float32(0.004)
             for tap in self._taps:
-                nearest = cv2.remap(self._lamp_depth, part + tap, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=100.0)  # type: ignore[call-overload]
+                nearest = cv2.remap(self._lamp_depth, part + tap, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=100.0)
                 seen[begin : begin + width] += nearest[0] > depth
         return seen / np.float32(len(self._taps))
 
@@ -152,11 +152,11 @@ class Studio:
         eye = T[:3, 3]
 
         light = self._surroundings(T)
-        at = colour[..., 3] > 0
+        depth = np.where(depth > 0, depth, cv2.dilate(depth, np.ones((3, 3), np.uint8)))  # the depth buffer is not antialiased
+        at = (colour[..., 3] > 0) & (depth > 0)
         alpha = colour[at, 3:].astype(np.float32) / 255.0
         albedo = np.clip(colour[at, :3] / 255.0 / alpha, 0, 1) ** 2.2
-        z = np.where(depth > 0, depth, cv2.dilate(depth, np.ones((3, 3), np.uint8)))[at]  # at antialiased edges
-        points = (self._rays[at] * z[:, None]) @ T[:3, :3].T + eye
+        points = (self._rays[at] * depth[at, None]) @ T[:3, :3].T + eye
         to_camera = eye - points
         to_camera /= np.linalg.norm(to_camera, axis=1, keepdims=True)
         n = normals[at] @ T[:3, :3].T
@@ -191,18 +191,18 @@ class Studio:
     def _reduced(self, mask: Image) -> Floats:
         """A supersampled mask (uint8) at the camera's resolution, in [0, 1]."""
         size = (self.camera.width, self.camera.height)
-        return cv2.resize(mask.astype(np.float32) / 255.0, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+        return cv2.resize(mask.astype(np.float32) / 255.0, size, interpolation=cv2.INTER_AREA)
 
     def _lens(self, light: Floats, distance: float) -> Floats:
         """Defocus, the pixel's own area, lateral colour, vignetting: (H', W', 3) -> (H, W, 3)."""
         s, (cx, cy), f = self._scale, self.camera.K[:2, 2], self.camera.K[0, 0]
         radius = s * (0.45 + 1.8 * abs(1.0 / distance - 1.0 / self._focus))  # circle of confusion
-        light = cv2.GaussianBlur(light, (0, 0), 0.6 * s)  # type: ignore[assignment]
+        light = cv2.GaussianBlur(light, (0, 0), 0.6 * s)
         size = 2 * int(np.ceil(radius)) + 1
         y, x = np.mgrid[:size, :size] - (size // 2)
         disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
-        light = cv2.filter2D(light, -1, disc / disc.sum())  # type: ignore[assignment]
-        light = cv2.resize(light, (self.camera.width, self.camera.height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        light = cv2.filter2D(light, -1, disc / disc.sum())
+        light = cv2.resize(light, (self.camera.width, self.camera.height), interpolation=cv2.INTER_AREA)
         for channel, scale in ((0, 1.0009), (2, 0.9991)):
             M = np.array([[scale, 0, (1 - scale) * cx], [0, scale, (1 - scale) * cy]])
             light[..., channel] = cv2.warpAffine(light[..., channel], M, light.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
@@ -328,7 +328,7 @@ def table_texture(rng: np.random.Generator) -> Image:
         for row in range(-85, 86, 12):
             begin, end = np.array([[-125, row], [rng.uniform(-60, 125), row]]) @ axes + (cx, cy)
             cv2.line(image, tuple(begin.astype(int).tolist()), tuple(end.astype(int).tolist()), (90, 90, 96), 3, cv2.LINE_AA)
-    return cv2.GaussianBlur(image, (0, 0), 0.8)  # type: ignore[return-value]
+    return cv2.GaussianBlur(image, (0, 0), 0.8)
 
 
 def room_texture(rng: np.random.Generator) -> Floats:

@@ -25,10 +25,18 @@ def knob(default: Any, description: str, low: float | None = None, high: float |
 class EstimatorConfig:
     """How the estimator runs and which poses it accepts."""
 
-    backend: str = knob("auto", "Inference engine; auto takes the first one that loads.", choices=("auto", "tensorrt", "openvino", "onnxruntime", "torch"))
-    precision: str = knob("auto", "Arithmetic; auto lets the backend choose its fastest (bf16 or fp16 where there is hardware for it).", choices=("auto", "fp32", "bf16", "fp16"))
+    backend: str = knob(
+        "auto", "Inference engine; auto takes the first one that loads.", choices=("auto", "tensorrt", "openvino", "onnxruntime", "torch")
+    )
+    precision: str = knob(
+        "auto",
+        "Arithmetic; auto lets the backend choose its fastest (bf16 or fp16 where there is hardware for it).",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
     threads: int = knob(0, "CPU threads for inference; 0 lets the backend choose.", 0, 256)
-    max_reprojection_error: float = knob(8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0)
+    max_reprojection_error: float = knob(
+        8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0
+    )
     min_score: float = knob(0.0, "Gate: smallest score that is accepted.", 0.0, 1.0)
 
 

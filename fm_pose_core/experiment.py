@@ -100,13 +100,18 @@ def read_data(experiment: Experiment) -> Data:
     validation_ids = parse_ids(o.validation_frames) if o.validation_frames else set()
     validation = [x for x in real if x.im_id in validation_ids]
     training_ids = parse_ids(o.training_frames) if o.training_frames else {x.im_id for x in real} - validation_ids
-    expect(not (training_ids & validation_ids & {x.im_id for x in real}), "frames", "no image in training and validation", sorted(training_ids & validation_ids)[:5])
+    expect(
+        not (training_ids & validation_ids & {x.im_id for x in real}),
+        "frames",
+        "no image in training and validation",
+        sorted(training_ids & validation_ids)[:5],
+    )
     training = [x for x in real if x.im_id in training_ids]
     mesh = load_mesh(model.mesh_path, 1e-3).simplified(o.faces)
     crop = Crop.around(model.diameter, experiment.synthetic.viewpoints.distance[0], experiment.crop.margin, experiment.crop.size)
     corners = box_corners(model.minimum, model.maximum)
     views: list[RealView] = []
-    colours = np.zeros((0, 0, 3))
+    colours = np.zeros((0, 0, 3), np.float32)
     if training and experiment.method != "synthetic_only":
         views, colours = prepare_real_views(dataset, o.split, training, mesh, crop, corners.mean(0))
     photos: list[NDArray[np.uint8]] = []
@@ -124,4 +129,4 @@ def erased(instance: Instance, corners: NDArray[np.float64]) -> NDArray[np.uint8
     points = instance.camera.pixels(corners @ instance.T_camera_object[:3, :3].T + instance.T_camera_object[:3, 3])
     mask = np.zeros(image.shape[:2], np.uint8)
     cv2.fillConvexPoly(mask, cv2.convexHull(points.astype(np.int32)), 255)
-    return cv2.inpaint(image, mask, 3, cv2.INPAINT_TELEA)  # type: ignore[return-value]
+    return cv2.inpaint(image, mask, 3, cv2.INPAINT_TELEA)

@@ -41,7 +41,7 @@ def to_onnx(network: Fused, precision: str = "fp16") -> bytes:
 
     buffer = io.BytesIO()
     example = torch.zeros((2, network.size, network.size, 3), dtype=torch.uint8)
-    torch.onnx.export(
+    torch.onnx.export(  # type: ignore[call-overload,arg-type]
         network, (example,), buffer, input_names=["image"], output_names=["corners", "spread"], opset_version=OPSET, dynamo=False,
         dynamic_axes={"image": {0: "N"}, "corners": {0: "N"}, "spread": {0: "N"}}, do_constant_folding=False,
     )  # fmt: skip

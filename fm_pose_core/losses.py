@@ -26,8 +26,18 @@ class LossConfig:
     beta: float = knob(1.0, "β of Eq. 1, weight of L_hR.", 0.0, 1e6)
     gamma: float = knob(0.2, "γ of Eq. 1, weight of L_g.", 0.0, 1e6)
     target_gradient: bool = knob(True, "Whether L_g also moves the features of the synthetic image (the paper trains all jointly).")
-    feature_energy: float = knob(0.0, "0: L_g as in Eq. 4. Else L_g is divided by the mean squared length of the synthetic features and multiplied by this.", 0.0, 1e6)
-    huber: float = knob(0.0, "0: squared error as in Eq. 2 and 3. Else beyond this distance (in half windows) the error of a corner grows linearly.", 0.0, 10.0)
+    feature_variance: float = knob(
+        0.0,
+        "0: L_g as in Eq. 4. Else L_g is relative: the share of the synthetic features' variance that the mapping leaves, times this.",
+        0.0,
+        1e6,
+    )
+    huber: float = knob(
+        0.0,
+        "0: squared error as in Eq. 2 and 3. Else beyond this distance (in half windows) the error of a corner grows linearly.",
+        0.0,
+        10.0,
+    )
 
 
 class Objective(nn.Module):
@@ -55,10 +65,7 @@ class Objective(nn.Module):
             losses["L_hR"] = self.pose_error(h(mapped), batch["y_r"])
             if self.method == "feature_mapping":
                 target = features["x_m"] if self.config.target_gradient else features["x_m"].detach()
-                losses["L_g"] = (mapped.float() - target.float()).square().sum(-1).mean()
-                if self.config.feature_energy > 0:
-                    energy = target.detach().float().square().sum(-1).mean()
-                    losses["L_g"] = losses["L_g"] * (self.config.feature_energy / (energy + 1e-6))
+                losses["L_g"] = self.mapping_error(mapped.float(), target.float())
         weights = {"L_hS": 1.0, "L_hR": self.config.beta, "L_g": self.config.gamma}
         losses["L"] = sum((weights[k] * v for k, v in losses.items()), torch.zeros(()))
         return losses
@@ -75,3 +82,11 @@ class Objective(nn.Module):
             distance = squared.clamp_min(1e-12).sqrt()
             squared = torch.where(distance < d, squared, 2.0 * d * distance - d * d)
         return (weights * squared.sum(-1)).sum(1).mean()
+
+    def mapping_error(self, mapped: Tensor, target: Tensor) -> Tensor:
+        """‖g(f(x_r)) − f(x_s)‖² (Eq. 4), averaged over the batch and evenly over the cells. mapped, target: (N, L, D)."""
+        error = (mapped - target).square().sum(-1).mean()
+        if self.config.feature_variance == 0:
+            return error
+        variance = target.detach().var(0, unbiased=False).sum(-1).mean()
+        return error * (self.config.feature_variance / (variance + 1e-6))

@@ -20,11 +20,17 @@ CORNERS = 8
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    extractor: str = knob("compact", "f: compact (small, residual, one feature per cell), compact_global (the same with the paper's global features) or vgg16 (as published).", choices=("compact", "compact_global", "vgg16"))
+    extractor: str = knob(
+        "compact",
+        "f: compact (one feature per cell), compact_global (the paper's global feature) or vgg16 (as published).",
+        choices=("compact", "compact_global", "vgg16"),
+    )
     width: int = knob(24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w.", 8, 256)
     features: int = knob(256, "Feature size D of compact; compact_global and vgg16 have 1024 as published.", 16, 4096)
     mapping: bool = knob(True, "Whether g exists; without it h reads f's features of real images directly.")
-    weights: str = knob("", "Initial VGG-16 weights: a torchvision state dict file, 'torchvision' for the published URL, or empty for none.")
+    weights: str = knob(
+        "", "Initial VGG-16 weights: a torchvision state dict file, 'torchvision' for the published URL, or empty for none."
+    )
 
 
 class Residual(nn.Module):
@@ -106,7 +112,9 @@ class Mapping(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, features)) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, features)) for _ in range(2)
+        )
         for block in self.blocks:
             nn.init.zeros_(block[2].weight)  # type: ignore[index]
             nn.init.zeros_(block[2].bias)  # type: ignore[index]

@@ -1,5 +1,7 @@
 """Validation during training: the real validation images through the network as it stands, and PnP."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -27,7 +29,9 @@ class Validation:
             "training": self._crops(data.training[::2], lambda: np.zeros(2)),
         }
 
-    def _crops(self, instances: list[Instance], offset) -> list[tuple[Instance, np.ndarray, np.ndarray, np.ndarray]]:  # type: ignore[no-untyped-def, type-arg]
+    def _crops(
+        self, instances: list[Instance], offset: Callable[[], np.ndarray]
+    ) -> list[tuple[Instance, np.ndarray, np.ndarray, np.ndarray]]:
         result = []
         for x in instances:
             if np.isnan(x.visible_fraction) or x.visible_fraction >= 0.1:
@@ -66,8 +70,6 @@ class Validation:
         return result
 
 
-def _in_disc(rng: np.random.Generator, radius: float) -> np.ndarray:  # type: ignore[type-arg]
+def _in_disc(rng: np.random.Generator, radius: float) -> np.ndarray:
     angle = rng.uniform(0.0, 2.0 * np.pi)
     return radius * np.sqrt(rng.uniform()) * np.array([np.cos(angle), np.sin(angle)])
-
-

@@ -45,13 +45,19 @@ def write_rendered_bop(root: Path, frames: int = 8) -> Path:
     models, scene = root / "models", root / "test" / "000001"
     models.mkdir(parents=True)
     (scene / "rgb").mkdir(parents=True)
-    rows = [" ".join(f"{x:.5f}" for x in 1e3 * v) + " " + " ".join(f"{x:.4f}" for x in n) + " " + " ".join(map(str, c)) for v, n, c in zip(mesh.vertices, mesh.normals, mesh.colours, strict=True)]
+    rows = [
+        " ".join(f"{x:.5f}" for x in 1e3 * v) + " " + " ".join(f"{x:.4f}" for x in n) + " " + " ".join(map(str, c))
+        for v, n, c in zip(mesh.vertices, mesh.normals, mesh.colours, strict=True)
+    ]
     header = ["ply", "format ascii 1.0", f"element vertex {len(mesh.vertices)}"]
     header += [f"property float {p}" for p in ("x", "y", "z", "nx", "ny", "nz")] + [f"property uchar {p}" for p in ("red", "green", "blue")]
     header += [f"element face {len(mesh.faces)}", "property list uchar int vertex_indices", "end_header"]
     (models / "obj_000001.ply").write_text("\n".join(header + rows + [f"3 {a} {b} {c}" for a, b, c in mesh.faces]) + "\n")
     lo, size = -1e3 * HALF, 2e3 * HALF
-    info = {"diameter": float(np.linalg.norm(size)), **dict(zip(("min_x", "min_y", "min_z", "size_x", "size_y", "size_z"), [*lo, *size], strict=True))}
+    info = {
+        "diameter": float(np.linalg.norm(size)),
+        **dict(zip(("min_x", "min_y", "min_z", "size_x", "size_y", "size_z"), [*lo, *size], strict=True)),
+    }
     (models / "models_info.json").write_text(json.dumps({"1": info}))
     renderer = Renderer(mesh, CAMERA.K, CAMERA.width, CAMERA.height)
     truth = {}

@@ -94,7 +94,7 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
         model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
         with torch.no_grad():
             model.f.project.weight.mul_(scale)
-        losses.append(Objective(model, LossConfig(feature_energy=10.0), "feature_mapping")(random_batch())["L_g"].item())
+        losses.append(Objective(model, LossConfig(feature_variance=10.0), "feature_mapping")(random_batch())["L_g"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -117,7 +117,9 @@ def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-unt
     torch.save(published, tmp_path / "vgg.pth")
     load_vgg16(network, str(tmp_path / "vgg.pth"))
     image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
-    theirs = (image.permute(0, 3, 1, 2) / 255.0 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    theirs = (image.permute(0, 3, 1, 2) / 255.0 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
     want = nn.functional.conv2d(theirs, published["features.0.weight"], published["features.0.bias"])
     got = nn.functional.conv2d(FeatureMapping.normalise(image), network.features[0].weight, network.features[0].bias)
     assert torch.allclose(got, want, atol=1e-3)

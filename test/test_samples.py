@@ -86,7 +86,9 @@ def test_viewpoints_follow_the_protocol() -> None:
     centers = np.array([apply(T, np.array([[0.01, 0.02, 0.03]]))[0] for T in poses])
     assert np.abs(centers[:, :2]).max() < 1e-9
     assert centers[:, 2].min() >= 0.65 and centers[:, 2].max() <= 1.15
-    assert min(T[2, 2] for T in (random_viewpoint(rng, ViewpointConfig(sphere="full"), np.zeros(3)) for _ in range(100))) < 0 < heights.max()
+    assert (
+        min(T[2, 2] for T in (random_viewpoint(rng, ViewpointConfig(sphere="full"), np.zeros(3)) for _ in range(100))) < 0 < heights.max()
+    )
     angles = [np.degrees(rotation_angle(window_rotation(rng, 500.0, 45.0, 0.0))) for _ in range(1000)]
     assert 44.0 < max(angles) <= 45.0
 
@@ -117,7 +119,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> BopDataset:
     return BopDataset(write_rendered_bop(tmp_path_factory.mktemp("bop") / "box"))
 
 
-@pytest.mark.parametrize("config", [RealConfig(), RealConfig(plain=1.0), RealConfig(in_plane=30.0), RealConfig(novel_views=1.0)], ids=["paper", "plain", "in_plane", "novel_views"])
+@pytest.mark.parametrize(
+    "config",
+    [RealConfig(), RealConfig(plain=1.0), RealConfig(in_plane=30.0), RealConfig(novel_views=1.0)],
+    ids=["paper", "plain", "in_plane", "novel_views"],
+)
 def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: RealConfig) -> None:
     views, colours = prepare_real_views(dataset, "test", dataset.instances("test"), MESH, CROP, np.zeros(3))
     assert all(v.trusted for v in views)

@@ -39,7 +39,15 @@ def write_experiment(path: Path, dataset: Path, **schedule: object) -> Path:
         "crop": {"size": 64},
         "synthetic": {"viewpoints": {"distance": [0.3, 0.5]}},
         "network": {"width": 8, "features": 32},
-        "schedule": {"pretrain_images": 96, "images": 480, "batch_synthetic": 4, "batch_pairs": 4, "workers": 0, "checkpoint_seconds": 0.0, **schedule},
+        "schedule": {
+            "pretrain_images": 96,
+            "images": 480,
+            "batch_synthetic": 4,
+            "batch_pairs": 4,
+            "workers": 0,
+            "checkpoint_seconds": 0.0,
+            **schedule,
+        },
     }
     path.write_text(yaml.safe_dump(values))
     return path
@@ -81,7 +89,9 @@ def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.Cap
 def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: Path) -> None:
     config = write_experiment(tmp_path / "box.yaml", dataset, images=12_000)
     run = tmp_path / "run"
-    process = subprocess.Popen(command("train", config, "--output", run), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command("train", config, "--output", run), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if (run / "checkpoint.pt").is_file() and checkpoint(run)["phase"] == 1:
@@ -94,7 +104,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     weights = Trainer(load_yaml(Experiment, run / "config.yaml"), run).model.state_dict()
     assert all(torch.equal(weights[k], v) for k, v in before["model"].items())
     short = load_yaml(Experiment, run / "config.yaml")
-    resumed = subprocess.Popen(command("train", "--resume", run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    resumed = subprocess.Popen(
+        command("train", "--resume", run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     while time.monotonic() < deadline + 60 and resumed.poll() is None and checkpoint(run)["step"] <= before["step"]:
         time.sleep(0.1)
     resumed.send_signal(signal.SIGTERM)  # a polite stop: it saves, and says how to go on
@@ -117,13 +129,19 @@ def test_two_ranks_train_one_model_on_data_of_their_own(dataset: Path, tmp_path:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", "-m", "fm_pose_core.cli"]
-    done = subprocess.run([*torchrun, "train", str(config), "--output", str(tmp_path / "two")], env=environment(), capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    done = subprocess.run(
+        [*torchrun, "train", str(config), "--output", str(tmp_path / "two")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert main(["train", str(config), "--output", str(tmp_path / "one")]) == 0
     two, one = checkpoint(tmp_path / "two"), checkpoint(tmp_path / "one")
-    assert (two["phase"], two["step"]) == (one["phase"], one["step"])
-    images = [json.loads(x)["images"] for x in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
-    assert images[-1] == 2 * 96
+    assert (two["phase"], two["step"]) == (1, 2) and (one["phase"], one["step"]) == (1, 4)  # the ranks share the images
+    assert [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["images"] for run in ("one", "two")] == [96, 96]
     digests = [line.split()[-1] for line in done.stdout.splitlines() if "weights" in line]
     assert len(digests) == 2 and digests[0] == digests[1]
     assert any(not torch.equal(two["model"][k], one["model"][k]) for k in one["model"])

@@ -18,7 +18,9 @@ Image = NDArray[np.uint8]
 @dataclass(frozen=True)
 class AppearanceConfig:
     light: float = knob(0.0, "Probability that a rendering is lit: 1–3 lights, diffuse and specular, random material.", 0.0, 1.0)
-    repaint: float = knob(0.0, "Probability that a rendering's colours are changed (tint, contrast, smooth random colour fields).", 0.0, 1.0)
+    repaint: float = knob(
+        0.0, "Probability that a rendering's colours are changed (tint, contrast, smooth random colour fields).", 0.0, 1.0
+    )
     occluders: float = knob(0.0, "Probability of each of up to two occluders in front of the object.", 0.0, 1.0)
     colour: float = knob(0.0, "Strength of brightness, contrast, gamma and white-balance jitter of the whole image.", 0.0, 1.0)
     blur: float = knob(0.0, "Largest Gaussian blur, standard deviation in pixels.", 0.0, 10.0)
@@ -59,7 +61,9 @@ def repaint(rgba: Image, rng: np.random.Generator) -> Image:
     height, width = rgba.shape[:2]
     M = np.eye(3) * rng.uniform(0.5, 1.2) + rng.normal(scale=0.12, size=(3, 3))
     alpha = rgba[..., 3:].astype(np.float32)
-    field = cv2.resize(rng.normal(1.0, rng.uniform(0.0, 0.3), size=(4, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(
+        rng.normal(1.0, rng.uniform(0.0, 0.3), size=(4, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
     colour = (rgba[..., :3].astype(np.float32) @ M.T.astype(np.float32) + rng.uniform(-30, 30) * alpha / 255.0) * field
     return np.dstack([np.clip(colour, 0.0, alpha), alpha]).astype(np.uint8)
 
@@ -90,13 +94,13 @@ def jitter(image: Image, rng: np.random.Generator, config: AppearanceConfig) -> 
         gain = np.exp(rng.uniform(-0.4, 0.4) * k + 0.12 * k * rng.normal(size=3))
         offset = rng.uniform(-25.0, 25.0) * k
         levels = 255.0 * (np.arange(256)[:, None] / 255.0) ** gamma * gain + offset  # (256, 3)
-        image = cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8)[None])  # type: ignore[assignment]
+        image = cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8)[None])
     if config.blur > 0:
         sigma = rng.uniform(0.0, config.blur)
         if sigma > 0.3:
-            image = cv2.GaussianBlur(image, (0, 0), sigma)  # type: ignore[assignment]
+            image = cv2.GaussianBlur(image, (0, 0), sigma)
     if config.noise > 0:
-        image = cv2.add(image, _noise(image.shape[0], int(rng.uniform(0.0, config.noise) * 4.0), rng), dtype=cv2.CV_8U)  # type: ignore[assignment]
+        image = cv2.add(image, _noise(image.shape[0], int(rng.uniform(0.0, config.noise) * 4.0), rng), dtype=cv2.CV_8U)
     return image
 
 

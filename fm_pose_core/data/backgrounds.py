@@ -43,7 +43,7 @@ class Backgrounds:
         M = np.array([[c, -s, cx - c * half + s * half], [s, c, cy - s * half - c * half]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         image = cv2.warpAffine(source, M, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
-        return cv2.convertScaleAbs(image, alpha=rng.uniform(0.7, 1.2))  # type: ignore[return-value]
+        return cv2.convertScaleAbs(image, alpha=rng.uniform(0.7, 1.2))
 
 
 def read_folder(folder: str | Path, at_most: int = 400) -> list[Image]:
@@ -67,7 +67,9 @@ def procedural_image(rng: np.random.Generator, size: int) -> Image:
         x, y, r = (int(v) for v in (*rng.integers(0, size, 2), rng.integers(3, size // 3)))
         kind = rng.integers(4)
         if kind == 0:
-            cv2.ellipse(canvas, (x, y), (r, int(r * rng.uniform(0.3, 1.0)) + 1), float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                canvas, (x, y), (r, int(r * rng.uniform(0.3, 1.0)) + 1), float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA
+            )
         elif kind == 1:
             polygon = (np.array([x, y]) + rng.normal(scale=r, size=(int(rng.integers(3, 7)), 2))).astype(np.int32)
             cv2.fillPoly(canvas, [polygon], colour, cv2.LINE_AA)
@@ -80,11 +82,11 @@ def procedural_image(rng: np.random.Generator, size: int) -> Image:
             rows, columns = np.mgrid[: patch.shape[0], : patch.shape[1]]
             patch[(rows // step + columns // step) % 2 == 0] = colour
     if rng.uniform() < 0.5:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 2.5)))  # type: ignore[assignment]
+        canvas = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 2.5)))
     grain = rng.normal(scale=rng.uniform(0.5, 8.0), size=canvas.shape).astype(np.float32)
     return np.clip(canvas + grain, 0, 255).astype(np.uint8)
 
 
 def _at_least(image: Image, size: int) -> Image:
     factor = max(1.0, size / min(image.shape[:2]))
-    return image if factor == 1.0 else cv2.resize(image, None, fx=factor, fy=factor)  # type: ignore[return-value]
+    return image if factor == 1.0 else cv2.resize(image, None, fx=factor, fy=factor)

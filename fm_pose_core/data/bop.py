@@ -28,7 +28,28 @@ MM = 1e-3
 
 # Names that the datasets' authors give to their objects.
 OBJECT_NAMES = {
-    "lm": dict(enumerate("ape benchvise bowl camera can cat cup driller duck eggbox glue holepuncher iron lamp phone".split(), start=1)),
+    "lm": dict(
+        enumerate(
+            [
+                "ape",
+                "benchvise",
+                "bowl",
+                "camera",
+                "can",
+                "cat",
+                "cup",
+                "driller",
+                "duck",
+                "eggbox",
+                "glue",
+                "holepuncher",
+                "iron",
+                "lamp",
+                "phone",
+            ],
+            start=1,
+        )
+    ),
 }
 OBJECT_NAMES["lmo"] = OBJECT_NAMES["lm"]
 
@@ -89,7 +110,9 @@ class BopDataset:
     @cached_property
     def objects(self) -> dict[int, ObjectModel]:
         """All models by id, with the finer meshes of `models/` where they exist."""
-        folder = next((self.root / n for n in ("models", "models_eval") if (self.root / n / "models_info.json").is_file()), self.root / "models")
+        folder = next(
+            (self.root / n for n in ("models", "models_eval") if (self.root / n / "models_info.json").is_file()), self.root / "models"
+        )
         names = OBJECT_NAMES.get(self.root.name.lower(), {})
         result = {}
         for key, info in _read_json(folder / "models_info.json").items():
@@ -112,7 +135,12 @@ class BopDataset:
 
     def scenes(self, split: str) -> list[int]:
         folder = self.root / split
-        expect(folder.is_dir(), f"split {split!r}", f"one of {[p.name for p in sorted(self.root.iterdir()) if p.is_dir()]} in {self.root}", "no folder")
+        expect(
+            folder.is_dir(),
+            f"split {split!r}",
+            f"one of {[p.name for p in sorted(self.root.iterdir()) if p.is_dir()]} in {self.root}",
+            "no folder",
+        )
         return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
 
     def frames(self, split: str, scene_id: int) -> list[int]:
@@ -167,7 +195,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     expect(image is not None, str(path), "an image file", "something that OpenCV cannot read")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def parse_ids(text: str) -> set[int]:
@@ -194,9 +222,13 @@ def read_results(path: str | Path) -> list[Result]:
                 scene_id, im_id, object_id, score, R_text, t_text, time = row
                 R = np.array(R_text.split(), dtype=np.float64).reshape(3, 3)
                 t = np.array(t_text.split(), dtype=np.float64).reshape(3) * MM
-                results.append(Result(int(scene_id), int(im_id), int(object_id), float(score), transform(project_to_so3(R), t), float(time)))
+                results.append(
+                    Result(int(scene_id), int(im_id), int(object_id), float(score), transform(project_to_so3(R), t), float(time))
+                )
             except ValueError as error:
-                raise InputError(f"{path}:{number}: expected scene_id,im_id,obj_id,score,R(9),t(3),time, got {','.join(row)[:120]!r} ({error})") from None
+                raise InputError(
+                    f"{path}:{number}: expected scene_id,im_id,obj_id,score,R(9),t(3),time, got {','.join(row)[:120]!r} ({error})"
+                ) from None
     return results
 
 

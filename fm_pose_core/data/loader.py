@@ -32,7 +32,7 @@ class Source:
     synthetic: SyntheticConfig
     real: RealConfig
     views: list[RealView] = field(default_factory=list)
-    colours: Array = field(default_factory=lambda: np.zeros((0, 0, 3)))
+    colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
     photos: list[NDArray[np.uint8]] = field(default_factory=list)
     procedural_share: float = 0.5
 

@@ -39,7 +39,9 @@ class RealView:
     visible_fraction: float
 
 
-def prepare_real_views(dataset: BopDataset, split: str, instances: list[Instance], mesh: Mesh, crop: Crop, center: Array) -> tuple[list[RealView], Array]:
+def prepare_real_views(
+    dataset: BopDataset, split: str, instances: list[Instance], mesh: Mesh, crop: Crop, center: Array
+) -> tuple[list[RealView], NDArray[np.float32]]:
     """Patches of all `instances` (of one object), taken with the crop's focal length and twice its field of view, and
     the per-photo vertex colours (I, V, 3) float32 RGB, NaN where a vertex is not seen in a trusted photo."""
     expect(bool(instances), "real training instances", "at least one", "none")
@@ -75,14 +77,18 @@ def prepare_real_views(dataset: BopDataset, split: str, instances: list[Instance
         fraction = float(visible.sum() / max(1, int(cad[..., 3].sum())))
         told = instance.visible_fraction
         trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
-        views.append(RealView(photos[i], cad[..., 3].copy(), visible, _masked(cad, visible), frames[i], trusted, fraction if np.isnan(told) else told))
+        views.append(
+            RealView(
+                photos[i], cad[..., 3].copy(), visible, _masked(cad, visible), frames[i], trusted, fraction if np.isnan(told) else told
+            )
+        )
         if trusted:
             front = np.where(hidden, 0.0, depth)
             seen = renderer.visible_vertices(frames[i], front, patch.K)
             sure = cv2.erode((visible > 250).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2)
             uv = project(patch.K, mesh.vertices @ frames[i][:3, :3].T + frames[i][:3, 3]).astype(np.float32)
-            seen &= cv2.remap(sure, uv[:, None], None, cv2.INTER_NEAREST)[:, 0] > 0  # type: ignore[call-overload]
-            colours[i, seen] = cv2.remap(photos[i], uv[:, None], None, cv2.INTER_LINEAR)[seen, 0]  # type: ignore[call-overload]
+            seen &= cv2.remap(sure, uv[:, None], None, cv2.INTER_NEAREST)[:, 0] > 0
+            colours[i, seen] = cv2.remap(photos[i], uv[:, None], None, cv2.INTER_LINEAR)[seen, 0]
     renderer.close()
     return views, colours
 
@@ -93,7 +99,9 @@ def _masked(rgba: Image, mask: Image) -> Image:
     return (rgba * share[..., None]).astype(np.uint8)
 
 
-def photo_colours(colours: Array, cad_colours: NDArray[np.uint8], least_seen: float = 0.12) -> list[tuple[int, NDArray[np.uint8]]]:
+def photo_colours(
+    colours: NDArray[np.float32], cad_colours: NDArray[np.uint8], least_seen: float = 0.12
+) -> list[tuple[int, NDArray[np.uint8]]]:
     """Complete the vertex colours of each photograph: (index of the photo, (V, 3) uint8), for photos that show at least
     `least_seen` of the vertices. An unseen vertex gets its median colour over all photographs, moved by this
     photograph's mean difference from it; one that no photograph shows gets the CAD colour after the linear colour

@@ -36,7 +36,9 @@ class Mesh:
         import fast_simplification
         from scipy.spatial import cKDTree
 
-        vertices, triangles = fast_simplification.simplify(self.vertices.astype(np.float32), self.faces.astype(np.int32), target_count=faces)
+        vertices, triangles = fast_simplification.simplify(
+            self.vertices.astype(np.float32), self.faces.astype(np.int32), target_count=faces
+        )
         nearest = cKDTree(self.vertices).query(vertices)[1]
         return Mesh(vertices.astype(np.float64), self.normals[nearest], self.colours[nearest], triangles.astype(np.int64))
 
@@ -78,7 +80,7 @@ class Renderer:
     def __init__(self, mesh: Mesh, K: Array, width: int, height: int) -> None:
         os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
         if not hasattr(np, "infty"):
-            np.infty = np.inf  # type: ignore[attr-defined] # pyrender 0.1.45 on NumPy 2
+            setattr(np, "infty", np.inf)  # noqa: B010 pyrender 0.1.45 on NumPy 2
         import pyrender
 
         # pyrender's finalisers run in whatever OpenGL context is current then, and end EGL for all: only `close` may free.
@@ -129,7 +131,7 @@ class Renderer:
         colour, _ = self.render(T_camera_object, self._normals)
         alpha = np.maximum(colour[..., 3:].astype(np.float32), 1.0)
         normals = (colour[..., :3] * (255.0 / alpha) - 128.0) / 127.0 @ T_camera_object[:3, :3].T.astype(np.float32)
-        return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)  # type: ignore[no-any-return]
+        return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
 
     def visible_vertices(self, T_camera_object: Array, depth: NDArray[np.float32], K: Array, tolerance: float = 2e-3) -> NDArray[np.bool_]:
         """(V,) whether each vertex is seen in `depth` (a depth map of the whole scene, metres) within `tolerance` metres."""

@@ -42,7 +42,9 @@ class RealConfig:
     displacement: float = knob(10.0, "Largest displacement of the object from the window's centre, window pixels.", 0.0, 60.0)
     in_plane: float = knob(0.0, "Largest in-plane rotation of a real image, degrees (beyond the paper).", 0.0, 180.0)
     plain: float = knob(0.0, "Share of real samples that keep their own background and occluders.", 0.0, 1.0)
-    novel_views: float = knob(0.0, "Share of real samples shown from a new viewpoint by the photo-coloured mesh (beyond the paper).", 0.0, 1.0)
+    novel_views: float = knob(
+        0.0, "Share of real samples shown from a new viewpoint by the photo-coloured mesh (beyond the paper).", 0.0, 1.0
+    )
     novel_angle: float = knob(25.0, "Largest rotation away from the photographed viewpoint, degrees.", 0.0, 180.0)
     uses_per_view: int = knob(8, "Samples made of each novel view.", 1, 1000)
     novel_anywhere: float = knob(0.0, "Share of the novel views that are drawn from the whole synthetic range of viewpoints.", 0.0, 1.0)
@@ -61,7 +63,16 @@ class View:
 class SyntheticSamples:
     """T^S: renderings over random backgrounds, with their corners."""
 
-    def __init__(self, mesh: Mesh, corners: Array, crop: Crop, config: SyntheticConfig, backgrounds: Backgrounds, rng: np.random.Generator, ring: int = 256) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        corners: Array,
+        crop: Crop,
+        config: SyntheticConfig,
+        backgrounds: Backgrounds,
+        rng: np.random.Generator,
+        ring: int = 256,
+    ) -> None:
         self.crop, self.config, self.backgrounds, self.rng = crop, config, backgrounds, rng
         self.corners = corners
         self.center = self.corners.mean(0)
@@ -98,7 +109,7 @@ class PairSamples:
     """T^M: a real image and the CAD rendering of the same pose over the same real image. The real half is T^R."""
 
     def __init__(
-        self, mesh: Mesh, corners: Array, crop: Crop, config: RealConfig, viewpoints: ViewpointConfig, views: list[RealView], colours: Array,
+        self, mesh: Mesh, corners: Array, crop: Crop, config: RealConfig, viewpoints: ViewpointConfig, views: list[RealView], colours: NDArray[np.float32],
         backgrounds: Backgrounds, rng: np.random.Generator, ring: int = 256,
     ) -> None:  # fmt: skip
         self.crop, self.config, self.viewpoints, self.backgrounds, self.rng = crop, config, viewpoints, backgrounds, rng
@@ -181,7 +192,9 @@ def nearby(T_view_object: Array, center: Array, rng: np.random.Generator, larges
     return look_at(-R[2], rng.uniform(*viewpoints.distance), center)
 
 
-def render_view(renderer: Renderer, T: Array, K: Array, variants: dict[str, int], appearance: AppearanceConfig, rng: np.random.Generator) -> View:
+def render_view(
+    renderer: Renderer, T: Array, K: Array, variants: dict[str, int], appearance: AppearanceConfig, rng: np.random.Generator
+) -> View:
     """Render the named colour variants at one pose; with probability `appearance.light` under random lights."""
     layers = {name: renderer.render(T, variant)[0] for name, variant in variants.items()}
     if rng.uniform() < appearance.light:
@@ -192,19 +205,19 @@ def render_view(renderer: Renderer, T: Array, K: Array, variants: dict[str, int]
 
 def warp(image: Image, H: Array, size: int, border: int = cv2.BORDER_CONSTANT) -> Image:
     """Resample by the homography H (3, 3), source pixels -> window pixels, into (size, size[, C])."""
-    return cv2.warpPerspective(image, H, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)  # type: ignore[return-value]
+    return cv2.warpPerspective(image, H, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 def over(rgba: Image, background: Image) -> Image:
     """Premultiplied (H, W, 4) over (H, W, 3)."""
     keep = cv2.cvtColor(255 - rgba[..., 3], cv2.COLOR_GRAY2RGB)
-    return cv2.add(cv2.multiply(background, keep, scale=1.0 / 255.0), np.ascontiguousarray(rgba[..., :3]))  # type: ignore[return-value]
+    return cv2.add(cv2.multiply(background, keep, scale=1.0 / 255.0), np.ascontiguousarray(rgba[..., :3]))
 
 
 def blend(image: Image, mask: Image, background: Image) -> Image:
     """image where the mask (H, W) uint8 is 255, background where it is 0."""
     m = cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)
-    return cv2.add(cv2.multiply(image, m, scale=1.0 / 255.0), cv2.multiply(background, 255 - m, scale=1.0 / 255.0))  # type: ignore[return-value]
+    return cv2.add(cv2.multiply(image, m, scale=1.0 / 255.0), cv2.multiply(background, 255 - m, scale=1.0 / 255.0))
 
 
 def finish(images: list[Image], config: AppearanceConfig, backgrounds: Backgrounds, rng: np.random.Generator) -> list[Image]:
@@ -220,7 +233,9 @@ def finish(images: list[Image], config: AppearanceConfig, backgrounds: Backgroun
     return images
 
 
-def batches(synthetic: SyntheticSamples | None, pairs: PairSamples | None, synthetic_size: int, pair_size: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+def batches(
+    synthetic: SyntheticSamples | None, pairs: PairSamples | None, synthetic_size: int, pair_size: int
+) -> Iterator[dict[str, NDArray[np.generic]]]:
     """Endless batches: x_s (B, S, S, 3) uint8 and y_s (B, 8, 2) float32 of T^S; x_r, x_m (B', S, S, 3) and y_r (B', 8, 2) of T^M."""
     while True:
         batch: dict[str, NDArray[np.generic]] = {}

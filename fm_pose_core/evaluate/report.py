@@ -179,7 +179,7 @@ def _picture(case: Case, dataset: BopDataset) -> str:
     scale = PICTURE_SIZE / side
     M = np.array([[scale, 0, (PICTURE_SIZE - 1) / 2 - scale * center[0]], [0, scale, (PICTURE_SIZE - 1) / 2 - scale * center[1]]])
     # The view is a camera of its own, so that lines are drawn at its resolution.
-    view: NDArray[np.uint8] = cv2.warpAffine(image, M, (PICTURE_SIZE, PICTURE_SIZE))  # type: ignore[assignment]
+    view: NDArray[np.uint8] = cv2.warpAffine(image, M, (PICTURE_SIZE, PICTURE_SIZE))
     K = np.vstack([M, [0, 0, 1]]) @ i.camera.K
     camera = type(i.camera)(K, PICTURE_SIZE, PICTURE_SIZE, i.camera.distortion, i.camera.distortion_model)
     view = draw_pose(view, camera, i.T_camera_object, box, GREEN, axes=False)
