@@ -50,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--output", metavar="DIR", help="folder of the run (default: the one in CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
     p.add_argument("--pretrained", metavar="RUN_DIR", help="skip the pretraining and take its result from another run")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one value of CONFIG, such as method=real_only or schedule.images=50000; may be repeated",
+    )
 
     p = _command(verbs, "export", _export, "make a bundle from a run", "fm-pose export runs/duck models/duck --precision fp16")
     p.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a training run")

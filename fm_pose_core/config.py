@@ -108,6 +108,22 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
         raise InputError(f"{path}: {error}") from None
 
 
+def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """`values` with each "key.key=value" of `changes` put in; the value is read as YAML. Unknown keys are left to `from_dict`."""
+    import yaml
+
+    for change in changes:
+        path, equals, text = change.partition("=")
+        expect(bool(path and equals), "change", "KEY=VALUE such as method=real_only", repr(change))
+        *parents, last = path.split(".")
+        inner = values
+        for key in parents:
+            expect(isinstance(inner.get(key), dict), path, f"a section {key}", "none")
+            inner = inner[key]
+        inner[last] = yaml.safe_load(text)
+    return values
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values (paths as strings, tuples as lists) that `from_dict` reads back."""
 

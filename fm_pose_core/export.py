@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ def to_onnx(network: Fused, precision: str = "fp16") -> bytes:
 
     buffer = io.BytesIO()
     example = torch.zeros((2, network.size, network.size, 3), dtype=torch.uint8)
-    torch.onnx.export(  # type: ignore[call-overload,arg-type]
-        network, (example,), buffer, input_names=["image"], output_names=["corners", "spread"], opset_version=OPSET, dynamo=False,
+    torch.onnx.export(
+        network, (example,), cast(Any, buffer), input_names=["image"], output_names=["corners", "spread"], opset_version=OPSET, dynamo=False,
         dynamic_axes={"image": {0: "N"}, "corners": {0: "N"}, "spread": {0: "N"}}, do_constant_folding=False,
     )  # fmt: skip
     model = onnx.load_from_string(buffer.getvalue())

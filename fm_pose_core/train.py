@@ -21,7 +21,7 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fm_pose_core.config import load_yaml, to_dict
+from fm_pose_core.config import changed, from_dict, load_yaml, to_dict
 from fm_pose_core.data.bop import write_atomically
 from fm_pose_core.data.loader import load
 from fm_pose_core.errors import InputError, expect
@@ -253,9 +253,10 @@ def batches_of(phase: Phase, stream: Iterator[dict[str, Any]], device: torch.dev
         yield {k: v.to(device, non_blocking=True) for k, v in batch.items()}
 
 
-def open_run(config: Path, run: Path | None) -> tuple[Experiment, Path]:
-    """Read the experiment and make the run's folder (default runs/NAME), which keeps a copy of the configuration."""
-    experiment = load_yaml(Experiment, config)
+def open_run(config: Path, run: Path | None, changes: list[str]) -> tuple[Experiment, Path]:
+    """Read the experiment, apply `changes` (key.key=value), and make the run's folder (default runs/NAME), which keeps the
+    configuration that results."""
+    experiment = from_dict(Experiment, changed(to_dict(load_yaml(Experiment, config)), changes))
     run = run or Path("runs") / config.stem
     run.mkdir(parents=True, exist_ok=True)
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
@@ -280,7 +281,7 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         if arguments.config is None:
             raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
-        experiment, run = open_run(Path(arguments.config), Path(arguments.output) if arguments.output else None)
+        experiment, run = open_run(Path(arguments.config), Path(arguments.output) if arguments.output else None, arguments.set)
     trainer = Trainer(experiment, run, expand(arguments.pretrained) if arguments.pretrained else None)
     trainer.train(read_data(experiment))
     return 0
