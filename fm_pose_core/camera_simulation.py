@@ -24,7 +24,7 @@ from fm_pose_core.data.bop import MM, write_atomically
 from fm_pose_core.data.renderer import Mesh, Renderer
 from fm_pose_core.data.viewpoints import look_at
 from fm_pose_core.demo_object import Paint, box, checker, demo_object, lathe, merged, moved, plain, ring, stripes
-from fm_pose_core.geometry import Array, apply, exp_so3, inverse, project, rotation_looking_along, transform
+from fm_pose_core.geometry import Array, apply, exp_so3, inverse, transform
 from fm_pose_core.types import Camera
 
 Floats = NDArray[np.float32]
@@ -101,10 +101,9 @@ class Studio:
         fill = np.array([np.cos(turn), np.sin(turn), rng.uniform(0.4, 1.2)])
         self._fill, self._fill_colour = fill / np.linalg.norm(fill), rng.uniform(0.05, 0.25) * np.array([1 - warmth, 1.0, 1 + warmth])
         self._sky, self._bounce = rng.uniform(0.16, 0.34) * np.array([0.95, 1.0, 1.08]), rng.uniform(0.06, 0.15)
-        R = rotation_looking_along(np.array([0.0, 0.0, 1.0]))
         self._T_lamp_world = look_at(direction, 1.6, np.zeros(3))
         f = 0.5 * SHADOW_SIZE / np.tan(np.radians(24.0))
-        self._K_lamp = np.array([[f, 0, SHADOW_SIZE / 2], [0, f, SHADOW_SIZE / 2], [0, 0, 1]]) @ R
+        self._K_lamp = np.array([[f, 0, SHADOW_SIZE / 2], [0, f, SHADOW_SIZE / 2], [0, 0, 1]])
         renderer = Renderer(scene, self._K_lamp, SHADOW_SIZE, SHADOW_SIZE)
         depth = renderer.render(self._T_lamp_world)[1]
         renderer.close()
@@ -242,7 +241,8 @@ def repainted(mesh: Mesh, rng: np.random.Generator) -> Image:
 
 def clutter(rng: np.random.Generator, clear: float, count: int = 11) -> Mesh:
     """Things on the table around a circle of radius `clear` (metres) that stays free."""
-    parts, taken = [], [(0.0, 0.0, clear)]
+    parts: list[Mesh] = []
+    taken = [(0.0, 0.0, clear)]
     for _ in range(400):
         if len(parts) == count:
             break
@@ -258,10 +258,10 @@ def clutter(rng: np.random.Generator, clear: float, count: int = 11) -> Mesh:
 def _thing(rng: np.random.Generator) -> tuple[Mesh, float]:
     """A random everyday object standing at the origin, and its radius in metres."""
 
-    def colour() -> Array:
+    def colour() -> list[float]:
         hue = rng.uniform(0, 180)
         hsv = np.array([[[hue, rng.uniform(20, 220), rng.uniform(40, 240)]]], np.uint8)
-        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(float).tolist()
 
     def paint() -> Paint:
         kind = rng.integers(4)
@@ -299,7 +299,7 @@ def _thing(rng: np.random.Generator) -> tuple[Mesh, float]:
 
 def table_texture(rng: np.random.Generator) -> Image:
     """A table top (H, W, 3) uint8 with TEXELS pixels per metre: wood, a woven cloth or a printed one, with a sheet of paper on it."""
-    width, height = (int(round(2 * side * TEXELS)) for side in TABLE)
+    width, height = (round(2 * float(side) * TEXELS) for side in TABLE)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     base = rng.uniform(70, 190, 3).astype(np.float32)
     kind = rng.integers(3)
@@ -344,8 +344,8 @@ def scattered_pose(rng: np.random.Generator) -> Array:
     z, azimuth = rng.uniform(np.sin(np.radians(10)), np.sin(np.radians(80))), rng.uniform(0, 2 * np.pi)
     r = np.sqrt(1 - z * z)
     T = look_at(np.array([r * np.cos(azimuth), r * np.sin(azimuth), z]), rng.uniform(0.65, 1.1), CENTER)
-    aim = np.array([rng.uniform(-0.16, 0.16), rng.uniform(-0.11, 0.11), 0.0])
-    return transform(exp_so3(aim + [0.0, 0.0, np.radians(rng.uniform(-20, 20))]), np.zeros(3)) @ T
+    aim = np.array([rng.uniform(-0.16, 0.16), rng.uniform(-0.11, 0.11), np.radians(rng.uniform(-20, 20))])
+    return transform(exp_so3(aim), np.zeros(3)) @ T
 
 
 def sequence_poses(frames: int, azimuth: float = 0.6) -> list[Array]:

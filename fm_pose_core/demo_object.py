@@ -64,7 +64,8 @@ def surface(points: Array, inside: Sequence[float], paint: Paint) -> Mesh:
     normals = np.zeros_like(vertices)
     corners = vertices[faces]
     np.add.at(normals, faces.ravel(), np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).repeat(3, 0))
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-15)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = np.where(length > 0, normals / np.where(length > 0, length, 1.0), [0.0, 0.0, 1.0])  # a tip's spare vertex has no triangle
     v, u = np.meshgrid(np.linspace(0, 1, m), np.linspace(0, 1, n), indexing="ij")
     colours = np.clip(np.rint(paint(points, u, v)), 0, 255).astype(np.uint8).reshape(-1, 3)
     return Mesh(vertices, normals, colours, faces.astype(np.int64))

@@ -6,8 +6,11 @@
 | L_hR, Eq. 3 | x_r of T^R | h(g(f(x_r))) | f, g, h |
 | L_g, Eq. 4 | pairs (x_r, x_m) of T^M | g(f(x_r)) − f(x_m) | f, g; through f(x_m) too unless `target_gradient` is off |
 
+| L_u (beyond the paper) | all | error output of h | that output alone |
+
 Sums over the training set become means over a batch; sums over coordinates and features stay. With several cells per image
-each cell's vote is one prediction: Eq. 2 and 3 are averaged over the votes with their confidences, Eq. 4 evenly over cells.
+each cell's vote is one prediction: Eq. 2 and 3 are averaged over the votes, half of it evenly and half by their weights, Eq. 4
+evenly over cells. L_u teaches h to expect its own error, from which come the votes' weights and the spread of the corners.
 """
 
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fm_pose_core.config import knob
-from fm_pose_core.networks import FeatureMapping
+from fm_pose_core.networks import FeatureMapping, vote_weights
 
 METHODS = ("synthetic_only", "real_only", "without_mapping", "feature_mapping")
 
@@ -49,39 +52,47 @@ class Objective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """batch: x_s, x_m, x_r (N, S, S, 3) uint8 and y_s, y_r (N, 8, 2) in window pixels; absent ones are left out.
-        Returns L_hS, L_hR, L_g as far as the batch has what they need, and their weighted sum L."""
+        Returns L_hS, L_hR, L_g as far as the batch has what they need, L_u, and their weighted sum L."""
         f, g, h = self.model.f, self.model.g, self.model.h
         names = [k for k in ("x_s", "x_m", "x_r") if k in batch]
         images = torch.cat([batch[k] for k in names])
         x = FeatureMapping.normalise(images).contiguous(memory_format=torch.channels_last)
         features = dict(zip(names, f(x).split([len(batch[k]) for k in names]), strict=True))
         losses: dict[str, Tensor] = {}
+        uncertain: list[Tensor] = []
         synthetic = [k for k in ("x_s", "x_m") if k in features]
         if synthetic:
             y = torch.cat([batch["y_s" if k == "x_s" else "y_r"] for k in synthetic])
-            losses["L_hS"] = self.pose_error(h(torch.cat([features[k] for k in synthetic])), y)
+            losses["L_hS"], error = self.pose_error(h(torch.cat([features[k] for k in synthetic])), y)
+            uncertain.append(error)
         if "x_r" in features:
             mapped = g(features["x_r"])
-            losses["L_hR"] = self.pose_error(h(mapped), batch["y_r"])
+            losses["L_hR"], error = self.pose_error(h(mapped), batch["y_r"])
+            uncertain.append(error)
             if self.method == "feature_mapping":
                 target = features["x_m"] if self.config.target_gradient else features["x_m"].detach()
                 losses["L_g"] = self.mapping_error(mapped.float(), target.float())
-        weights = {"L_hS": 1.0, "L_hR": self.config.beta, "L_g": self.config.gamma}
+        losses["L_u"] = torch.cat(uncertain).mean()
+        weights = {"L_hS": 1.0, "L_hR": self.config.beta, "L_g": self.config.gamma, "L_u": 1.0}
         losses["L"] = sum((weights[k] * v for k, v in losses.items()), torch.zeros(()))
         return losses
 
-    def pose_error(self, prediction: tuple[Tensor, Tensor], y: Tensor) -> Tensor:
-        """‖h(…) − y‖² summed over the corners (Eq. 2), averaged over votes (N, L, 8, 2) with weights (N, L) and over the batch.
-        y: (N, 8, 2) window pixels."""
-        votes, weights = prediction
+    def pose_error(self, prediction: tuple[Tensor, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+        """‖h(…) − y‖² summed over the corners (Eq. 2), averaged over votes (N, L, 8, 2) and over the batch; and, for each image
+        (N,), the squared error of the expected log error. y: (N, 8, 2) window pixels."""
+        votes, log_errors = prediction
         half = self.model.size / 2
         target = ((y - (half - 0.5)) / half)[:, None]
         squared = (votes - target).square().sum(-1)  # (N, L, 8)
+        weights = vote_weights(log_errors.detach())  # (N, L)
+        actual = 0.5 * (squared.detach().mean(-1) / 2).clamp_min(1e-6).log()  # log RMS of a coordinate
+        uncertain = (0.5 * (weights + 1.0 / weights.shape[1]) * (log_errors - actual).square()).sum(1)
         if self.config.huber > 0:
             d = self.config.huber
             distance = squared.clamp_min(1e-12).sqrt()
             squared = torch.where(distance < d, squared, 2.0 * d * distance - d * d)
-        return (weights * squared.sum(-1)).sum(1).mean()
+        error = (0.5 * (weights + 1.0 / weights.shape[1]) * squared.sum(-1)).sum(1)
+        return error.mean(), uncertain
 
     def mapping_error(self, mapped: Tensor, target: Tensor) -> Tensor:
         """‖g(f(x_r)) − f(x_s)‖² (Eq. 4), averaged over the batch and evenly over the cells. mapped, target: (N, L, D)."""

@@ -2,8 +2,8 @@
 
 Features are (N, L, D): L cells of D numbers. The published network has one cell of 1024 (two fully-connected layers see
 the whole image). `compact` keeps one feature vector per image cell, and applies the same g and h to each: a fully-connected
-layer shared by all cells is a 1×1 convolution. Every cell then votes for the 8 corners, with a confidence; with L = 1 this is
-the paper's network.
+layer shared by all cells is a 1×1 convolution. Every cell then votes for the 8 corners, and says how far off it may be; with L = 1
+this is the paper's network.
 """
 
 import math
@@ -126,7 +126,7 @@ class Mapping(nn.Module):
 
 
 class PosePredictor(nn.Module):
-    """h: one fully-connected layer, 2 coordinates for each corner; with several cells also a confidence for each.
+    """h: one fully-connected layer, 2 coordinates for each corner; and, beyond the paper, one for the error to expect.
 
     Coordinates are normalised: 0 is the window's centre, ±1 its borders. A cell's vote is relative to the cell's centre.
     """
@@ -135,8 +135,8 @@ class PosePredictor(nn.Module):
 
     def __init__(self, features: int, cells: int) -> None:
         super().__init__()
-        self.cells = cells
-        self.fc = nn.Linear(features, 2 * CORNERS + (1 if cells > 1 else 0))
+        self.fc = nn.Linear(features, 2 * CORNERS)
+        self.error = nn.Linear(features, 1)
         side = math.isqrt(cells)
         centres = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
         v, u = torch.meshgrid(centres, centres, indexing="ij")
@@ -144,11 +144,16 @@ class PosePredictor(nn.Module):
         self.register_buffer("anchors", anchors, persistent=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, L, D) -> votes (N, L, 8, 2), weights (N, L) that sum to one."""
-        y = self.fc(features).float()  # (N, L, 16 or 17)
-        votes = y[..., : 2 * CORNERS].unflatten(-1, (CORNERS, 2)) + self.anchors
-        weights = y[..., -1].softmax(1) if self.cells > 1 else torch.ones_like(y[..., 0])
-        return votes, weights
+        """(N, L, D) -> votes (N, L, 8, 2), log_errors (N, L): logarithm of each vote's expected RMS error in a coordinate.
+
+        The errors learn from the features without changing them (`losses.L_u`)."""
+        votes = self.fc(features).float().unflatten(-1, (CORNERS, 2)) + self.anchors
+        return votes, self.error(features.detach()).float().squeeze(-1)
+
+
+def vote_weights(log_errors: Tensor) -> Tensor:
+    """(N, L) -> (N, L) that sum to one: each vote counts by the inverse of its expected variance. One where L = 1."""
+    return (-2.0 * log_errors).softmax(1)
 
 
 class FeatureMapping(nn.Module):
@@ -188,11 +193,12 @@ class Fused(nn.Module):
         self.f, self.g, self.h, self.size = model.f, model.g, model.h, model.size
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, S, S, 3) uint8 RGB -> corners (N, 8, 2) in window pixels, spread (N, 8, 2): standard deviation of the votes."""
-        votes, weights = self.h(self.g(self.f(FeatureMapping.normalise(image))))
-        w = weights[..., None, None]
+        """(N, S, S, 3) uint8 RGB -> corners (N, 8, 2) in window pixels, spread (N, 8, 2): expected standard deviation."""
+        votes, log_errors = self.h(self.g(self.f(FeatureMapping.normalise(image))))
+        w = vote_weights(log_errors)[..., None, None]  # (N, L, 1, 1)
         mean = (w * votes).sum(1)  # (N, 8, 2)
-        spread = (w * (votes - mean[:, None]).square()).sum(1).clamp_min(0.0).sqrt()
+        expected = log_errors.exp().square()[..., None, None]  # of one vote; votes of one image err alike
+        spread = (w * ((votes - mean[:, None]).square() + expected)).sum(1).sqrt()
         half = self.size / 2
         return mean * half + (half - 0.5), spread * half
 

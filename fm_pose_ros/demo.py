@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import rclpy
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
@@ -90,12 +91,14 @@ class Bag:
         self._writer.open()
         self._connections: dict[str, Any] = {}
 
-    def write(self, topic: str, msg: Any) -> None:
-        """Add a message with the present time."""
+    def write(self, topic: str, msg: Any, when: int) -> None:
+        """Add a message that was sent or received at `when` (nanoseconds). Topics are written without the demo's namespace, so that
+        config/object_pose.rviz shows the bag as it is."""
+        topic = topic.removeprefix(NAMESPACE)
         if topic not in self._connections:
             package, kind = type(msg).__module__.split(".")[0], type(msg).__name__
             self._connections[topic] = self._writer.add_connection(topic, f"{package}/msg/{kind}", typestore=self._types)
-        self._writer.write(self._connections[topic], time.time_ns(), serialize_message(msg))
+        self._writer.write(self._connections[topic], when, serialize_message(msg))
 
     def close(self) -> None:
         self._writer.close()
@@ -130,20 +133,29 @@ class CameraPlayer:
         self._answers: dict[int, Answer] = {}
         self._subscriptions = [self._listen(kind, f"{NAMESPACE}/{NODE}/{name}", name) for name, kind in OUTPUTS.items()]
         self._subscriptions.append(self._listen(TFMessage, "/tf", "tf"))
+        self._failure = ""
+        self._diagnostics = self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _listen(self, kind: type, topic: str, name: str) -> Any:
         def note(msg: Any) -> None:
-            now = time.monotonic()
+            now, when = time.monotonic(), time.time_ns()
             first = {"tf": "transforms", "markers": "markers"}.get(name)
             head = getattr(msg, first)[0].header if first and getattr(msg, first) else getattr(msg, "header", None)
             if head is not None and (answer := self._answers.get(_nanoseconds(head.stamp))):
                 answer.messages[name], answer.times[name] = msg, now
             if name == "overlay":  # a raw image is large: the bag gets a JPEG
-                self._bag.write(f"{topic}/compressed", _jpeg(msg))
+                self._bag.write(f"{topic}/compressed", _jpeg(msg), when)
             else:
-                self._bag.write(topic, msg)
+                self._bag.write(topic, msg, when)
 
         return self._node.create_subscription(kind, topic, note, 10)
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        mine = [status for status in msg.status if status.name.split(":")[0].strip("/").startswith(f"{NAMESPACE}/{NODE}".strip("/"))]
+        for status in mine:
+            self._failure = status.message if status.level == DiagnosticStatus.ERROR else ""
+        if mine:
+            self._bag.write("/diagnostics", msg, time.time_ns())
 
     def wait_for_node(self, process: "subprocess.Popen[bytes]") -> None:
         """Until the node and this camera know each other in all directions. Raises InputError if the node ends or takes too long."""
@@ -151,6 +163,7 @@ class CameraPlayer:
         publishers = (self._images, self._infos, self._detections)
         while not (all(p.get_subscription_count() for p in publishers) and all(s.get_publisher_count() for s in self._subscriptions)):
             expect(process.poll() is None, NODE, "to run", f"its end with exit code {process.poll()}")
+            expect(not self._failure, NODE, "to become active", self._failure)
             expect(time.monotonic() < end, NODE, f"to be active within {START_TIMEOUT:.0f} s", "no connection")
             self.spin(0.05)
 
@@ -168,7 +181,7 @@ class CameraPlayer:
         image.data = array.array("B", pixels.tobytes())
         info, found = camera_info(camera, header), detections(box, class_id, header)
         answer = self._answers[_nanoseconds(stamp)] = Answer()
-        sent = time.monotonic()
+        sent, when = time.monotonic(), time.time_ns()
         self._infos.publish(info)
         self._images.publish(image)
         self._detections.publish(found)
@@ -176,7 +189,7 @@ class CameraPlayer:
             self._executor.spin_once(timeout_sec=0.05)
         jpeg.header = header
         for topic, msg in (("camera_info", info), ("image_raw/compressed", jpeg), ("detections_2d", found)):
-            self._bag.write(f"{NAMESPACE}/{topic}", msg)
+            self._bag.write(f"/{topic}", msg, when)
         return answer, sent
 
     def greet(self, camera: Camera) -> None:

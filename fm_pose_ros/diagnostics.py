@@ -14,6 +14,7 @@ class Statistics:
         self.started = now
         self.last_arrival = -np.inf
         self.received = self.processed = self.found = self.dropped = self.bad = self.unmatched = 0
+        self.busy = 0.0  # seconds spent on frames
         self.faults: Counter[str] = Counter()
         self._done: deque[float] = deque(maxlen=300)
         self._latency: deque[float] = deque(maxlen=300)
@@ -34,6 +35,7 @@ class Statistics:
         """A frame was processed in `latency`; its stamp was `age` old when the results went out."""
         self.processed += 1
         self.found += found
+        self.busy += latency
         self._done.append(now)
         self._latency.append(latency)
         self._age.append(age)

@@ -44,6 +44,9 @@ class NodeConfig:
     diagnostics_period: float = knob(1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0)
 
 
+FIXED = ("autostart", "image_transport", "rectified", "diagnostics_period")
+
+
 @dataclass(frozen=True)
 class Frame:
     """One camera image. header: for everything that is published about it. stamp: the header's, in seconds.
@@ -68,8 +71,7 @@ class PoseNodeBase(LifecycleNode):
         """configs: dataclasses of knobs to declare as parameters, each with the names that are read-only. kwargs: as for
         rclpy's Node."""
         super().__init__(name, **kwargs)
-        fixed = ("autostart", "image_transport", "rectified", "diagnostics_period")
-        self.parameters = Parameters(self, {**configs, NodeConfig: fixed})
+        self.parameters = Parameters(self, {**configs, NodeConfig: FIXED})
         self.state = "unconfigured"
         self.hardware_id = ""
         self.backend = "none"
@@ -82,6 +84,7 @@ class PoseNodeBase(LifecycleNode):
         self._outputs: list[Any] = []
         self._warned: dict[str, tuple[float, int]] = {}  # kind of fault: time of the last warning, how many since
         self._reported = (0, 0)  # processed and bad frames at the last report
+        self._watched = (0.0, 0, 0, 0.0)  # when the transport was last looked at; frames received, dropped, seconds busy by then
 
         # Steady clocks: diagnostics and the start must not wait for simulated time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -224,6 +227,7 @@ class PoseNodeBase(LifecycleNode):
         try:
             self.statistics = Statistics(time.monotonic())
             self._reported = (0, 0)
+            self._watched = (self.statistics.started, 0, 0, 0.0)
             self._camera, self._stamp = None, 0.0
             self.reset()
             if self.parameters.get(NodeConfig).image_transport == "raw":
@@ -299,6 +303,7 @@ class PoseNodeBase(LifecycleNode):
         now = time.monotonic()
         if self.state == "active" and now - self.statistics.started > GRACE:
             self._warn_about_silence()
+            self._warn_about_losses(now)
         level, message = self._judge(now)
         values = {"state": self.state, "backend": self.backend, "camera_info": self._camera_state()}
         values |= self.report() if self.state in ("inactive", "active") else {}
@@ -316,6 +321,19 @@ class PoseNodeBase(LifecycleNode):
                 topic = subscription.topic_name
                 advice = "no poses until it comes; remap the topic if it has another name"
                 self.warn(f"no {what}", f"no {what} on {topic} yet ({self.count_publishers(topic)} publishers): {advice}")
+
+    def _warn_about_losses(self, now: float) -> None:
+        """Frames that go missing while the node has time for them were lost on the way, not overtaken."""
+        then, received, dropped, busy = self._watched
+        if now - then < 5.0:
+            return
+        s = self.statistics
+        self._watched = (now, s.received, s.dropped, s.busy)
+        came, missed, share = s.received - received, s.dropped - dropped, (s.busy - busy) / (now - then)
+        if missed > 10 and missed > 0.2 * (came + missed) and share < 0.5:
+            topic = self._images.topic_name
+            advice = f"if its publisher is reliable, set qos_overrides.{topic}.subscription.reliability to reliable"
+            self.warn("lost images", f"{missed} of {came + missed} images on {topic} were lost on the way (best effort): {advice}")
 
     def _judge(self, now: float) -> tuple[bytes, str]:
         if self._failure:

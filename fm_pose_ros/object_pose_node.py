@@ -27,6 +27,7 @@ from fm_pose_ros.node_base import Frame, PoseNodeBase
 from fm_pose_ros.object_config import FIXED, ObjectNodeConfig
 from fm_pose_ros.tracks import Tracks
 
+ESTIMATOR_FIXED = ("backend", "precision", "threads")
 STRAYS = 3  # so many detections in a row without their image are worth a warning
 
 
@@ -52,7 +53,7 @@ class ObjectPoseNode(PoseNodeBase):
     """6D poses of known objects."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__("object_pose_node", {ObjectNodeConfig: FIXED, EstimatorConfig: ("backend", "precision", "threads")}, **kwargs)
+        super().__init__("object_pose_node", {ObjectNodeConfig: FIXED, EstimatorConfig: ESTIMATOR_FIXED}, **kwargs)
         self._targets: list[Target] = []
         self._markers = Markers()
         self._matcher = Matcher(1, 0.0)

@@ -79,3 +79,13 @@ def test_yaml_errors_begin_with_the_file(tmp_path: Path) -> None:
             load_yaml(EstimatorConfig, file)
     with pytest.raises(InputError, match="nothing there"):
         load_yaml(EstimatorConfig, tmp_path / "missing.yaml")
+
+
+def test_one_value_can_be_changed_by_name() -> None:
+    from fm_pose_core.config import changed
+
+    values = {"method": "a", "schedule": {"images": 1}}
+    assert changed(values, ["method=b", "schedule.images=20"]) == {"method": "b", "schedule": {"images": 20}}
+    for wrong in ("method", "=3", "nothing.images=3"):
+        with pytest.raises(InputError):
+            changed(values, [wrong])

@@ -9,7 +9,7 @@ from torch import nn
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.losses import LossConfig, Objective
-from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig, build_fused
+from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig, build_fused, vote_weights
 from fm_pose_core.vgg_weights import load_vgg16
 
 
@@ -25,7 +25,7 @@ def test_the_published_network_has_the_published_layers() -> None:
     linear = lambda module: [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]  # noqa: E731
     assert linear(model.f) == [(512 * 8 * 8, 1024), (1024, 1024)]
     assert linear(model.g) == [(1024, 1024)] * 4  # two residual blocks
-    assert linear(model.h) == [(1024, 16)]
+    assert linear(model.h) == [(1024, 16), (1024, 1)]  # the corners, and the error to expect
 
 
 @pytest.mark.parametrize("extractor", ["compact", "compact_global", "vgg16"])
@@ -36,7 +36,7 @@ def test_shapes(extractor: str) -> None:
     assert features.shape == ((2, 16, 256) if extractor == "compact" else (2, 1, 1024))
     corners, spread = Fused(model)(images)
     assert corners.shape == spread.shape == (2, 8, 2)
-    assert (spread == 0).all() == (extractor != "compact")
+    assert (spread > 0).all()
 
 
 def test_g_starts_as_the_identity_on_features() -> None:
@@ -56,10 +56,10 @@ def test_one_cell_gives_equation_2_and_3() -> None:
     assert losses["L_hS"].item() == pytest.approx((h(f(x)) - target(y)).square().sum(1).mean().item(), rel=1e-4)
     assert losses["L_hR"].item() == pytest.approx((h(g(f(batch["x_r"]))) - target(batch["y_r"])).square().sum(1).mean().item(), rel=1e-4)
     assert losses["L_g"].item() == pytest.approx((g(f(batch["x_r"])) - f(batch["x_m"])).square().sum(1).mean().item(), rel=1e-4)
-    assert losses["L"].item() == pytest.approx((losses["L_hS"] + losses["L_hR"] + 0.2 * losses["L_g"]).item(), rel=1e-6)
+    assert losses["L"].item() == pytest.approx((losses["L_hS"] + losses["L_hR"] + 0.2 * losses["L_g"] + losses["L_u"]).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg")])
+@pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h")])
 def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
     for block in model.g.blocks:  # away from the zero start, so that gradient reaches all of g
@@ -67,6 +67,8 @@ def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     Objective(model, LossConfig(), "feature_mapping")(random_batch())[loss].backward()
     touched = {name for name in "fgh" if any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(model, name).parameters())}
     assert touched == set(reaches)
+    trained = {name for name, p in model.h.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert not trained or (trained == {"error.weight", "error.bias"}) == (loss == "L_u")
 
 
 def test_the_target_of_the_mapping_can_be_held() -> None:
@@ -100,14 +102,21 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
 
 def test_votes_are_relative_to_their_cells() -> None:
     model = FeatureMapping(NetworkConfig(width=8), size=64)
-    nn.init.zeros_(model.h.fc.weight)
-    nn.init.zeros_(model.h.fc.bias)
-    votes, weights = model.h(torch.zeros(1, 16, 256))
+    for parameter in model.h.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.constant_(model.h.error.bias, np.log(0.25))
+    votes, log_errors = model.h(torch.zeros(1, 16, 256))
     assert torch.allclose(votes[0, :, 0, 0].reshape(4, 4)[1], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
-    assert torch.allclose(weights.sum(1), torch.ones(1))
+    assert torch.allclose(vote_weights(log_errors), torch.full((1, 16), 1 / 16))
     corners, spread = Fused(model)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     assert torch.allclose(corners, torch.full_like(corners, 31.5))  # even votes: the window's middle, pixel (31.5, 31.5)
-    assert torch.allclose(spread, torch.full_like(spread, 32 * np.sqrt(np.mean(np.square([0.25, 0.75])))), atol=1e-3)
+    want = 32 * np.sqrt(np.mean(np.square([0.25, 0.75])) + 0.25**2)  # the votes' own spread, and the error that each expects
+    assert torch.allclose(spread, torch.full_like(spread, want), atol=1e-3)
+
+
+def test_a_vote_counts_by_its_inverse_variance() -> None:
+    weights = vote_weights(torch.log(torch.tensor([[0.1, 0.2, 0.4]])))
+    assert torch.allclose(weights, torch.tensor([[16.0, 4.0, 1.0]]) / 21.0)
 
 
 def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -176,3 +176,14 @@ def test_warnings_repeat_after_their_period_with_a_count(rig):
         r.images.publish(changed(encoding="klingon8", header=header(2.0 + i)))
         r.wait(lambda n=i: r.node.statistics.bad > n, "the bad frame")
     r.wait(lambda: len(r.warnings()) == 3, "three warnings")
+
+
+def test_images_that_get_lost_while_the_node_has_time_are_told(rig):
+    r = rig(**HERE)
+    r.node.statistics.received, r.node.statistics.dropped = 30, 20
+    r.node.statistics.last_arrival = r.node.statistics.started
+    then, *rest = r.node._watched
+    r.node._watched = (then - 60.0, *rest)
+    warning = r.wait(lambda: next((w for w in r.warnings() if "lost on the way" in w), None), "the warning")
+    assert warning.startswith(f"20 of 50 images on /{r.namespace}/image_raw were lost on the way")
+    assert f"qos_overrides./{r.namespace}/image_raw.subscription.reliability" in warning

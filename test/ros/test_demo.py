@@ -1,0 +1,142 @@
+"""The demo as `make demo` runs it, on a few frames: the node as a process of its own, real DDS, and the bag read back."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
+pytest.importorskip("fm_pose_ros.msg", reason="the messages of fm_pose_ros are not built: make environment")
+pytest.importorskip("rosbags", reason="rosbags (the extra [demo]) is not installed")
+
+import tiny_bop as tiny
+from ament_index_python.packages import get_package_share_directory
+from rclpy.serialization import deserialize_message
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Reader
+from vision_msgs.msg import Detection3DArray
+
+from fm_pose_core.data.bop import BopDataset
+from fm_pose_core.geometry import rotation_from_quaternion
+from fm_pose_ros import demo
+
+NODE_TOPICS = {"/object_pose_node/detections", "/object_pose_node/boxes", "/object_pose_node/pose", "/object_pose_node/overlay/compressed", "/tf"}
+CAMERA_TOPICS = {"/image_raw/compressed", "/camera_info", "/detections_2d"}
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A ROS domain of its own for the demo and the node that it starts."""
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
+    yield
+
+
+@pytest.fixture
+def sequence(tmp_path: Path) -> Path:
+    return tiny.write_tiny_bop(tmp_path / "sequence")
+
+
+def arguments(bundle: Path, sequence: Path, output: Path) -> list[str]:
+    """The frames of tiny_bop jump, so each needs its detection."""
+    return ["--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--window-source", "detections", "--every", "1"]
+
+
+def test_demo(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "output"
+    (output / "demo_bag").mkdir(parents=True)
+    (output / "demo_bag" / "old.mcap").write_text("left by an earlier demo")
+    (output / "mine.txt").write_text("not the demo's")
+    assert demo.main(arguments(toy_bundle, sequence, output)) == 0
+    printed = capsys.readouterr().out
+    assert "4, 3 with a pose" in printed and "75.0 %" in printed and "no pose" in printed
+    assert (output / "mine.txt").is_file()
+
+    rows = list(csv.reader((output / "poses.csv").open()))
+    assert [row[0] for row in rows[1:]] == ["2", "3", "4", "5"]
+    assert all(float(row[1]) < 1.0 for row in rows[1:] if row[0] != str(tiny.BLUE))  # pixels
+    assert cv2.imread(str(output / "overlay.png")) is not None
+    video = cv2.VideoCapture(str(output / "overlay.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 4
+
+    check_bag(output / "demo_bag", BopDataset(sequence))
+
+
+def check_bag(bag: Path, dataset: BopDataset) -> None:
+    """All topics, all frames; definitions inside the bag suffice to read it; the messages are the node's, their poses the truth."""
+    truths = {x.im_id: x.T_camera_object for x in dataset.instances("test", [1])}
+    assert [file.suffix for file in sorted(bag.iterdir())] == [".mcap", ".yaml"]
+    with AnyReader([bag]) as reader:  # without a type store: only what the bag says
+        counts = {c.topic: c.msgcount for c in reader.connections}
+        assert counts.keys() >= NODE_TOPICS | CAMERA_TOPICS
+        assert all(counts[t] == 4 for t in CAMERA_TOPICS | {"/object_pose_node/detections", "/object_pose_node/boxes"})
+        assert counts["/object_pose_node/pose"] == counts["/tf"] == 3
+        stamps, poses, first_seen = [], {}, {}
+        for connection, when, raw in reader.messages():
+            msg = reader.deserialize(raw, connection.msgtype)
+            head = msg.transforms[0].header if connection.topic == "/tf" else getattr(msg, "header", None)
+            if head is None:
+                continue
+            stamp = head.stamp.sec * 10**9 + head.stamp.nanosec
+            first_seen.setdefault(stamp, {}).setdefault(connection.topic, when)
+            if connection.topic == "/image_raw/compressed":
+                assert cv2.imdecode(np.asarray(msg.data), cv2.IMREAD_COLOR).shape == (240, 320, 3)
+                stamps.append(stamp)
+            if connection.topic == "/object_pose_node/pose":
+                poses[stamp] = msg.pose
+            if connection.topic == "/object_pose_node/boxes" and msg.boxes:
+                assert msg.boxes[0].u.shape == (8,)
+            if connection.topic == "/tf":
+                assert msg.transforms[0].header.frame_id == demo.FRAME and msg.transforms[0].child_frame_id == "toy_box"
+    for stamp, im_id in zip(stamps, sorted(truths), strict=True):
+        seen = first_seen[stamp]
+        assert seen["/image_raw/compressed"] < seen["/object_pose_node/detections"]
+        if im_id != tiny.BLUE:
+            p, q = poses[stamp].position, poses[stamp].orientation
+            assert np.allclose([p.x, p.y, p.z], truths[im_id][:3, 3], atol=2e-3)
+            assert np.allclose(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), truths[im_id][:3, :3], atol=0.02)
+    with Reader(bag) as reader:  # the very bytes of the middleware, and the type's hash as ROS knows it
+        connection = next(c for c in reader.connections if c.topic == "/object_pose_node/detections")
+        _, _, raw = next(reader.messages([connection]))
+        assert deserialize_message(bytes(raw), Detection3DArray).detections[0].results[0].hypothesis.class_id == "toy_box"
+        for connection in reader.connections:
+            package, _, kind = connection.msgtype.split("/")
+            module = sys.modules[f"{package}.msg"]
+            assert connection.digest == type_hash(getattr(module, kind)), connection.msgtype
+
+
+def type_hash(kind: type) -> str:
+    """The REP 2011 hash that ROS's type description of `kind` was installed with."""
+    package, name = kind.__module__.split(".")[0], kind.__name__
+    description = json.loads(Path(get_package_share_directory(package), "msg", f"{name}.json").read_text())
+    return next(h["hash_string"] for h in description["type_hashes"] if h["type_name"] == f"{package}/msg/{name}")
+
+
+def test_demo_without_poses_fails(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (sequence / "test" / "000001" / "rgb").glob("*.png"):
+        cv2.imwrite(str(path), np.full((240, 320, 3), 30, np.uint8))
+    assert demo.main([*arguments(toy_bundle, sequence, tmp_path / "output"), "--frames", "2"]) == 1
+    assert "2 answers to 2 frames, no pose among them" in capsys.readouterr().err
+
+
+def test_demo_tells_why_the_node_does_not_start(
+    domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sequence / "broken").mkdir()
+    start = demo.start_node
+    monkeypatch.setattr(demo, "start_node", lambda bundle, source, log: start(sequence / "broken", source, log))
+    assert demo.main(arguments(toy_bundle, sequence, tmp_path / "output")) == 1
+    error = capsys.readouterr().err
+    assert error.count("cannot configure") == 2 and "manifest.json" in error  # from the diagnostics, and in the log
+
+
+def test_demo_names_what_is_missing(sequence: Path, tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(arguments(tmp_path / "nothing", sequence, tmp_path / "output")) == 1
+    assert "nothing" in capsys.readouterr().err
+    assert demo.main(arguments(toy_bundle, tmp_path / "nowhere", tmp_path / "output")) == 1
+    assert "nowhere" in capsys.readouterr().err
