@@ -9,8 +9,7 @@
 | L_u (beyond the paper) | all | error output of h | that output alone |
 
 Sums over the training set become means over a batch; sums over coordinates and features stay. With several cells per image
-each cell's vote is one prediction: Eq. 2 and 3 are averaged over the votes, half of it evenly and half by their weights, Eq. 4
-evenly over cells. L_u teaches h to expect its own error, from which come the votes' weights and the spread of the corners.
+h's prediction is the weighted mean of their votes, and Eq. 4 is averaged evenly over cells. L_u teaches h to expect its error.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fm_pose_core.config import knob
-from fm_pose_core.networks import FeatureMapping, vote_weights
+from fm_pose_core.networks import FeatureMapping
 
 METHODS = ("synthetic_only", "real_only", "without_mapping", "feature_mapping")
 
@@ -77,22 +76,20 @@ class Objective(nn.Module):
         losses["L"] = sum((weights[k] * v for k, v in losses.items()), torch.zeros(()))
         return losses
 
-    def pose_error(self, prediction: tuple[Tensor, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-        """‖h(…) − y‖² summed over the corners (Eq. 2), averaged over votes (N, L, 8, 2) and over the batch; and, for each image
-        (N,), the squared error of the expected log error. y: (N, 8, 2) window pixels."""
-        votes, log_errors = prediction
+    def pose_error(self, prediction: tuple[Tensor, Tensor, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+        """‖h(…) − y‖² summed over the corners (Eq. 2), averaged over the batch; and, for each image (N,), the squared error of the
+        expected log error. y: (N, 8, 2) window pixels."""
+        votes, weights, log_error = prediction
         half = self.model.size / 2
-        target = ((y - (half - 0.5)) / half)[:, None]
-        squared = (votes - target).square().sum(-1)  # (N, L, 8)
-        weights = vote_weights(log_errors.detach())  # (N, L)
-        actual = 0.5 * (squared.detach().mean(-1) / 2).clamp_min(1e-6).log()  # log RMS of a coordinate
-        uncertain = (0.5 * (weights + 1.0 / weights.shape[1]) * (log_errors - actual).square()).sum(1)
+        target = (y - (half - 0.5)) / half
+        mean = (weights[..., None, None] * votes).sum(1)  # (N, 8, 2)
+        squared = (mean - target).square().sum(-1)  # (N, 8)
+        actual = 0.5 * (squared.detach().mean(1) / 2).clamp_min(1e-6).log()  # log RMS of a coordinate
         if self.config.huber > 0:
             d = self.config.huber
             distance = squared.clamp_min(1e-12).sqrt()
             squared = torch.where(distance < d, squared, 2.0 * d * distance - d * d)
-        error = (0.5 * (weights + 1.0 / weights.shape[1]) * squared.sum(-1)).sum(1)
-        return error.mean(), uncertain
+        return squared.sum(1).mean(), (log_error - actual).square()
 
     def mapping_error(self, mapped: Tensor, target: Tensor) -> Tensor:
         """‖g(f(x_r)) − f(x_s)‖² (Eq. 4), averaged over the batch and evenly over the cells. mapped, target: (N, L, D)."""

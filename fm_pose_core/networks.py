@@ -2,8 +2,8 @@
 
 Features are (N, L, D): L cells of D numbers. The published network has one cell of 1024 (two fully-connected layers see
 the whole image). `compact` keeps one feature vector per image cell, and applies the same g and h to each: a fully-connected
-layer shared by all cells is a 1×1 convolution. Every cell then votes for the 8 corners, and says how far off it may be; with L = 1
-this is the paper's network.
+layer shared by all cells is a 1×1 convolution. Every cell then votes for the 8 corners, with a confidence; with L = 1 this is
+the paper's network.
 """
 
 import math
@@ -126,7 +126,8 @@ class Mapping(nn.Module):
 
 
 class PosePredictor(nn.Module):
-    """h: one fully-connected layer, 2 coordinates for each corner; and, beyond the paper, one for the error to expect.
+    """h: one fully-connected layer, 2 coordinates for each corner; with several cells also a confidence for each; and, beyond the
+    paper, the error to expect.
 
     Coordinates are normalised: 0 is the window's centre, ±1 its borders. A cell's vote is relative to the cell's centre.
     """
@@ -136,6 +137,7 @@ class PosePredictor(nn.Module):
     def __init__(self, features: int, cells: int) -> None:
         super().__init__()
         self.fc = nn.Linear(features, 2 * CORNERS)
+        self.confidence = nn.Linear(features, 1) if cells > 1 else None
         self.error = nn.Linear(features, 1)
         side = math.isqrt(cells)
         centres = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
@@ -143,17 +145,15 @@ class PosePredictor(nn.Module):
         anchors = torch.stack([u, v], -1).reshape(1, cells, 1, 2)  # zero where there is one cell
         self.register_buffer("anchors", anchors, persistent=False)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, L, D) -> votes (N, L, 8, 2), log_errors (N, L): logarithm of each vote's expected RMS error in a coordinate.
-
-        The errors learn from the features without changing them (`losses.L_u`)."""
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, L, D) -> votes (N, L, 8, 2); weights (N, L) that sum to one; log_error (N,), the logarithm of the RMS error to
+        expect in a coordinate, which learns from the features without changing them (`losses.L_u`)."""
         votes = self.fc(features).float().unflatten(-1, (CORNERS, 2)) + self.anchors
-        return votes, self.error(features.detach()).float().squeeze(-1)
-
-
-def vote_weights(log_errors: Tensor) -> Tensor:
-    """(N, L) -> (N, L) that sum to one: each vote counts by the inverse of its expected variance. One where L = 1."""
-    return (-2.0 * log_errors).softmax(1)
+        weights = torch.ones_like(votes[..., 0, 0])
+        if self.confidence is not None:
+            weights = self.confidence(features).float().squeeze(-1).softmax(1)
+        log_errors = self.error(features.detach()).float().squeeze(-1)  # (N, L)
+        return votes, weights, (weights.detach() * log_errors).sum(1)
 
 
 class FeatureMapping(nn.Module):
@@ -194,13 +194,12 @@ class Fused(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, S, S, 3) uint8 RGB -> corners (N, 8, 2) in window pixels, spread (N, 8, 2): expected standard deviation."""
-        votes, log_errors = self.h(self.g(self.f(FeatureMapping.normalise(image))))
-        w = vote_weights(log_errors)[..., None, None]  # (N, L, 1, 1)
+        votes, weights, log_error = self.h(self.g(self.f(FeatureMapping.normalise(image))))
+        w = weights[..., None, None]  # (N, L, 1, 1)
         mean = (w * votes).sum(1)  # (N, 8, 2)
-        expected = log_errors.exp().square()[..., None, None]  # of one vote; votes of one image err alike
-        spread = (w * ((votes - mean[:, None]).square() + expected)).sum(1).sqrt()
+        variance = (w * (votes - mean[:, None]).square()).sum(1) + log_error.exp().square()[:, None, None]
         half = self.size / 2
-        return mean * half + (half - 0.5), spread * half
+        return mean * half + (half - 0.5), variance.sqrt() * half
 
 
 def build_fused(architecture: dict[str, object]) -> Fused:

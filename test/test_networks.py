@@ -9,7 +9,7 @@ from torch import nn
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.losses import LossConfig, Objective
-from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig, build_fused, vote_weights
+from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig, build_fused
 from fm_pose_core.vgg_weights import load_vgg16
 
 
@@ -105,18 +105,14 @@ def test_votes_are_relative_to_their_cells() -> None:
     for parameter in model.h.parameters():
         nn.init.zeros_(parameter)
     nn.init.constant_(model.h.error.bias, np.log(0.25))
-    votes, log_errors = model.h(torch.zeros(1, 16, 256))
+    votes, weights, log_error = model.h(torch.zeros(1, 16, 256))
     assert torch.allclose(votes[0, :, 0, 0].reshape(4, 4)[1], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
-    assert torch.allclose(vote_weights(log_errors), torch.full((1, 16), 1 / 16))
+    assert torch.allclose(weights, torch.full((1, 16), 1 / 16))
+    assert torch.allclose(log_error.exp(), torch.tensor([0.25]))
     corners, spread = Fused(model)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     assert torch.allclose(corners, torch.full_like(corners, 31.5))  # even votes: the window's middle, pixel (31.5, 31.5)
-    want = 32 * np.sqrt(np.mean(np.square([0.25, 0.75])) + 0.25**2)  # the votes' own spread, and the error that each expects
+    want = 32 * np.sqrt(np.mean(np.square([0.25, 0.75])) + 0.25**2)  # the votes' own spread, and the error that h expects
     assert torch.allclose(spread, torch.full_like(spread, want), atol=1e-3)
-
-
-def test_a_vote_counts_by_its_inverse_variance() -> None:
-    weights = vote_weights(torch.log(torch.tensor([[0.1, 0.2, 0.4]])))
-    assert torch.allclose(weights, torch.tensor([[16.0, 4.0, 1.0]]) / 21.0)
 
 
 def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-untyped-def]
