@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # before rclpy: the demo stays on this machine
-
 import cv2
 import numpy as np
 import rclpy
@@ -49,6 +47,13 @@ from fm_pose_ros.conversions import image_to_rgb
 from fm_pose_ros.msg import ProjectedBoxArray
 
 ROOT = Path(__file__).resolve().parents[1]
+# The middleware of both processes stays on this machine, and Fast DDS holds whole images in shared memory: with its defaults it
+# loses about half of them between two processes. What the user has set stays.
+MIDDLEWARE = {
+    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "demo" / "fastdds.xml"),  # Fast DDS 2 (Jazzy)
+    "FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "demo" / "fastdds.xml"),  # Fast DDS 3
+}
 NAMESPACE, NODE, FRAME = "/demo", "object_pose_node", "camera_optical_frame"
 OUTPUTS = {"detections": Detection3DArray, "boxes": ProjectedBoxArray, "pose": PoseStamped, "markers": MarkerArray, "overlay": Image}
 START_TIMEOUT = 90.0  # seconds: the node loads and compiles its network
@@ -302,9 +307,11 @@ def summary(rows: Sequence[Row], bundle: Bundle) -> str:
 
     latencies = 1e3 * np.array([row.latency for row in rows if row.answered])
     tracks = {row.track for row in rows if row.track}
+    lost = sum(not row.answered for row in rows)
     return "\n".join(
         [
-            f"frames                       {len(rows)}, {len(errors)} with a pose, in {len(tracks)} track{'s' if len(tracks) != 1 else ''}",
+            f"frames                       {len(rows)}, {len(errors)} with a pose, in {len(tracks)} track{'s' if len(tracks) != 1 else ''}"
+            + (f"; {lost} without an answer" if lost else ""),
             f"median error                 {median([e.projection_2d for e in errors]):.2f} px in 2D projection, "
             f"{np.degrees(median([e.rotation for e in errors])):.2f}°, {1e3 * median([e.translation for e in errors]):.1f} mm",
             f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {share([e.projection_correct for e in errors])}",
@@ -395,6 +402,8 @@ def run(args: argparse.Namespace) -> int:
     expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {bundle.object_id}", "none")
     vertices = model_vertices(dataset, bundle.object_id)
     output = new_folder(args.output)
+    for name, value in MIDDLEWARE.items():
+        os.environ.setdefault(name, value)  # read when rclpy starts, and inherited by the node
 
     print(f"{len(instances)} frames of {bundle.name} through {NODE} in ROS 2 {os.environ.get('ROS_DISTRO', '')}; starting the node …", flush=True)
     log = output / "node.log"
@@ -431,7 +440,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m fm_pose_ros.demo", description="Play a BOP sequence into object_pose_node.")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "demo_toy", help="bundle of the object (default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "tugboat", help="bundle of the object (default: %(default)s)")
     parser.add_argument("--sequence", type=Path, default=ROOT / "demo" / "sequence", help="BOP dataset with the frames (default: %(default)s)")
     parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the results (default: %(default)s)")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,14 +48,19 @@ def arguments(bundle: Path, sequence: Path, output: Path) -> list[str]:
     return ["--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--window-source", "detections", "--every", "1"]
 
 
-def test_demo(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def run(argv: list[str]) -> "subprocess.CompletedProcess[str]":
+    """In a process of its own: the settings of the middleware hold for a whole process, and other tests have begun this one."""
+    return subprocess.run([sys.executable, "-m", "fm_pose_ros.demo", *argv], capture_output=True, text=True, timeout=120)
+
+
+def test_demo(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     (output / "demo_bag").mkdir(parents=True)
     (output / "demo_bag" / "old.mcap").write_text("left by an earlier demo")
     (output / "mine.txt").write_text("not the demo's")
-    assert demo.main(arguments(toy_bundle, sequence, output)) == 0
-    printed = capsys.readouterr().out
-    assert "4, 3 with a pose" in printed and "75.0 %" in printed and "no pose" in printed
+    done = run(arguments(toy_bundle, sequence, output))
+    assert done.returncode == 0, done.stderr
+    assert "4, 3 with a pose" in done.stdout and "75.0 %" in done.stdout and "no pose" in done.stdout
     assert (output / "mine.txt").is_file()
 
     rows = list(csv.reader((output / "poses.csv").open()))
@@ -117,11 +123,12 @@ def type_hash(kind: type) -> str:
     return next(h["hash_string"] for h in description["type_hashes"] if h["type_name"] == f"{package}/msg/{name}")
 
 
-def test_demo_without_poses_fails(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_without_poses_fails(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path) -> None:
     for path in (sequence / "test" / "000001" / "rgb").glob("*.png"):
         cv2.imwrite(str(path), np.full((240, 320, 3), 30, np.uint8))
-    assert demo.main([*arguments(toy_bundle, sequence, tmp_path / "output"), "--frames", "2"]) == 1
-    assert "2 answers to 2 frames, no pose among them" in capsys.readouterr().err
+    done = run([*arguments(toy_bundle, sequence, tmp_path / "output"), "--frames", "2"])
+    assert done.returncode == 1
+    assert "2 answers to 2 frames, no pose among them" in done.stderr
 
 
 def test_demo_tells_why_the_node_does_not_start(
