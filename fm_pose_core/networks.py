@@ -149,10 +149,9 @@ class PosePredictor(nn.Module):
         """(N, L, D) -> votes (N, L, 8, 2); weights (N, L) that sum to one; log_error (N,), the logarithm of the RMS error to
         expect in a coordinate, which learns from the features without changing them (`losses.L_u`)."""
         votes = self.fc(features).float().unflatten(-1, (CORNERS, 2)) + self.anchors
-        weights = torch.ones_like(votes[..., 0, 0])
-        if self.confidence is not None:
-            weights = self.confidence(features).float().squeeze(-1).softmax(1)
         log_errors = self.error(features.detach()).float().squeeze(-1)  # (N, L)
+        confidences = log_errors if self.confidence is None else self.confidence(features).float().squeeze(-1)
+        weights = confidences.softmax(1)  # one where L = 1
         return votes, weights, (weights.detach() * log_errors).sum(1)
 
 
@@ -195,11 +194,9 @@ class Fused(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, S, S, 3) uint8 RGB -> corners (N, 8, 2) in window pixels, spread (N, 8, 2): expected standard deviation."""
         votes, weights, log_error = self.h(self.g(self.f(FeatureMapping.normalise(image))))
-        w = weights[..., None, None]  # (N, L, 1, 1)
-        mean = (w * votes).sum(1)  # (N, 8, 2)
-        variance = (w * (votes - mean[:, None]).square()).sum(1) + log_error.exp().square()[:, None, None]
+        corners = (weights[..., None, None] * votes).sum(1)  # (N, 8, 2)
         half = self.size / 2
-        return mean * half + (half - 0.5), variance.sqrt() * half
+        return corners * half + (half - 0.5), torch.ones_like(corners) * (log_error.exp() * half)[:, None, None]
 
 
 def build_fused(architecture: dict[str, object]) -> Fused:

@@ -37,7 +37,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray, Obj
 from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.data.bop import BopDataset, Instance, read_image
+from fm_pose_core.data.bop import BopDataset, Instance, Result, parse_ids, read_image, write_results
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.evaluate.bop import model_vertices
 from fm_pose_core.evaluate.metrics import ADD_THRESHOLD, PROJECTION_THRESHOLD, PoseErrors, pose_errors
@@ -51,8 +51,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # loses about half of them between two processes. What the user has set stays.
 MIDDLEWARE = {
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "demo" / "fastdds.xml"),  # Fast DDS 2 (Jazzy)
-    "FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "demo" / "fastdds.xml"),  # Fast DDS 3
+    "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),  # Fast DDS 2 (Jazzy)
+    "FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),  # Fast DDS 3
 }
 NAMESPACE, NODE, FRAME = "/demo", "object_pose_node", "camera_optical_frame"
 OUTPUTS = {"detections": Detection3DArray, "boxes": ProjectedBoxArray, "pose": PoseStamped, "markers": MarkerArray, "overlay": Image}
@@ -70,6 +70,7 @@ class Row:
     latency: float = float("nan")
     track: str = ""
     overlay: NDArray[np.uint8] | None = None
+    result: Result | None = None
     center: tuple[float, float] = (0.0, 0.0)
 
     def values(self) -> list[str]:
@@ -250,8 +251,10 @@ def stop_node(process: "subprocess.Popen[bytes]") -> None:
             continue
 
 
-def play(player: CameraPlayer, instances: Sequence[Instance], vertices: Array, bundle: Bundle, rate: float, timeout: float) -> list[Row]:
-    """Play all frames at `rate` per second; a row of the table for each."""
+def play(
+    player: CameraPlayer, instances: Sequence[Instance], vertices: Array, bundle: Bundle, rate: float, timeout: float, exact: bool
+) -> list[Row]:
+    """Play all frames at `rate` per second; a row of the table for each. exact: the detections' centre is the true one."""
     rng = np.random.default_rng(0)
     rows = []
     player.greet(instances[0].camera)
@@ -262,6 +265,9 @@ def play(player: CameraPlayer, instances: Sequence[Instance], vertices: Array, b
         jpeg.data = array.array("B", instance.image_path.read_bytes())
         uv = instance.camera.pixels(apply(instance.T_camera_object, vertices))
         box = np.concatenate([uv.min(0), uv.max(0)]) + rng.normal(scale=3.0, size=4)  # detectors are not exact
+        if exact:
+            center = instance.camera.pixels(apply(instance.T_camera_object, bundle.center[None]))[0]
+            box = np.concatenate([center - 40.0, center + 40.0])
         player.spin(max(0.0, due - time.monotonic()))
         due = max(due + 1.0 / rate, time.monotonic())
         answer, sent = player.play(pixels, jpeg, instance.camera, box, bundle.name, timeout)
@@ -284,6 +290,7 @@ def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, bund
         T = transform(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([p.x, p.y, p.z]))
         row.errors = pose_errors(T, instance.T_camera_object, vertices, bundle.diameter, instance.camera, bundle.symmetries)
         row.score, row.track = found[0].results[0].hypothesis.score, found[0].id
+        row.result = Result(instance.scene_id, instance.im_id, instance.object_id, row.score, T, row.latency)
     return row
 
 
@@ -385,7 +392,7 @@ def _nanoseconds(stamp: Any) -> int:
 def new_folder(path: Path) -> Path:
     """An empty folder for the results. Only what an earlier demo wrote there is removed."""
     path.mkdir(parents=True, exist_ok=True)
-    for name in ("overlay.mp4", "overlay.png", "poses.csv", "node.log", "demo_bag/metadata.yaml"):
+    for name in ("overlay.mp4", "overlay.png", "poses.csv", "results.csv", "node.log", "demo_bag/metadata.yaml"):
         (path / name).unlink(missing_ok=True)
     for file in (path / "demo_bag").glob("*.mcap"):
         file.unlink()
@@ -398,7 +405,10 @@ def run(args: argparse.Namespace) -> int:
     """The demo; returns the exit code."""
     bundle = Bundle.load(args.bundle)
     dataset = BopDataset(args.sequence)
-    instances = dataset.instances(args.split, [bundle.object_id])[: args.frames]
+    instances = dataset.instances(args.split, [bundle.object_id])
+    if args.frames:
+        chosen = parse_ids(args.frames)
+        instances = [x for x in instances if x.im_id in chosen]
     expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {bundle.object_id}", "none")
     vertices = model_vertices(dataset, bundle.object_id)
     output = new_folder(args.output)
@@ -408,13 +418,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(instances)} frames of {bundle.name} through {NODE} in ROS 2 {os.environ.get('ROS_DISTRO', '')}; starting the node …", flush=True)
     log = output / "node.log"
     bag = Bag(output / "demo_bag")
-    process = start_node(args.bundle, args.window_source, log)
+    process = start_node(args.bundle, "tracking" if args.window_source == "tracking" else "detections", log)
     player = CameraPlayer(bag)
     try:
         begin = time.monotonic()
         player.wait_for_node(process)
         print(f"active after {time.monotonic() - begin:.1f} s; playing at {args.rate:g} frames per second …\n", flush=True)
-        rows = play(player, instances, vertices, bundle, args.rate, args.timeout)
+        rows = play(player, instances, vertices, bundle, args.rate, args.timeout, exact=args.window_source == "gt")
     except InputError as error:
         print(f"demo: {error}\nThe node's last words ({log}):\n" + "\n".join(log.read_text(errors="replace").splitlines()[-20:]), file=sys.stderr)
         return 1
@@ -425,6 +435,7 @@ def run(args: argparse.Namespace) -> int:
 
     print(table(rows, args.every) + "\n\n" + summary(rows, bundle) + "\n")
     write_csv(rows, output / "poses.csv")
+    write_results(output / "results.csv", [row.result for row in rows if row.result])
     video = write_video(rows, output / "overlay.mp4", args.rate)
     write_contact_sheet(rows, output / "overlay.png")
     if not any(row.errors for row in rows):
@@ -445,11 +456,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the results (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=10.0, help="frames per second (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=None, help="play so many frames only")
+    parser.add_argument("--frames", metavar="IDS", help="play these image ids only, such as 0-29,60")
     parser.add_argument("--every", type=int, default=5, help="print every so many rows (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds to wait for the answer to a frame (default: %(default)s)")
     parser.add_argument(
-        "--window-source", choices=("tracking", "detections"), default="tracking", help="where the node looks (default: %(default)s)"
+        "--window-source",
+        choices=("tracking", "detections", "gt"),
+        default="tracking",
+        help="where the node looks; gt: detections with the true centre, as `fm-pose evaluate bop --window gt` (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     try:

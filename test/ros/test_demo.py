@@ -126,7 +126,7 @@ def type_hash(kind: type) -> str:
 def test_demo_without_poses_fails(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path) -> None:
     for path in (sequence / "test" / "000001" / "rgb").glob("*.png"):
         cv2.imwrite(str(path), np.full((240, 320, 3), 30, np.uint8))
-    done = run([*arguments(toy_bundle, sequence, tmp_path / "output"), "--frames", "2"])
+    done = run([*arguments(toy_bundle, sequence, tmp_path / "output"), "--frames", "2-3"])
     assert done.returncode == 1
     assert "2 answers to 2 frames, no pose among them" in done.stderr
 
