@@ -99,11 +99,10 @@ class Trainer:
         return torch.optim.Adam(self.model.parameters(), lr=self.experiment.schedule.learning_rate, fused=True)
 
     def learning_rate(self) -> float:
-        """Linear warm-up over 200 steps; the last phase ends in a cosine."""
-        warm = min(1.0, (self.step + 1) / 200)
-        last = self.phase == len(self.phases) - 1
-        decay = 0.5 * (1.0 + math.cos(math.pi * self.step / self.phases[self.phase].steps)) if last else 1.0
-        return self.experiment.schedule.learning_rate * warm * decay
+        """One cosine over the whole run, and a linear warm-up over the first 200 steps of each phase (Adam begins anew there)."""
+        steps = [phase.steps for phase in self.phases]
+        done = (sum(steps[: self.phase]) + self.step) / sum(steps)
+        return self.experiment.schedule.learning_rate * min(1.0, (self.step + 1) / 200) * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def train(self, data: Data) -> None:
         """Run all phases from where the run stands. Raises FloatingPointError on a non-finite loss."""
