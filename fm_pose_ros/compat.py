@@ -4,18 +4,24 @@ On a robot tf2_ros, tf_transformations and cv_bridge come from the distribution 
 them; the minimal equivalents here publish the same messages with the same QoS.
 """
 
+import array
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
 from numpy.typing import NDArray
+from sensor_msgs.msg import Image
 
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array, quaternion_from_rotation, transform
 
 if TYPE_CHECKING:
     from rclpy.node import Node
-    from sensor_msgs.msg import Image
+
+# What cv_bridge turns into RGB and the direct path doesn't know: 16 bits per channel.
+_CHANNELS_OF_16_BITS = {"mono16": 1, "rgb16": 3, "bgr16": 3, "rgba16": 4, "bgra16": 4}
+_CHANNELS_OF_16_BITS |= {f"bayer_{pattern}16": 1 for pattern in ("rggb", "bggr", "gbrg", "grbg")}
 
 try:
     from tf2_ros import TransformBroadcaster
@@ -55,18 +61,45 @@ def quaternion(R: Array) -> Array:
     return np.asarray(quaternion_from_matrix(transform(R, np.zeros(3))), dtype=np.float64)
 
 
-def decode_with_cv_bridge(msg: "Image") -> NDArray[np.uint8]:
+def decode_with_cv_bridge(msg: Image) -> NDArray[np.uint8]:
     """An Image of a rare encoding -> (H, W, 3) uint8 RGB. cv_bridge is imported when the first one arrives, because its
     binary is tied to one numpy version and must not keep the node from starting.
 
     Raises InputError if cv_bridge isn't installed or cannot convert.
     """
+    problem = f"image.encoding: expected one that is read directly, got {msg.encoding!r}, and cv_bridge cannot"
     try:
         from cv_bridge import CvBridge
     except Exception as error:
-        got = f"{msg.encoding!r}, and cv_bridge cannot be used ({error})"
-        raise InputError(f"image.encoding: expected one that is read directly, got {got}") from None
+        raise InputError(f"{problem} be used ({error})") from None
+    if _numpy_1_binary_loaded():
+        raise InputError(f"{problem} be used (it was built for numpy 1 and crashes beside numpy {np.__version__})")
+    msg = _without_padding(msg)
     try:
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="rgb8"), dtype=np.uint8)
     except Exception as error:
-        raise InputError(f"image.encoding: expected one that converts to rgb8, got {msg.encoding!r} ({error})") from None
+        raise InputError(f"{problem} convert it ({error})") from None
+
+
+def _numpy_1_binary_loaded() -> bool:
+    """Has something that was built for numpy 1 been loaded beside numpy 2? Only such a binary asks for the old module name;
+    cv_bridge then still imports, but ends the process at the first conversion.
+    """
+    return np.lib.NumpyVersion(np.__version__) >= "2.0.0" and "numpy.core._multiarray_umath" in sys.modules
+
+
+def _without_padding(msg: Image) -> Image:
+    """The image without padding behind its rows. cv_bridge takes padding for pixels unless it is a whole number of them, and
+    never looks at the sizes.
+    """
+    if msg.encoding not in _CHANNELS_OF_16_BITS:
+        return msg
+    row = 2 * _CHANNELS_OF_16_BITS[msg.encoding] * msg.width
+    expect(msg.step >= row, "image.step", f"at least {row} bytes for {msg.width} pixels of {msg.encoding}", msg.step)
+    expect(len(msg.data) == msg.step * msg.height, "image.data", f"{msg.step * msg.height} bytes (step x height)", len(msg.data))
+    if msg.step == row:
+        return msg
+    pixels = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)[:, :row]
+    data = array.array("B", pixels.tobytes())
+    shape = {"height": msg.height, "width": msg.width, "step": row}
+    return Image(header=msg.header, encoding=msg.encoding, is_bigendian=msg.is_bigendian, data=data, **shape)

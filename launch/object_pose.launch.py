@@ -7,12 +7,11 @@ import os
 import posixpath
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-
-from launch import LaunchContext, LaunchDescription
 
 SHARE = get_package_share_directory("fm_pose_ros")
 OUTPUTS = ("markers", "overlay")  # what the RViz configuration shows
