@@ -5,7 +5,8 @@ them; the minimal equivalents here publish the same messages with the same QoS.
 """
 
 import array
-import sys
+import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def decode_with_cv_bridge(msg: Image) -> NDArray[np.uint8]:
         from cv_bridge import CvBridge
     except Exception as error:
         raise InputError(f"{problem} be used ({error})") from None
-    if _numpy_1_binary_loaded():
+    if _built_for_numpy_1(CvBridge):
         raise InputError(f"{problem} be used (it was built for numpy 1 and crashes beside numpy {np.__version__})")
     msg = _without_padding(msg)
     try:
@@ -81,11 +82,15 @@ def decode_with_cv_bridge(msg: Image) -> NDArray[np.uint8]:
         raise InputError(f"{problem} convert it ({error})") from None
 
 
-def _numpy_1_binary_loaded() -> bool:
-    """Has something that was built for numpy 1 been loaded beside numpy 2? Only such a binary asks for the old module name;
-    cv_bridge then still imports, but ends the process at the first conversion.
+def _built_for_numpy_1(bridge: type) -> bool:
+    """Is cv_bridge's binary one for numpy 1, beside numpy 2? It imports, but ends the process at the first conversion.
+
+    Only a binary that was built for numpy 2 knows numpy._core.
     """
-    return np.lib.NumpyVersion(np.__version__) >= "2.0.0" and "numpy.core._multiarray_umath" in sys.modules
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        return False
+    binaries = Path(inspect.getfile(bridge)).parent.glob("boost/cv_bridge_boost*")
+    return any(b"numpy._core" not in binary.read_bytes() for binary in binaries)
 
 
 def _without_padding(msg: Image) -> Image:
@@ -100,6 +105,12 @@ def _without_padding(msg: Image) -> Image:
     if msg.step == row:
         return msg
     pixels = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)[:, :row]
-    data = array.array("B", pixels.tobytes())
-    shape = {"height": msg.height, "width": msg.width, "step": row}
-    return Image(header=msg.header, encoding=msg.encoding, is_bigendian=msg.is_bigendian, data=data, **shape)
+    return Image(
+        header=msg.header,
+        height=msg.height,
+        width=msg.width,
+        encoding=msg.encoding,
+        is_bigendian=msg.is_bigendian,
+        step=row,
+        data=array.array("B", pixels.tobytes()),
+    )
