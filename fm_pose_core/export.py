@@ -31,7 +31,7 @@ def fused_of(run: Path, experiment: Experiment) -> Fused:
 
     mapping = experiment.method == "feature_mapping"
     model = FeatureMapping(replace(experiment.network, mapping=mapping), experiment.crop.size)
-    model.load_state_dict(state["model"])
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state["objective"].items() if k.startswith("model.")})
     return Fused(model).eval()
 
 

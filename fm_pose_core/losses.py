@@ -7,9 +7,12 @@
 | L_g, Eq. 4 | pairs (x_r, x_m) of T^M | g(f(x_r)) − f(x_m) | f, g; through f(x_m) too unless `target_gradient` is off |
 
 | L_u (beyond the paper) | all | error output of h | that output alone |
+| L_p (beyond the paper, an option) | all | points(f(x_s)), points(g(f(x_r))) | f, g |
 
 Sums over the training set become means over a batch; sums over coordinates and features stay. With several cells per image
-h's prediction is the weighted mean of their votes, and Eq. 4 is averaged evenly over cells. L_u teaches h to expect its error.
+h's prediction is the weighted mean of their votes, and Eq. 4 is averaged evenly over cells. L_u teaches h to expect its error. L_p
+asks each cell's features which point of the object it shows, if any: a dense task beside the pose, which f learns much
+sooner; its layer is dropped after training.
 """
 
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from fm_pose_core.config import knob
 from fm_pose_core.networks import FeatureMapping
 
+POINT_SCALE = 0.05  # metres: about half the size of a hand-held object
 METHODS = ("synthetic_only", "real_only", "without_mapping", "feature_mapping")
 
 
@@ -34,6 +38,7 @@ class LossConfig:
         0.0,
         1e6,
     )
+    points: float = knob(0.0, "Weight of L_p, beyond the paper: the object's surface point in each cell.", 0.0, 1e6)
     huber: float = knob(
         0.0,
         "0: squared error as in Eq. 2 and 3. Else beyond this distance (in half windows) the error of a corner grows linearly.",
@@ -48,6 +53,8 @@ class Objective(nn.Module):
     def __init__(self, model: FeatureMapping, config: LossConfig, method: str) -> None:
         super().__init__()
         self.model, self.config, self.method = model, config, method
+        # For L_p alone: which point of the object a cell shows, and whether it shows one.
+        self.surface = nn.Linear(model.feature_size, 4) if config.points > 0 else None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """batch: x_s, x_m, x_r (N, S, S, 3) uint8 and y_s, y_r (N, 8, 2) in window pixels; absent ones are left out.
@@ -59,20 +66,25 @@ class Objective(nn.Module):
         features = dict(zip(names, f(x).split([len(batch[k]) for k in names]), strict=True))
         losses: dict[str, Tensor] = {}
         uncertain: list[Tensor] = []
+        points: list[tuple[Tensor, Tensor]] = []
         synthetic = [k for k in ("x_s", "x_m") if k in features]
         if synthetic:
             y = torch.cat([batch["y_s" if k == "x_s" else "y_r"] for k in synthetic])
             losses["L_hS"], error = self.pose_error(h(torch.cat([features[k] for k in synthetic])), y)
             uncertain.append(error)
+            points += [(features[k], batch["p_s" if k == "x_s" else "p_r"]) for k in synthetic]
         if "x_r" in features:
             mapped = g(features["x_r"])
             losses["L_hR"], error = self.pose_error(h(mapped), batch["y_r"])
             uncertain.append(error)
+            points.append((mapped, batch["p_r"]))
             if self.method == "feature_mapping":
                 target = features["x_m"] if self.config.target_gradient else features["x_m"].detach()
                 losses["L_g"] = self.mapping_error(mapped.float(), target.float())
         losses["L_u"] = torch.cat(uncertain).mean()
-        weights = {"L_hS": 1.0, "L_hR": self.config.beta, "L_g": self.config.gamma, "L_u": 1.0}
+        if self.surface is not None:
+            losses["L_p"] = self.point_error(torch.cat([x for x, _ in points]), torch.cat([p for _, p in points]))
+        weights = {"L_p": self.config.points, "L_hS": 1.0, "L_hR": self.config.beta, "L_g": self.config.gamma, "L_u": 1.0}
         losses["L"] = sum((weights[k] * v for k, v in losses.items()), torch.zeros(()))
         return losses
 
@@ -98,3 +110,13 @@ class Objective(nn.Module):
             return error
         variance = target.detach().var(0, unbiased=False).sum(-1).mean()
         return error * (self.config.feature_variance / (variance + 1e-6))
+
+    def point_error(self, features: Tensor, points: Tensor) -> Tensor:
+        """Whether a cell shows the object (cross entropy), and which point if so (in units of POINT_SCALE, absolute error summed
+        over x, y, z). features: (N, L, D). points: (N, L, 3) metres, object frame, NaN where there is none."""
+        assert self.surface is not None
+        predicted = self.surface(features).float()
+        seen = ~points[..., 0].isnan()
+        error = (predicted[..., :3] - points.nan_to_num() / POINT_SCALE).abs().sum(-1)
+        presence = nn.functional.binary_cross_entropy_with_logits(predicted[..., 3], seen.float())
+        return presence + (error * seen).sum() / seen.sum().clamp_min(1)

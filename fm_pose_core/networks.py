@@ -161,7 +161,7 @@ class FeatureMapping(nn.Module):
     def __init__(self, config: NetworkConfig, size: int = 128) -> None:
         super().__init__()
         self.config, self.size = config, size
-        D = config.features if config.extractor == "compact" else 1024
+        self.feature_size = D = config.features if config.extractor == "compact" else 1024
         if config.extractor == "compact":
             self.f: nn.Module = Compact(config.width, D)
         elif config.extractor == "compact_global":

@@ -83,8 +83,8 @@ class Trainer:
             from fm_pose_core.vgg_weights import load_vgg16
 
             load_vgg16(self.model.f, experiment.network.weights)
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = Objective(self.model, experiment.loss, experiment.method)
+        self.objective.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = phases(experiment, self.world)
         self.phase, self.step = 0, 0
         self.seconds = 0.0
@@ -96,7 +96,7 @@ class Trainer:
             self._take_pretraining(pretrained)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.model.parameters(), lr=self.experiment.schedule.learning_rate, fused=True)
+        return torch.optim.Adam(self.objective.parameters(), lr=self.experiment.schedule.learning_rate, fused=True)
 
     def learning_rate(self) -> float:
         """One cosine over the whole run, and a linear warm-up over the first 200 steps of each phase (Adam begins anew there)."""
@@ -174,7 +174,7 @@ class Trainer:
             losses: dict[str, Tensor] = objective(batch)
         self.optimizer.zero_grad(set_to_none=True)
         losses["L"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.schedule.clip_gradient)
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.experiment.schedule.clip_gradient)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"step {self.step}: non-finite gradient; losses { ({k: v.item() for k, v in losses.items()}) }")
         self.optimizer.step()
@@ -207,7 +207,7 @@ class Trainer:
         if self.rank != 0:
             return
         state = {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase,
+            "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(), "phase": self.phase,
             "step": self.step, "seconds": self.seconds, "config": json.dumps(to_dict(self.experiment)),
         }  # fmt: skip
         torch.save(state, self.run / f".{name}")
@@ -218,7 +218,7 @@ class Trainer:
         expect(
             json.loads(state["config"]) == to_dict(self.experiment), f"{self.run}", "a run of this configuration", "a run of another one"
         )
-        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self.phase, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -231,8 +231,8 @@ class Trainer:
         mine, theirs = to_dict(self.experiment), json.loads(state["config"])
         for key in ("object", "crop", "synthetic", "backgrounds"):
             expect(mine[key] == theirs[key], f"{pretrained}: {key}", "the same as in this experiment", "something else")
-        missing = self.model.load_state_dict(state["model"], strict=False).missing_keys
-        expect(all(k.startswith("g.") for k in missing), str(path), "weights of f and h", f"no {missing}")
+        missing = self.objective.load_state_dict(state["objective"], strict=False).missing_keys
+        expect(all(k.startswith("model.g.") for k in missing), str(path), "weights of f and h", f"no {missing}")
         self.phase = 1
 
 

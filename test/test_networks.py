@@ -17,7 +17,8 @@ from fm_pose_core.vgg_weights import load_vgg16
 def random_batch(size: int = 32, n: int = 3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     batch = {k: torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator) for k in ("x_s", "x_r", "x_m")}
-    return batch | {k: torch.rand(n, 8, 2, generator=generator) * size for k in ("y_s", "y_r")}
+    batch |= {k: torch.rand(n, 8, 2, generator=generator) * size for k in ("y_s", "y_r")}
+    return batch | {k: torch.rand(n, (size // 16) ** 2, 3, generator=generator) - 0.5 for k in ("p_s", "p_r")}
 
 
 def test_the_published_network_has_the_published_layers() -> None:
@@ -60,12 +61,12 @@ def test_one_cell_gives_equation_2_and_3() -> None:
     assert losses["L"].item() == pytest.approx((losses["L_hS"] + losses["L_hR"] + 0.2 * losses["L_g"] + losses["L_u"]).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h")])
+@pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h"), ("L_p", "fg")])
 def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
     for block in model.g.blocks:  # away from the zero start, so that gradient reaches all of g
         nn.init.normal_(block[2].weight, std=0.1)
-    Objective(model, LossConfig(), "feature_mapping")(random_batch())[loss].backward()
+    Objective(model, LossConfig(points=1.0), "feature_mapping")(random_batch())[loss].backward()
     touched = {name for name in "fgh" if any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(model, name).parameters())}
     assert touched == set(reaches)
     trained = {name for name, p in model.h.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}

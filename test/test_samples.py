@@ -59,9 +59,13 @@ def test_the_label_of_a_sample_is_where_the_picture_shows_the_object() -> None:
     samples = SyntheticSamples(white, CORNERS, CROP, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2))
     renderer = Renderer(white, CROP.K, CROP.size, CROP.size)
     for _ in range(10):
-        image, corners = samples.draw()
+        image, corners, points = samples.draw()
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         assert pose.reprojection_error < 0.1  # pixels: the label is the projection of a rigid box
+        seen = ~np.isnan(points[:, 0])
+        cells = np.stack(np.meshgrid(np.arange(8) * 16 + 7.5, np.arange(8) * 16 + 7.5), -1).reshape(-1, 2)
+        shown = project(CROP.K, apply(pose.T_camera_object, points[seen].astype(float)))
+        assert seen.sum() >= 4 and np.abs(shown - cells[seen]).max() < 1.0  # pixels: nearest pixel of the view
         direct, _ = renderer.render(pose.T_camera_object)
         assert iou(image, over(direct, np.zeros_like(image))) >= 0.98
     samples.close()
@@ -103,7 +107,7 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label() -> None
     def first(**options: float) -> tuple[np.ndarray, np.ndarray]:
         config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(**options))
         samples = SyntheticSamples(MESH, CORNERS, CROP, config, black(), np.random.default_rng(5))
-        image, corners = samples.draw()
+        image, corners, _ = samples.draw()
         samples.close()
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         assert pose.reprojection_error < 0.1
@@ -130,7 +134,7 @@ def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: 
     pairs = PairSamples(MESH, CORNERS, CROP, config, VIEWS, views, colours, black(), np.random.default_rng(0))
     renderer = Renderer(MESH, CROP.K, CROP.size, CROP.size)
     for _ in range(6):
-        real, synthetic, corners = pairs.draw()
+        real, synthetic, corners, points = pairs.draw()
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         direct, _ = renderer.render(pose.T_camera_object)
         inside, outside = direct[..., 3] == 255, direct[..., 3] == 0

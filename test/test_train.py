@@ -101,8 +101,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     process.wait()
     before = checkpoint(run)
     assert before["phase"] == 1, "the run did not come to its second phase"
-    weights = Trainer(load_yaml(Experiment, run / "config.yaml"), run).model.state_dict()
-    assert all(torch.equal(weights[k], v) for k, v in before["model"].items())
+    weights = Trainer(load_yaml(Experiment, run / "config.yaml"), run).objective.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in before["objective"].items())
     short = load_yaml(Experiment, run / "config.yaml")
     resumed = subprocess.Popen(
         command("train", "--resume", run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -144,7 +144,7 @@ def test_two_ranks_train_one_model_on_data_of_their_own(dataset: Path, tmp_path:
     assert [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["images"] for run in ("one", "two")] == [96, 96]
     digests = [line.split()[-1] for line in done.stdout.splitlines() if "weights" in line]
     assert len(digests) == 2 and digests[0] == digests[1]
-    assert any(not torch.equal(two["model"][k], one["model"][k]) for k in one["model"])
+    assert any(not torch.equal(two["objective"][k], one["objective"][k]) for k in one["objective"])
 
 
 def test_a_loss_that_is_not_finite_stops_with_every_term(dataset: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ class RealView:
     """A real object patch and what is drawn at the same pose.
 
     photo: (P, P, 3) uint8. silhouette, visible: (P, P) uint8, the object's whole and unoccluded mask (antialiased).
-    cad: (P, P, 4) uint8 premultiplied rendering of the visible part. T_view_object: (4, 4) in the patch's camera. trusted: whether the
+    cad: (P, P, 4) uint8 premultiplied rendering of the visible part. surface: (P, P, 3) float16, its points in the object frame, metres,
+    NaN elsewhere. T_view_object: (4, 4) in the patch's camera. trusted: whether the
     visible mask agrees with the dataset's visible fraction (occluders without a mesh spoil it).
     """
 
@@ -34,6 +35,7 @@ class RealView:
     silhouette: Image
     visible: Image
     cad: Image
+    surface: NDArray[np.float16]
     T_view_object: Array
     trusted: bool
     visible_fraction: float
@@ -77,11 +79,9 @@ def prepare_real_views(
         fraction = float(visible.sum() / max(1, int(cad[..., 3].sum())))
         told = instance.visible_fraction
         trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
-        views.append(
-            RealView(
-                photos[i], cad[..., 3].copy(), visible, _masked(cad, visible), frames[i], trusted, fraction if np.isnan(told) else told
-            )
-        )
+        surface = surface_points(np.where(hidden, 0.0, depth), frames[i], patch.K)
+        known = fraction if np.isnan(told) else told
+        views.append(RealView(photos[i], cad[..., 3].copy(), visible, _masked(cad, visible), surface, frames[i], trusted, known))
         if trusted:
             front = np.where(hidden, 0.0, depth)
             seen = renderer.visible_vertices(frames[i], front, patch.K)
@@ -91,6 +91,16 @@ def prepare_real_views(
             colours[i, seen] = cv2.remap(photos[i], uv[:, None], None, cv2.INTER_LINEAR)[seen, 0]
     renderer.close()
     return views, colours
+
+
+def surface_points(depth: NDArray[np.float32], T_camera_object: Array, K: Array) -> NDArray[np.float16]:
+    """Depth map (P, P) in metres, 0 where there is nothing -> (P, P, 3) points of the object, object frame, metres, NaN where
+    there is nothing."""
+    v, u = np.nonzero(depth > 0)
+    rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(len(u))], -1)
+    points = np.full((*depth.shape, 3), np.nan, np.float16)
+    points[v, u] = (rays * depth[v, u, None] - T_camera_object[:3, 3]) @ T_camera_object[:3, :3]
+    return points
 
 
 def _masked(rgba: Image, mask: Image) -> Image:

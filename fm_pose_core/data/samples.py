@@ -15,7 +15,7 @@ from fm_pose_core.config import knob
 from fm_pose_core.crop import Crop
 from fm_pose_core.data.appearance import AppearanceConfig, jitter, occluder, repaint, shade
 from fm_pose_core.data.backgrounds import Backgrounds
-from fm_pose_core.data.real import RealView, photo_colours
+from fm_pose_core.data.real import RealView, photo_colours, surface_points
 from fm_pose_core.data.renderer import Mesh, Renderer
 from fm_pose_core.data.viewpoints import ViewpointConfig, look_at, random_rotation, random_viewpoint, window_rotation
 from fm_pose_core.errors import expect
@@ -53,9 +53,11 @@ class RealConfig:
 
 @dataclass
 class View:
-    """Layers that share one camera: `layers` maps a name to (P, P, C) uint8; T_view_object (4, 4); K (3, 3)."""
+    """Layers that share one camera: `layers` maps a name to (P, P, C) uint8; surface (P, P, 3) float16: the object's point seen in
+    each pixel, object frame, metres, NaN where there is none; T_view_object (4, 4); K (3, 3)."""
 
     layers: dict[str, Image]
+    surface: NDArray[np.float16]
     T_view_object: Array
     K: Array
 
@@ -84,8 +86,8 @@ class SyntheticSamples:
         T = random_viewpoint(self.rng, self.config.viewpoints, self.center)
         return render_view(self.renderer, T, self.crop.K, {"cad": 0}, self.config.appearance, self.rng)
 
-    def draw(self) -> tuple[Image, NDArray[np.float32]]:
-        """-> image (size, size, 3) uint8 RGB, corners (8, 2) float32 in window pixels."""
+    def draw(self) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
+        """-> image (size, size, 3) uint8 RGB; corners (8, 2) float32 in window pixels; points (L, 3) float32, see `cell_points`."""
         if self._until_next <= 0 or len(self._ring) < 16:
             _renew(self._ring, self._ring_size, self._render(), self.rng)
             self._until_next = self.config.uses_per_view
@@ -98,8 +100,9 @@ class SyntheticSamples:
         if rng.uniform() < config.appearance.repaint:
             rgba = repaint(rgba, rng)
         image = over(rgba, self.backgrounds.draw())
-        image = finish([image], config.appearance, self.backgrounds, rng)[0]
-        return image, project(H @ view.K, apply(view.T_view_object, self.corners)).astype(np.float32)
+        points = cell_points(view.surface, H, self.crop.size)
+        image = finish([image], points, config.appearance, self.backgrounds, rng)[0]
+        return image, project(H @ view.K, apply(view.T_view_object, self.corners)).astype(np.float32), points
 
     def close(self) -> None:
         self.renderer.close()
@@ -127,8 +130,9 @@ class PairSamples:
             self.variants = [(views[i].T_view_object, self.renderer.add_variant(c)) for i, c in photo_colours(colours, mesh.colours)]
             expect(bool(self.variants), "photographs for novel views", "at least one that shows enough of the object", "none")
 
-    def draw(self) -> tuple[Image, Image, NDArray[np.float32]]:
-        """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (8, 2) float32, window pixels."""
+    def draw(self) -> tuple[Image, Image, NDArray[np.float32], NDArray[np.float32]]:
+        """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (8, 2) float32, window pixels;
+        points (L, 3) float32, see `cell_points`."""
         rng, config = self.rng, self.config
         kind = rng.uniform()
         if kind < config.novel_views:
@@ -140,7 +144,7 @@ class PairSamples:
         else:
             plain = kind < config.novel_views + config.plain
             real = (self.views if plain else self.trusted)[int(rng.integers(len(self.views if plain else self.trusted)))]
-            view = View({"photo": real.photo}, real.T_view_object, self.patch.K)
+            view = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K)
             H, corners = self._warp(view, config.in_plane, config.rescale)
             photo = warp(real.photo, H, self.crop.size, border=cv2.BORDER_REPLICATE)
             cad = warp(real.cad, H, self.crop.size)
@@ -150,8 +154,9 @@ class PairSamples:
                 mask = warp(real.visible, H, self.crop.size)
                 background = self.backgrounds.draw()
                 images = [blend(photo, mask, background), over(cad, background)]
-        images = finish(images, config.appearance, self.backgrounds, rng)
-        return images[0], images[1], corners
+        points = cell_points(view.surface, H, self.crop.size)
+        images = finish(images, points, config.appearance, self.backgrounds, rng)
+        return images[0], images[1], corners, points
 
     def _warp(self, view: View, in_plane: float, rescale: float) -> tuple[Array, NDArray[np.float32]]:
         R = window_rotation(self.rng, self.crop.focal, in_plane, self.config.displacement)
@@ -196,11 +201,26 @@ def render_view(
     renderer: Renderer, T: Array, K: Array, variants: dict[str, int], appearance: AppearanceConfig, rng: np.random.Generator
 ) -> View:
     """Render the named colour variants at one pose; with probability `appearance.light` under random lights."""
-    layers = {name: renderer.render(T, variant)[0] for name, variant in variants.items()}
+    layers, depth = {}, np.zeros(0, np.float32)
+    for name, variant in variants.items():
+        layers[name], depth = renderer.render(T, variant)
     if rng.uniform() < appearance.light:
         normals = renderer.render_normals(T)
         layers = {name: shade(layer, normals, rng) for name, layer in layers.items()}
-    return View(layers, T, K)
+    return View(layers, surface_points(depth, T, K), T, K)
+
+
+def cell_points(surface: NDArray[np.float16], H: Array, size: int) -> NDArray[np.float32]:
+    """The object's point behind the centre of each cell of 16×16 pixels of the window, row by row: (L, 3) object frame, metres,
+    NaN where the object is not seen. H (3, 3): view pixels -> window pixels."""
+    centres = np.arange(8, size, 16) - 0.5
+    u, v = np.meshgrid(centres, centres)
+    source = np.rint(project(np.linalg.inv(H), np.stack([u.ravel(), v.ravel(), np.ones(u.size)], -1))).astype(int)
+    height, width = surface.shape[:2]
+    inside = (source >= 0).all(1) & (source[:, 0] < width) & (source[:, 1] < height)
+    points = np.full((len(source), 3), np.nan, np.float32)
+    points[inside] = surface[source[inside, 1], source[inside, 0]]
+    return points
 
 
 def warp(image: Image, H: Array, size: int, border: int = cv2.BORDER_CONSTANT) -> Image:
@@ -220,13 +240,17 @@ def blend(image: Image, mask: Image, background: Image) -> Image:
     return cv2.add(cv2.multiply(image, m, scale=1.0 / 255.0), cv2.multiply(background, 255 - m, scale=1.0 / 255.0))
 
 
-def finish(images: list[Image], config: AppearanceConfig, backgrounds: Backgrounds, rng: np.random.Generator) -> list[Image]:
-    """Occluders and jitter, the same occluder in all `images` (a pair differs by the object's appearance alone)."""
+def finish(
+    images: list[Image], points: NDArray[np.float32], config: AppearanceConfig, backgrounds: Backgrounds, rng: np.random.Generator
+) -> list[Image]:
+    """Occluders and jitter, the same occluder in all `images` (a pair differs by the object's appearance alone). Points that an
+    occluder hides become NaN."""
     for _ in range(2):
         if rng.uniform() < config.occluders:
             texture, alpha = occluder(rng, backgrounds, images[0].shape[0])
             mask = (alpha[..., 0] * 255.0).astype(np.uint8)
             images = [blend(texture, mask, image) for image in images]
+            points[mask[8::16, 8::16].ravel() > 127] = np.nan
     if config.colour or config.blur or config.noise:
         seed = int(rng.integers(2**63))
         images = [jitter(image, np.random.default_rng(seed), config) for image in images]
@@ -236,13 +260,14 @@ def finish(images: list[Image], config: AppearanceConfig, backgrounds: Backgroun
 def batches(
     synthetic: SyntheticSamples | None, pairs: PairSamples | None, synthetic_size: int, pair_size: int
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Endless batches: x_s (B, S, S, 3) uint8 and y_s (B, 8, 2) float32 of T^S; x_r, x_m (B', S, S, 3) and y_r (B', 8, 2) of T^M."""
+    """Endless batches: x_s (B, S, S, 3) uint8, y_s (B, 8, 2) and p_s (B, L, 3) float32 of T^S; x_r, x_m (B', S, S, 3), y_r
+    (B', 8, 2) and p_r (B', L, 3) of T^M."""
     while True:
         batch: dict[str, NDArray[np.generic]] = {}
         if synthetic is not None and synthetic_size:
             drawn = [synthetic.draw() for _ in range(synthetic_size)]
-            batch["x_s"], batch["y_s"] = (np.stack(column) for column in zip(*drawn, strict=True))
+            batch["x_s"], batch["y_s"], batch["p_s"] = (np.stack(column) for column in zip(*drawn, strict=True))
         if pairs is not None and pair_size:
             drawn_pairs = [pairs.draw() for _ in range(pair_size)]
-            batch["x_r"], batch["x_m"], batch["y_r"] = (np.stack(column) for column in zip(*drawn_pairs, strict=True))
+            batch["x_r"], batch["x_m"], batch["y_r"], batch["p_r"] = (np.stack(column) for column in zip(*drawn_pairs, strict=True))
         yield batch

@@ -5,6 +5,7 @@ Without them, as with ROS 2 from PyPI, these tests are skipped, and all the othe
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -154,15 +155,15 @@ def test_the_node_takes_an_image_through_cv_bridge(rig, toy_bundle, cv_bridge):
     assert r.warnings() == []
 
 
-# What keeps cv_bridge from harm, with a stand-in that must not be called
+# What keeps cv_bridge from harm, shown with a stand-in
 
 
 @pytest.fixture
-def stand_in(tmp_path, monkeypatch) -> Path:
-    """A cv_bridge whose use fails the test -> where its binary belongs."""
+def stand_in(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A cv_bridge that only complains -> the path of its binary, which isn't there yet."""
     source = tmp_path / "cv_bridge" / "__init__.py"
     (source.parent / "boost").mkdir(parents=True)
-    source.write_text("def CvBridge():\n    raise AssertionError('used')\n")
+    source.write_text("class CvBridge:\n    def imgmsg_to_cv2(self, *_, **__):\n        raise AssertionError('used')\n")
     for name in [name for name in sys.modules if name.startswith("cv_bridge")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
