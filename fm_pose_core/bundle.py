@@ -66,10 +66,10 @@ class CropEntry:
 
 
 @dataclass(frozen=True)
-class ScoreEntry:
-    """scale: calibration of pnp.score on validation frames."""
+class CalibrationEntry:
+    """spread_scale: factor between the network's spread and its errors on photographs that it was not trained on (export)."""
 
-    scale: float
+    spread_scale: float
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Manifest:
     network: NetworkEntry
     object: ObjectEntry
     crop: CropEntry
-    score: ScoreEntry
+    calibration: CalibrationEntry
     training: dict
 
 
@@ -181,7 +181,7 @@ def write_bundle(
     crop: Crop,
     symmetries: Sequence[Array] = (),
     mesh: bytes | Path | None = None,
-    score_scale: float = 1.0,
+    spread_scale: float = 1.0,
     training: dict[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle and load it back. network, mesh: contents or the file to copy. minimum, maximum (3,), diameter and
@@ -214,7 +214,7 @@ def write_bundle(
                 mesh=mesh_entry,
             ),
             crop=CropEntry(int(crop.size), float(crop.focal)),
-            score=ScoreEntry(float(score_scale)),
+            calibration=CalibrationEntry(float(spread_scale)),
             training=training or {},
         )
         (temporary / MANIFEST).write_text(json.dumps(to_dict(manifest), indent=2) + "\n", encoding="utf-8")
@@ -245,7 +245,7 @@ def _manifest(values: Any) -> Manifest:
         expect(_is_rigid(symmetry), f"object.symmetries[{i}]", "16 numbers of a rigid 4x4 transform, row-major", list(symmetry))
     expect(8 <= manifest.crop.size <= 4096, "crop.size", "8 to 4096 pixels", manifest.crop.size)
     expect(0 < manifest.crop.focal < math.inf, "crop.focal", "a positive number of pixels", manifest.crop.focal)
-    expect(0 < manifest.score.scale < math.inf, "score.scale", "a positive number", manifest.score.scale)
+    expect(0 < manifest.calibration.spread_scale < math.inf, "calibration.spread_scale", "a positive number", manifest.calibration.spread_scale)
     return manifest
 
 

@@ -37,7 +37,7 @@ class EstimatorConfig:
     max_reprojection_error: float = knob(
         8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0
     )
-    min_score: float = knob(0.0, "Gate: smallest score that is accepted.", 0.0, 1.0)
+    min_score: float = knob(0.15, "Gate: smallest score that is accepted.", 0.0, 1.0)
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:

@@ -64,7 +64,7 @@ class PoseEstimator:
 
     def _pose(self, corners: Array, spread: Array, R_camera_window: Array, camera: Camera) -> ObjectPose:
         """From the network's (8, 2) corners and spread in window pixels to the pose in the camera frame."""
-        solution = solve_pnp(self._box_corners, corners, self._crop.K, spread)
+        solution = solve_pnp(self._box_corners, corners, self._crop.K, spread, spread_scale=self.bundle.manifest.calibration.spread_scale)
         image_corners = self._crop.to_image(corners, camera, R_camera_window)
         if not solution.accepted:
             return ObjectPose(np.eye(4), image_corners, np.inf, solution.covariance, 0.0, False, solution.reason)
@@ -75,7 +75,7 @@ class PoseEstimator:
         image_error = image_corners - camera.pixels(apply(T_camera_object, self._box_corners))
         reprojection_error = float(np.sqrt(np.square(image_error).sum(axis=1).mean()))
         expected_error = expected_projection_error(T_camera_object, covariance, self._box_corners, camera.K)
-        confidence = score(expected_error, self.bundle.manifest.score.scale)
+        confidence = score(expected_error)
 
         reason = ""
         if not reprojection_error <= self.config.max_reprojection_error:

@@ -93,7 +93,11 @@ def expand(path: str) -> Path:
 
 def read_data(experiment: Experiment) -> Data:
     """Read the mesh and the real images of an experiment. Raises InputError for what is missing."""
-    o = experiment.object
+    o, (nearest, farthest) = experiment.object, experiment.synthetic.viewpoints.distance
+    expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
+    expect(nearest <= farthest, "synthetic.viewpoints.distance", "the nearest first", (nearest, farthest))
+    appearance = experiment.real.appearance
+    expect(appearance.light == appearance.repaint == 0.0, "real.appearance", "no light and no repaint: photographs are lit", appearance)
     dataset = BopDataset(expand(o.dataset))
     model = dataset.model(o.id)
     real = dataset.instances(o.split, [o.id])
@@ -108,7 +112,7 @@ def read_data(experiment: Experiment) -> Data:
     )
     training = [x for x in real if x.im_id in training_ids]
     mesh = load_mesh(model.mesh_path, 1e-3).simplified(o.faces)
-    crop = Crop.around(model.diameter, experiment.synthetic.viewpoints.distance[0], experiment.crop.margin, experiment.crop.size)
+    crop = Crop.around(model.diameter, nearest, experiment.crop.margin, experiment.crop.size)
     corners = box_corners(model.minimum, model.maximum)
     views: list[RealView] = []
     colours = np.zeros((0, 0, 3), np.float32)

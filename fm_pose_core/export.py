@@ -11,16 +11,19 @@ import numpy as np
 import torch
 
 from fm_pose_core.bundle import Bundle, write_bundle
-from fm_pose_core.config import load_yaml, to_dict
-from fm_pose_core.data.loader import Batches
+from fm_pose_core.config import EstimatorConfig, load_yaml, to_dict
+from fm_pose_core.data.bop import read_image
 from fm_pose_core.data.renderer import Mesh
 from fm_pose_core.errors import expect
 from fm_pose_core.experiment import Data, Experiment, read_data
-from fm_pose_core.geometry import project
+from fm_pose_core.geometry import apply, log_so3, transform
 from fm_pose_core.networks import FeatureMapping, Fused
-from fm_pose_core.pnp import expected_projection_error, solve_pnp
+from fm_pose_core.pnp import solve_pnp
+from fm_pose_core.runtime import load_backend
+from fm_pose_core.types import Window
 
 OPSET = 17
+CHI2_MEDIAN = 5.348  # of the χ² distribution with 6 degrees of freedom
 
 
 def fused_of(run: Path, experiment: Experiment) -> Fused:
@@ -28,6 +31,8 @@ def fused_of(run: Path, experiment: Experiment) -> Fused:
     path = run / "checkpoint.pt"
     expect(path.is_file(), str(path), "the checkpoint of a training run", "nothing there")
     state = torch.load(path, map_location="cpu", weights_only=True)
+    same = json.loads(state["config"]) == to_dict(experiment)
+    expect(same, str(run), "a checkpoint of the run's config.yaml", "one of another configuration")
 
     mapping = experiment.method == "feature_mapping"
     model = FeatureMapping(replace(experiment.network, mapping=mapping), experiment.crop.size)
@@ -73,24 +78,34 @@ def _store_as_fp16(model: Any) -> None:
         model.graph.node.insert(i, node)
 
 
-def score_scale(network: Fused, data: Data, samples: int = 256) -> float:
-    """Calibrates ObjectPose.score: the median ratio of the true 2D error of the corners to the expected one, over fresh training
-    samples (real ones where there are any)."""
-    real = bool(data.source.views)
-    batch = next(iter(Batches(data.source, 0 if real else samples, samples if real else 0, (2026,))))
-    images, truths = (batch["x_r"], batch["y_r"]) if real else (batch["x_s"], batch["y_s"])
+def spread_scale(network: Fused, data: Data) -> float:
+    """The factor on the network's spread for which the poses' covariance fits their errors: the median of eᵀC⁻¹e is that of a χ²
+    distribution with 6 degrees of freedom. Over the validation photographs, or, without any, those of the training."""
+    crop, box = data.source.crop, data.source.corners
+    images, truths = [], []
+    for x in data.validation or data.training:
+        if not x.visible_fraction < 0.1:
+            window = Window(*x.camera.pixels(apply(x.T_camera_object, box.mean(0)[None]))[0])
+            image, R_camera_window = crop.cut(read_image(x.image_path), x.camera, window)
+            images.append(image)
+            truths.append(transform(R_camera_window.T, np.zeros(3)) @ x.T_camera_object)
+    if not images:
+        return 1.0
     with torch.inference_mode():
-        predicted, spread = (x.double().numpy() for x in network(images))
-    K, box = data.source.crop.K, data.source.corners
-    ratios = []
-    for corners, deviation, truth in zip(predicted, spread, truths.double().numpy(), strict=True):
-        solution = solve_pnp(box, corners, K, deviation)
-        if solution.accepted:
-            T = solution.T_camera_object
-            expected = expected_projection_error(T, solution.covariance, box, K)
-            actual = np.linalg.norm(project(K, box @ T[:3, :3].T + T[:3, 3]) - truth, axis=1).mean()
-            ratios.append(actual / max(expected, 1e-6))
-    return float(np.clip(np.median(ratios), 0.05, 20.0)) if ratios else 1.0
+        parts = [network(torch.from_numpy(np.stack(images[i : i + 64]))) for i in range(0, len(images), 64)]
+    corners, spread = (torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
+
+    def excess(scale: float) -> float:
+        values = []
+        for c, s, truth in zip(corners, spread, truths, strict=True):
+            solution = solve_pnp(box, c, crop.K, s, spread_scale=scale)
+            if solution.accepted:
+                T = solution.T_camera_object
+                e = np.concatenate([truth[:3, 3] - T[:3, 3], log_so3(truth[:3, :3] @ T[:3, :3].T)])
+                values.append(e @ np.linalg.solve(solution.covariance, e))
+        return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
+
+    return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
 
 
 def mesh_file(mesh: Mesh) -> bytes:
@@ -108,12 +123,14 @@ def export(run: Path, bundle: Path, precision: str = "fp16") -> Bundle:
     data = read_data(experiment)
     architecture = {**to_dict(network_config(experiment)), "size": experiment.crop.size}
     model = data.model
-    return write_bundle(
+    made = write_bundle(
         bundle, network=to_onnx(network, precision), architecture=architecture, name=experiment.object.name or model.name,
         object_id=model.id, minimum=model.minimum, maximum=model.maximum, diameter=model.diameter, crop=data.source.crop,
-        symmetries=model.symmetries, mesh=mesh_file(data.source.mesh), score_scale=score_scale(network, data),
+        symmetries=model.symmetries, mesh=mesh_file(data.source.mesh), spread_scale=spread_scale(network, data),
         training={"configuration": to_dict(experiment), **_last_log(run)},
     )  # fmt: skip
+    load_backend(made, EstimatorConfig(backend="onnxruntime"))  # a bundle that does not load is none
+    return made
 
 
 def network_config(experiment: Experiment) -> Any:

@@ -95,10 +95,9 @@ def expected_projection_error(T_camera_object: Array, covariance: Array, points:
     return float(np.sqrt(variance.reshape(-1, 2).sum(axis=1)).mean())
 
 
-def score(projection_error: float, scale: float = 1.0) -> float:
-    """Estimated probability that the mean 2D projection error is below 5 px, from the expected error in pixels of the
-    real image. `scale` comes from the bundle, where the trainer calibrates it on validation frames."""
-    return 1.0 / (1.0 + (scale * projection_error / GOOD_PROJECTION) ** 2)
+def score(projection_error: float) -> float:
+    """In [0, 1], from the expected 2D projection error in pixels of the real image: 1 for none, 0.5 for 5 px, the metric's limit."""
+    return 1.0 / (1.0 + (projection_error / GOOD_PROJECTION) ** 2)
 
 
 def _refused(reason: str) -> PnpSolution:

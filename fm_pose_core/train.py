@@ -229,11 +229,12 @@ class Trainer:
         expect(self.phases[0].name == "pretrain", "method", "one that begins with a pretraining", self.experiment.method)
         state = torch.load(path, map_location=self.device, weights_only=True)
         mine, theirs = to_dict(self.experiment), json.loads(state["config"])
-        for key in ("object", "crop", "synthetic", "backgrounds"):
+        for key in ("object", "crop", "synthetic", "backgrounds", "network", "schedule"):
             expect(mine[key] == theirs[key], f"{pretrained}: {key}", "the same as in this experiment", "something else")
         missing = self.objective.load_state_dict(state["objective"], strict=False).missing_keys
         expect(all(k.startswith("model.g.") for k in missing), str(path), "weights of f and h", f"no {missing}")
         self.phase = 1
+        self.save()
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -257,6 +258,9 @@ def open_run(config: Path, run: Path | None, changes: list[str]) -> tuple[Experi
     configuration that results."""
     experiment = from_dict(Experiment, changed(to_dict(load_yaml(Experiment, config)), changes))
     run = run or Path("runs") / config.stem
+    if (run / "checkpoint.pt").is_file():
+        before = load_yaml(Experiment, run / "config.yaml")
+        expect(before == experiment, str(run), "no run, or one of this configuration", "a run of another one")
     run.mkdir(parents=True, exist_ok=True)
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
     return experiment, run

@@ -37,13 +37,13 @@ class Camera:
             sizes = DISTORTION_SIZES[self.distortion_model]
             expect(d.size in sizes, "distortion", f"{sizes} coefficients for {self.distortion_model}", d.size)
         else:
-            d = np.zeros(0)
+            d = np.zeros(4 if self.distortion_model == "equidistant" and d.size else 0)  # f-theta is no pinhole
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", d)
 
     def restricted(self, x_offset: int, y_offset: int, width: int, height: int, binning_x: int, binning_y: int) -> "Camera":
-        """Camera of the image that remains after a region of interest (in full-resolution pixels) and binning
-        (pixels averaged per axis, at least 1), as ROS REP 104 defines them."""
+        """Camera of the image that remains after a region of interest (in full-resolution pixels) and binning (at
+        least 1 per axis), as ROS's image_geometry reads them: pixel (0, 0) keeps its centre, as in sub-sampling."""
         K = self.K.copy()
         K[0, 2] -= x_offset
         K[1, 2] -= y_offset
@@ -93,8 +93,8 @@ class ObjectPose:
     T_camera_object: (4, 4), metres. corners: (8, 2) predicted projections of the box corners in image pixels, in the
     order of geometry.box_corners. reprojection_error: RMS distance in image pixels between `corners` and the corners
     of the pose. covariance: (6, 6) of (x, y, z, rotX, rotY, rotZ), metres and radians, rotations about the fixed
-    axes of the camera frame (REP 103). score: in [0, 1], the estimated probability of a 2D projection error below
-    5 px. accepted: False if a gate refused the pose; `reason` then says which one.
+    axes of the camera frame (REP 103). score: in [0, 1], 0.5 where a 2D projection error of 5 px is expected
+    (pnp.score). accepted: False if a gate refused the pose; `reason` then says which one.
     """
 
     T_camera_object: Array

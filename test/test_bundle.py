@@ -26,7 +26,7 @@ def write(path: Path, **changes: Any) -> Bundle:
         "symmetries": [np.diag([-1.0, -1.0, 1.0, 1.0])],
         "crop": Crop(96, 250.0),
         "mesh": b"ply",
-        "score_scale": 1.5,
+        "spread_scale": 1.5,
         "training": {"seed": 3},
     }
     return write_bundle(path, **(values | changes))
@@ -42,7 +42,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bundle.symmetries[0], np.diag([-1.0, -1.0, 1.0, 1.0]))
     assert bundle.network_path.read_bytes() == b"network"
     assert bundle.mesh_path is not None and bundle.mesh_path.read_bytes() == b"ply"
-    assert bundle.manifest.score.scale == 1.5
+    assert bundle.manifest.calibration.spread_scale == 1.5
     assert bundle.manifest.network.architecture == {"name": "toy", "widths": [1, 2]}
     assert bundle.manifest.training == {"seed": 3}
 
@@ -82,7 +82,7 @@ def delete(*keys: str) -> Callable[[dict], None]:
         (set_key("extra", value=1), "extra: expected one of the keys"),
         (set_key("object", "colour", value="red"), r"object\.colour: expected one of the keys"),
         (delete("object", "diameter"), r"object\.diameter: expected a value, got none"),
-        (delete("score"), "score: expected a value"),
+        (delete("calibration"), "calibration: expected a value"),
         (set_key("object", "id", value="7"), r"object\.id: expected int"),
         (set_key("object", "name", value=""), r"object\.name: expected a name"),
         (set_key("object", "minimum", value=[0, 0]), r"object\.minimum: expected 3 values"),
@@ -93,7 +93,7 @@ def delete(*keys: str) -> Callable[[dict], None]:
         (set_key("object", "symmetries", value=[[1.0] * 12]), r"object\.symmetries\[0\]: expected 16 numbers"),
         (set_key("crop", "size", value=0), r"crop\.size: expected 8 to 4096"),
         (set_key("crop", "focal", value=-1.0), r"crop\.focal: expected a positive number"),
-        (set_key("score", "scale", value=float("inf")), r"score\.scale: expected a positive number"),
+        (set_key("calibration", "spread_scale", value=float("inf")), r"calibration\.spread_scale: expected a positive number"),
         (set_key("network", "file", value="../network.onnx"), "file: expected a file name without folders"),
         (set_key("network", "file", value="/etc/hostname"), "file: expected a file name without folders"),
         (set_key("network", "file", value="other.onnx"), "other.onnx: expected a file in the bundle"),

@@ -141,7 +141,7 @@ def test_a_window_outside_of_the_image_is_no_error(estimator: PoseEstimator) -> 
 def test_score_uses_the_bundles_calibration(estimator: PoseEstimator) -> None:
     camera, image = CAMERAS["ideal"], toy.toy_image(CAMERAS["ideal"], 320.0, 240.0)
     manifest = estimator.bundle.manifest
-    strict = replace(estimator.bundle, manifest=replace(manifest, score=replace(manifest.score, scale=10.0)))
+    strict = replace(estimator.bundle, manifest=replace(manifest, calibration=replace(manifest.calibration, spread_scale=10.0)))
     window = Window(320.0, 240.0)
     a = estimator.estimate(image, camera, window).score
     b = PoseEstimator(strict, estimator.backend).estimate(image, camera, window).score

@@ -163,4 +163,3 @@ def test_expected_projection_error_matches_sampled_poses() -> None:
 
 def test_score_falls_with_the_error() -> None:
     assert score(0.0) == 1.0 and score(5.0) == 0.5 and score(1e9) < 1e-6
-    assert score(5.0, scale=2.0) == pytest.approx(0.2)

@@ -51,7 +51,7 @@ def read_folder(folder: str | Path, at_most: int = 400) -> list[Image]:
     folder = Path(folder)
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
     expect(bool(paths), str(folder), f"a folder with images ({', '.join(_SUFFIXES)})", "none")
-    return [read_image(p) for p in paths[:: max(1, len(paths) // at_most)][:at_most]]
+    return [_at_most(read_image(p), 800) for p in paths[:: max(1, len(paths) // at_most)][:at_most]]
 
 
 def procedural_image(rng: np.random.Generator, size: int) -> Image:
@@ -85,6 +85,11 @@ def procedural_image(rng: np.random.Generator, size: int) -> Image:
         canvas = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 2.5)))
     grain = rng.normal(scale=rng.uniform(0.5, 8.0), size=canvas.shape).astype(np.float32)
     return np.clip(canvas + grain, 0, 255).astype(np.uint8)
+
+
+def _at_most(image: Image, size: int) -> Image:
+    factor = min(1.0, size / max(image.shape[:2]))
+    return image if factor == 1.0 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
 
 
 def _at_least(image: Image, size: int) -> Image:

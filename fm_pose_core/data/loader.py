@@ -1,5 +1,7 @@
 """Batches of training samples from worker processes, each with a renderer and a random stream of its own."""
 
+import contextlib
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +52,9 @@ class Batches(IterableDataset[dict[str, Any]]):
         rng = np.random.default_rng([*self.seed, info.id if info else 0])
         cv2.setNumThreads(1)
         s = self.source
-        with threadpool_limits(1):
+        if info is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's: it saves and then ends its workers
+        with threadpool_limits(1) if info is not None else contextlib.nullcontext():
             backgrounds = Backgrounds(s.photos, s.crop.size, rng, s.procedural_share)
             synthetic = SyntheticSamples(s.mesh, s.corners, s.crop, s.synthetic, backgrounds, rng) if self.synthetic else None
             pairs = None

@@ -25,14 +25,13 @@ Image = NDArray[np.uint8]
 class RealView:
     """A real object patch and what is drawn at the same pose.
 
-    photo: (P, P, 3) uint8. silhouette, visible: (P, P) uint8, the object's whole and unoccluded mask (antialiased).
+    photo: (P, P, 3) uint8. visible: (P, P) uint8, the mask of what is not occluded (antialiased).
     cad: (P, P, 4) uint8 premultiplied rendering of the visible part. surface: (P, P, 3) float16, its points in the object frame, metres,
     NaN elsewhere. T_view_object: (4, 4) in the patch's camera. trusted: whether the
     visible mask agrees with the dataset's visible fraction (occluders without a mesh spoil it).
     """
 
     photo: Image
-    silhouette: Image
     visible: Image
     cad: Image
     surface: NDArray[np.float16]
@@ -44,7 +43,7 @@ class RealView:
 def prepare_real_views(
     dataset: BopDataset, split: str, instances: list[Instance], mesh: Mesh, crop: Crop, center: Array
 ) -> tuple[list[RealView], NDArray[np.float32]]:
-    """Patches of all `instances` (of one object), taken with the crop's focal length and twice its field of view, and
+    """Patches of all `instances` (of one object), taken with the crop's focal length and 1.75 times its size, and
     the per-photo vertex colours (I, V, 3) float32 RGB, NaN where a vertex is not seen in a trusted photo."""
     expect(bool(instances), "real training instances", "at least one", "none")
     object_id = instances[0].object_id
@@ -81,16 +80,22 @@ def prepare_real_views(
         trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
         surface = surface_points(np.where(hidden, 0.0, depth), frames[i], patch.K)
         known = fraction if np.isnan(told) else told
-        views.append(RealView(photos[i], cad[..., 3].copy(), visible, _masked(cad, visible), surface, frames[i], trusted, known))
+        views.append(RealView(photos[i], visible, _masked(cad, visible), surface, frames[i], trusted, known))
         if trusted:
             front = np.where(hidden, 0.0, depth)
             seen = renderer.visible_vertices(frames[i], front, patch.K)
             sure = cv2.erode((visible > 250).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2)
             uv = project(patch.K, mesh.vertices @ frames[i][:3, :3].T + frames[i][:3, 3]).astype(np.float32)
-            seen &= cv2.remap(sure, uv[:, None], None, cv2.INTER_NEAREST)[:, 0] > 0
-            colours[i, seen] = cv2.remap(photos[i], uv[:, None], None, cv2.INTER_LINEAR)[seen, 0]
+            seen &= _at(sure * 255, uv) > 254
+            colours[i, seen] = _at(photos[i], uv)[seen]
     renderer.close()
     return views, colours
+
+
+def _at(image: Image, uv: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Bilinear samples of (H, W[, C]) at (N, 2) pixels -> (N[, C]). In blocks, since OpenCV's remap is limited to 32766 rows."""
+    blocks = [cv2.remap(image, uv[i : i + 32000, None], None, cv2.INTER_LINEAR)[:, 0] for i in range(0, len(uv), 32000)]
+    return np.concatenate(blocks)
 
 
 def surface_points(depth: NDArray[np.float32], T_camera_object: Array, K: Array) -> NDArray[np.float16]:
