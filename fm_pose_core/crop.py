@@ -50,14 +50,34 @@ class Crop:
         fits = image.shape[:2] == (camera.height, camera.width)
         expect(fits, "image", f"{camera.width}x{camera.height} as the camera says", f"{image.shape[1]}x{image.shape[0]}")
         R_camera_window = self.rotation(camera, window)
+        image, offset, factor = self._reduced(image, camera, R_camera_window)
         if not camera.distortion.size:
-            H = camera.K @ R_camera_window @ inverse_intrinsics(self.K)  # window pixels -> image pixels
+            to_reduced = np.array([[1.0, 0.0, -offset[0]], [0.0, 1.0, -offset[1]], [0.0, 0.0, factor]])
+            H = to_reduced @ camera.K @ R_camera_window @ inverse_intrinsics(self.K)  # window pixels -> image pixels
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             return cv2.warpPerspective(image, H, (self.size, self.size), flags=flags), R_camera_window
         v, u = np.mgrid[: self.size, : self.size].astype(np.float64)
         rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ inverse_intrinsics(self.K).T
-        xy = camera.pixels(rays @ R_camera_window.T).astype(np.float32).reshape(self.size, self.size, 2)
+        xy = ((camera.pixels(rays @ R_camera_window.T) - offset) / factor).astype(np.float32).reshape(self.size, self.size, 2)
         return cv2.remap(image, xy, None, cv2.INTER_LINEAR), R_camera_window
+
+    def _reduced(self, image: NDArray[np.uint8], camera: Camera, R_camera_window: Array) -> tuple[NDArray[np.uint8], Array, int]:
+        """The part of `image` that the window shows, halved as often as the image is finer than the window by a factor of two, since
+        bilinear sampling would skip pixels: the part, the image pixel of its first one, and the factor."""
+        import cv2
+
+        levels = int(np.log2(max(1.0, camera.K[0, 0] / self.focal)))
+        if levels == 0:
+            return image, np.zeros(2), 1
+        factor, edge = 2**levels, np.array([-8.0, self.size / 2, self.size + 8.0])
+        border = np.stack(np.meshgrid(edge, edge), -1).reshape(-1, 2)
+        pixels = self.to_image(border, camera, R_camera_window)
+        low = (np.clip(pixels.min(0), 0, [camera.width - 1, camera.height - 1]) // factor * factor).astype(int)
+        high = np.clip(pixels.max(0) + 1, low + factor, [camera.width, camera.height]).astype(int)
+        part = image[low[1] : high[1], low[0] : high[0]]
+        for _ in range(levels):
+            part = cv2.pyrDown(part)  # pixel (u, v) of the half is (2 u, 2 v) of the whole
+        return part, low.astype(np.float64), factor
 
     def to_window(self, points_camera: Array, R_camera_window: Array) -> Array:
         """(N, 3) camera-frame points -> (N, 2) window pixels."""

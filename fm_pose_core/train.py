@@ -106,12 +106,19 @@ class Trainer:
 
     def train(self, data: Data) -> None:
         """Run all phases from where the run stands. Raises FloatingPointError on a non-finite loss."""
+        self._check_ranks()
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._train(data)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _train(self, data: Data) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
         validation = Validation(data, self.device) if self.rank == 0 and data.validation else None
-        writer = SummaryWriter(str(self.run / "tensorboard")) if self.rank == 0 else None
+        writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.images()) if self.rank == 0 else None
         objective: nn.Module = self.objective
         if self.world > 1:
             objective = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
@@ -180,10 +187,15 @@ class Trainer:
         self.optimizer.step()
         return losses
 
+    def images(self) -> int:
+        """How many images all ranks have seen."""
+        earlier = sum(p.steps * p.batch for p in self.phases[: self.phase])
+        return self.world * (earlier + self.step * self.phases[self.phase].batch)
+
     def _log(self, writer: Any, phase: Phase, values: dict[str, float], echo: bool = False) -> None:
         if self.rank != 0:
             return
-        images = self.world * (self.step * phase.batch + sum(p.steps * p.batch for p in self.phases[: self.phase]))
+        images = self.images()
         for name, value in values.items():
             writer.add_scalar(name, value, images)
         record = {"phase": phase.name, "step": self.step, "images": images, "seconds": round(self.seconds, 1), **values}
@@ -193,7 +205,18 @@ class Trainer:
             print(f"\n{phase.name} {images} images: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop:  # asked twice: at once
+            raise KeyboardInterrupt
         self._stop = True
+
+    def _check_ranks(self) -> None:
+        """All ranks must stand at the same step: a resumed run needs its folder on every machine."""
+        if self.world > 1:
+            here = torch.tensor([self.phase, self.step, -self.phase, -self.step], device=self.device)
+            most = here.clone()
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+            same = bool((most[:2] == -most[2:]).all())
+            expect(same, str(self.run), "the same checkpoint on every machine (a shared folder)", f"phase {self.phase}, step {self.step} on rank {self.rank}")
 
     def _agree_to_stop(self) -> bool:
         if self.world > 1:
@@ -221,6 +244,10 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.phase, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
+        log = self.run / "log.jsonl"
+        if self.rank == 0 and log.is_file():  # what came after the checkpoint happens anew
+            lines = [line for line in log.read_text().splitlines(keepends=True) if json.loads(line)["images"] <= self.images()]
+            write_atomically(log, "".join(lines).encode())
 
     def _take_pretraining(self, pretrained: Path) -> None:
         """Start after the pretraining, with f and h of another run that was pretrained in the same way."""

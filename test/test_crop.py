@@ -115,3 +115,21 @@ def test_refusals() -> None:
         Crop(0, 100.0)
     with pytest.raises(InputError, match="640x480"):
         Crop(64, 400.0).cut(np.zeros((100, 100, 3), np.uint8), camera_of("ideal"), Window(0.0, 0.0))
+
+
+@pytest.mark.parametrize("model", ["ideal", "plumb_bob"])
+def test_a_fine_image_is_averaged_not_skipped(model: str) -> None:
+    """A camera of four times the resolution: the window shows the same smooth scene, and a pattern of single pixels becomes grey."""
+    crop = Crop(128, 430.0)
+    coarse = camera_of(model)
+    K4 = np.diag([4.0, 4.0, 1.0]) @ K
+    fine = Camera(K4, 2560, 1920, coarse.distortion, coarse.distortion_model)
+    v, u = np.mgrid[:1920, :2560]
+    smooth = (128 + 60 * np.sin(u / 130.0) + 60 * np.cos(v / 90.0)).astype(np.uint8)
+    window = Window(301.25, 208.5)
+    want, _ = crop.cut(smooth[::4, ::4].copy(), coarse, window)
+    got, _ = crop.cut(smooth, fine, Window(4 * window.u, 4 * window.v))
+    assert np.abs(want.astype(int) - got).max() <= 3
+    stripes = ((u % 2) * 255).astype(np.uint8)
+    assert np.abs(crop.cut(stripes, fine, Window(1200.0, 900.0))[0].astype(int) - 127).max() <= 3
+    assert crop.cut(smooth, fine, Window(-9000.0, -9000.0))[0].shape == (128, 128)
