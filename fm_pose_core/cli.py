@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    p = _command(verbs, "train", _train, "train a network", "fm-pose train config/train/duck.yaml --output runs/duck")
+    p = _command(verbs, "train", _train, "train a network", "fm-pose train config/train/lmo_duck.yaml --output runs/duck")
     p.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file of the experiment (not with --resume)")
-    p.add_argument("--output", metavar="DIR", help="folder of the run (default: the one in CONFIG)")
+    p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
     p.add_argument("--pretrained", metavar="RUN_DIR", help="skip the pretraining and take its result from another run")
     p.add_argument(
@@ -220,11 +220,11 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _evaluate_bop(args: argparse.Namespace) -> None:
-    from fm_pose_core.data.bop import BopDataset, read_results, write_results
-    from fm_pose_core.evaluate.bop import Frames, evaluate_bop, evaluate_results
+    from fm_pose_core.data.bop import BopDataset, parse_ids, read_results, write_results
+    from fm_pose_core.evaluate.bop import evaluate_bop, evaluate_results
 
     dataset = BopDataset(args.root)
-    frames = Frames.parse(args.frames) if args.frames else None
+    frames = parse_ids(args.frames) if args.frames else None
     expect(0 <= args.min_visibility <= 1, "--min-visibility", "a fraction from 0 to 1", args.min_visibility)
     if args.results:
         given = [

@@ -28,11 +28,12 @@ def draw_pose(
     axes: bool = True,
     thickness: int = 1,
     corners: Array | None = None,
+    axis_length: float | None = None,
 ) -> Image:
-    """A copy of `image` (H, W, 3) uint8 RGB with the box, and the object's axes from its origin, half the box long.
+    """A copy of `image` (H, W, 3) uint8 RGB with the box, and the object's axes from its origin.
 
     T_camera_object: (4, 4), metres. box_corners: (8, 3) as of geometry.box_corners, object frame, metres. thickness:
-    pixels. corners: (8, 2) image pixels, drawn as dots (what the network predicted). What lies behind the camera is cut
+    pixels. axis_length: metres, half the box by default. corners: (8, 2) image pixels, drawn as dots (what the network predicted). What lies behind the camera is cut
     off. Raises InputError for an image that isn't (H, W, 3) uint8.
     """
     import cv2
@@ -43,7 +44,7 @@ def draw_pose(
     for a, b in BOX_EDGES:
         _segment(canvas, camera, box[a], box[b], colour, thickness)
     if axes:
-        length = 0.5 * np.linalg.norm(np.asarray(box_corners)[7] - np.asarray(box_corners)[0]) / np.sqrt(3.0)
+        length = axis_length or 0.5 * np.linalg.norm(np.asarray(box_corners)[7] - np.asarray(box_corners)[0]) / np.sqrt(3.0)
         origin, *tips = apply(T_camera_object, np.vstack([np.zeros(3), length * np.eye(3)]))
         for tip, axis_colour in zip(tips, AXES, strict=True):
             _segment(canvas, camera, origin, tip, axis_colour, thickness + 1)

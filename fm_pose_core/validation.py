@@ -1,12 +1,10 @@
 """Validation during training: the real validation images through the network as it stands, and PnP."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
 from fm_pose_core.data.bop import Instance, read_image
-from fm_pose_core.data.renderer import load_mesh
+from fm_pose_core.evaluate.bop import displaced, model_vertices
 from fm_pose_core.evaluate.metrics import pose_errors
 from fm_pose_core.experiment import Data
 from fm_pose_core.geometry import apply, transform
@@ -14,31 +12,31 @@ from fm_pose_core.networks import FeatureMapping, Fused
 from fm_pose_core.pnp import solve_pnp
 from fm_pose_core.types import Window
 
+CHUNK = 64  # images through the network at a time
+
 
 class Validation:
     """Crops of the validation instances (visible by 10 % or more), with the true centre and with displaced ones."""
 
     def __init__(self, data: Data, device: torch.device, displacement: float = 10.0) -> None:
         self.device, self.model, self.crop, self.corners = device, data.model, data.source.crop, data.source.corners
-        self.vertices = load_mesh(data.model.mesh_path, 1e-3).vertices
-        self.vertices = self.vertices[:: max(1, len(self.vertices) // 1000)]
-        rng = np.random.default_rng(0)
+        self.vertices = model_vertices(data.model)
         self.sets = {
-            "validation": self._crops(data.validation, lambda: np.zeros(2)),
-            "validation_displaced": self._crops(data.validation, lambda: _in_disc(rng, displacement)),
-            "training": self._crops(data.training[::2], lambda: np.zeros(2)),
+            "validation": self._crops(data.validation, 0.0),
+            "validation_displaced": self._crops(data.validation, displacement),
+            "training": self._crops(data.training[::2], 0.0),
         }
 
-    def _crops(
-        self, instances: list[Instance], offset: Callable[[], np.ndarray]
-    ) -> list[tuple[Instance, np.ndarray, np.ndarray, np.ndarray]]:
+    def _crops(self, instances: list[Instance], displacement: float) -> list[tuple[Instance, np.ndarray, np.ndarray, np.ndarray]]:
+        instances = [x for x in instances if not x.visible_fraction < 0.1]
+        center = self.corners.mean(0)[None]
+        windows = [Window(*x.camera.pixels(apply(x.T_camera_object, center))[0]) for x in instances]
         result = []
-        for x in instances:
-            if np.isnan(x.visible_fraction) or x.visible_fraction >= 0.1:
-                uv = x.camera.pixels(apply(x.T_camera_object, self.corners.mean(0)[None]))[0] + offset()
-                image, R = self.crop.cut(read_image(x.image_path), x.camera, Window(*uv))
-                truth = self.crop.to_window(apply(x.T_camera_object, self.corners), R)
-                result.append((x, image, R, truth))
+        for x, window in zip(instances, displaced(instances, windows, displacement, seed=0), strict=True):
+            assert window is not None
+            image, R = self.crop.cut(read_image(x.image_path), x.camera, window)
+            truth = self.crop.to_window(apply(x.T_camera_object, self.corners), R)
+            result.append((x, image, R, truth))
         return result
 
     @torch.no_grad()
@@ -51,8 +49,9 @@ class Validation:
         for name, crops in self.sets.items():
             if not crops:
                 continue
-            images = torch.from_numpy(np.stack([c[1] for c in crops])).to(self.device)
-            predicted, spread = (x.double().cpu().numpy() for x in fused(images))
+            images = torch.from_numpy(np.stack([c[1] for c in crops]))
+            parts = [fused(part.to(self.device)) for part in images.split(CHUNK)]
+            predicted, spread = (torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True))
             good_2d, good_add = [], []
             for (x, _, R, _), corners, deviation in zip(crops, predicted, spread, strict=True):
                 good_2d.append(0.0)
@@ -68,8 +67,3 @@ class Validation:
             result[f"{name}/proj_5px"] = float(np.mean(good_2d))
             result[f"{name}/add_10pct"] = float(np.mean(good_add))
         return result
-
-
-def _in_disc(rng: np.random.Generator, radius: float) -> np.ndarray:
-    angle = rng.uniform(0.0, 2.0 * np.pi)
-    return radius * np.sqrt(rng.uniform()) * np.array([np.cos(angle), np.sin(angle)])

@@ -410,7 +410,7 @@ def run(args: argparse.Namespace) -> int:
         chosen = parse_ids(args.frames)
         instances = [x for x in instances if x.im_id in chosen]
     expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {bundle.object_id}", "none")
-    vertices = model_vertices(dataset, bundle.object_id)
+    vertices = model_vertices(dataset.model(bundle.object_id))
     output = new_folder(args.output)
     for name, value in MIDDLEWARE.items():
         os.environ.setdefault(name, value)  # read when rclpy starts, and inherited by the node

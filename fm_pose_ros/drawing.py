@@ -11,12 +11,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import BOX_EDGES, Array, apply
+from fm_pose_core.overlay import draw_pose
 from fm_pose_core.types import Camera, ObjectPose, Window
 from fm_pose_ros.conversions import DetectedObject, point_msg, pose_msg
 
-GREEN, ORANGE, WHITE = (60, 220, 60), (255, 150, 0), (255, 255, 255)
-AXES = ((255, 60, 60), (60, 220, 60), (80, 120, 255))  # x red, y green, z blue
-FIXED_POINT = 4  # bits after the point in OpenCV's drawing coordinates
+GREEN, ORANGE = (60, 220, 60), (255, 150, 0)
 LIMIT = 1e6  # pixels: nothing farther out is drawn
 
 
@@ -31,14 +30,12 @@ def draw_overlay(
     canvas = image.copy()
     thickness = max(1, round(camera.width / 500))
     for found in objects:
-        corners = _pixels(camera, apply(found.T_camera_object, found.bundle.box_corners))
-        for a, b in BOX_EDGES:
-            _line(canvas, corners[a], corners[b], GREEN, thickness)
-        length = 0.5 * found.bundle.diameter
-        axes = _pixels(camera, apply(found.T_camera_object, np.vstack([np.zeros(3), length * np.eye(3)])))
-        for tip, color in zip(axes[1:], AXES, strict=True):
-            _line(canvas, axes[0], tip, color, thickness + 1)
-        _text(canvas, corners[np.isfinite(corners).all(1)], f"{found.track_id} {found.pose.score:.2f}", GREEN)
+        T, box, length = found.T_camera_object, found.bundle.box_corners, 0.5 * found.bundle.diameter
+        canvas = draw_pose(canvas, camera, T, box, GREEN, thickness=thickness, axis_length=length)
+        corners = apply(T, box)
+        corners = corners[corners[:, 2] > 1e-3]  # in front of the camera
+        if len(corners):
+            _text(canvas, camera.pixels(corners), f"{found.track_id} {found.pose.score:.2f}", GREEN)
     for window, pose in refused:
         center = np.array([[window.u, window.v]])
         if (np.abs(center) < LIMIT).all():
@@ -47,25 +44,7 @@ def draw_overlay(
     return canvas
 
 
-def _pixels(camera: Camera, points_camera: Array) -> Array:
-    """(N, 3) -> (N, 2) pixels, NaN for points behind the camera."""
-    pixels = np.full((len(points_camera), 2), np.nan)
-    visible = points_camera[:, 2] > 1e-3
-    if visible.any():
-        pixels[visible] = camera.pixels(points_camera[visible])
-    return pixels
-
-
-def _line(canvas: NDArray[np.uint8], a: Array, b: Array, color: tuple[int, int, int], thickness: int) -> None:
-    ends = np.array([a, b])
-    if np.isfinite(ends).all() and (np.abs(ends) < LIMIT).all():
-        (x0, y0), (x1, y1) = np.rint(ends * 2**FIXED_POINT).astype(int).tolist()
-        cv2.line(canvas, (x0, y0), (x1, y1), color, thickness, cv2.LINE_AA, FIXED_POINT)
-
-
 def _text(canvas: NDArray[np.uint8], near: Array, text: str, color: tuple[int, int, int]) -> None:
-    if not len(near):
-        return
     scale = max(0.4, canvas.shape[1] / 1600)
     limits = (canvas.shape[1] - 20, canvas.shape[0] - 6)
     x, y = int(np.clip(near[:, 0].min(), 4, limits[0])), int(np.clip(near[:, 1].min() - 6, 14, limits[1]))

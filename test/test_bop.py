@@ -110,7 +110,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_vertices_of_every_kind_of_ply(root: Path, tmp_path: Path) -> None:
     expected = box_corners(-tiny_bop.BRICK, tiny_bop.BRICK)
-    np.testing.assert_allclose(model_vertices(BopDataset(root), 2), expected, atol=1e-8)
+    np.testing.assert_allclose(model_vertices(BopDataset(root).model(2)), expected, atol=1e-8)
     for encoding, order in (("binary_little_endian", "<"), ("binary_big_endian", ">")):
         header = f"ply\nformat {encoding} 1.0\ncomment c\nelement vertex 8\nproperty uchar red\n" + "".join(
             f"property float {a}\n" for a in "xyz"

@@ -8,8 +8,8 @@ import pytest
 
 from fm_pose_core import EstimatorConfig, PoseEstimator
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.data.bop import BopDataset
-from fm_pose_core.evaluate.bop import Frames, evaluate_bop
+from fm_pose_core.data.bop import BopDataset, parse_ids
+from fm_pose_core.evaluate.bop import evaluate_bop
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data"))
@@ -24,7 +24,7 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
     estimator = PoseEstimator.load(ROOT / "models" / name)
     trained = estimator.bundle.manifest.training["configuration"]["object"]
     evaluation = evaluate_bop(
-        BopDataset(DATA / "lmo"), "test", {estimator.bundle.object_id: estimator}, frames=Frames.parse(trained["validation_frames"])
+        BopDataset(DATA / "lmo"), "test", {estimator.bundle.object_id: estimator}, frames=parse_ids(trained["validation_frames"])
     )
     assert evaluation.mean.projection >= 0.70
     assert evaluation.score_correlation < -0.2  # a higher score means a smaller error

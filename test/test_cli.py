@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -24,7 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bop.write_tiny_bop(tmp_path_factory.mktemp("data") / "tiny")
 
 
-COMMANDS = ("", "train", "export", "evaluate bop", "download bop", "infer", "bundle show", "engine")
+COMMANDS = ("", "train", "export", "evaluate bop", "download bop", "simulate", "infer", "bundle show", "engine")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -39,12 +38,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_examples_in_the_help_are_valid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     called = []
-    for name in [
-        n
-        for n in vars(cli)
-        if n.startswith("_") and n[1:] in ("train", "export", "evaluate_bop", "download_bop", "infer", "bundle_show", "engine")
-    ]:
-        monkeypatch.setattr(cli, name, called.append)
+    for command in COMMANDS[1:]:
+        monkeypatch.setattr(cli, "_" + command.replace(" ", "_"), called.append)
     for command in COMMANDS[1:]:
         with pytest.raises(SystemExit):
             main([*command.split(), "--help"])
@@ -53,21 +48,12 @@ def test_the_examples_in_the_help_are_valid(monkeypatch: pytest.MonkeyPatch, cap
     assert len(called) == len(COMMANDS) - 1
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom fm_pose_core.cli import main\ntry:\n    main(['evaluate', 'bop', '--help'])\nexcept SystemExit: pass\n"
-        "assert not {'numpy', 'cv2', 'torch', 'openvino', 'matplotlib'} & set(sys.modules)"
+        "import sys\nfrom fm_pose_core.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'cv2', 'torch', 'yaml', 'scipy', 'openvino', 'onnxruntime', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy"
     )
-    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
-    assert time.perf_counter() - start < 0.5 or _machine_is_slow()
-
-
-def _machine_is_slow() -> bool:
-    """True if even an empty Python takes long here: then the time says nothing about us."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True)
-    return time.perf_counter() - start > 0.15
 
 
 def test_evaluate_a_bundle_from_end_to_end(root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,10 @@ import pytest
 import tiny_bop
 from tiny_bop import BLUE, FRAMES, HIDDEN
 
-from fm_pose_core.data.bop import BopDataset, Result
+from fm_pose_core.data.bop import BopDataset, Result, parse_ids
 from fm_pose_core.errors import InputError
 from fm_pose_core.evaluate import bop as evaluate
-from fm_pose_core.evaluate.bop import Frames, evaluate_bop, evaluate_results, select_instances
+from fm_pose_core.evaluate.bop import evaluate_bop, evaluate_results, select_instances
 from fm_pose_core.evaluate.report import choose_cases, score_bins, write_report
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.types import Camera, ObjectPose, Window
@@ -44,7 +44,7 @@ def ids(instances: list) -> list[tuple[int, int]]:
 
 def test_the_targets_choose(dataset: BopDataset, tmp_path: Path) -> None:
     assert ids(select_instances(dataset, "test")[0]) == [(im, o) for im in (2, 3, 5) for o in (1, 2)]
-    assert ids(select_instances(dataset, "test", [1], frames=Frames.parse("3-5"))[0]) == [(3, 1), (5, 1)]
+    assert ids(select_instances(dataset, "test", [1], frames=parse_ids("3-5"))[0]) == [(3, 1), (5, 1)]
     assert len(select_instances(dataset, "test", all_instances=True)[0]) == 8
 
 
@@ -65,7 +65,7 @@ def test_targets_of_other_images_are_left_aside_with_a_note(tmp_path: Path) -> N
 
 def test_an_empty_choice_is_an_error(dataset: BopDataset) -> None:
     with pytest.raises(InputError, match="at least one instance"):
-        select_instances(dataset, "test", frames=Frames.parse("100-200"))
+        select_instances(dataset, "test", frames=parse_ids("100-200"))
     with pytest.raises(InputError, match="object id"):
         select_instances(dataset, "test", [9])
 
@@ -73,11 +73,11 @@ def test_an_empty_choice_is_an_error(dataset: BopDataset) -> None:
 def test_frames(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("# validation block\n3-300\n474, 480\n")
     for text in ("3-300,474,480", " 3-300, 474 480", str(tmp_path / "ids.txt")):
-        frames = Frames.parse(text)
+        frames = parse_ids(text)
         assert [i in frames for i in (2, 3, 300, 301, 474, 475, 480)] == [False, True, True, False, True, False, True]
     for text in ("a-b", "5-3", "3--4", "-3", ","):
         with pytest.raises(InputError, match=r"frames|ranges"):
-            Frames.parse(text)
+            parse_ids(text)
 
 
 def test_the_true_window_is_the_projected_centre_of_the_box(dataset: BopDataset) -> None:
@@ -185,7 +185,7 @@ def test_two_instances_of_one_object_are_matched(tmp_path: Path) -> None:
     path.write_text(json.dumps(truths))
     second = transform(tiny_bop.truth(2, 1)[:3, :3], np.array([0.2, 0.1, 0.9]))
     given = [Result(1, 2, 1, 0.5, tiny_bop.truth(2, 1)), Result(1, 2, 1, 0.9, second), Result(1, 2, 1, 0.1, np.eye(4))]
-    evaluation = evaluate_results(BopDataset(root), "test", given, [1], frames=Frames.parse("2"))
+    evaluation = evaluate_results(BopDataset(root), "test", given, [1], frames=parse_ids("2"))
     assert [c.status for c in evaluation.cases] == ["scored", "scored"]
     assert evaluation.objects[1].projection == 1
 

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,12 +27,3 @@ def test_every_file_that_the_documents_link_to_exists() -> None:
         for link in re.findall(r"\]\(([^)#]+)", document.read_text()):
             if "://" not in link:
                 assert (document.parent / link).exists(), f"{document.name}: {link}"
-
-
-@pytest.mark.parametrize("verb", ["train", "export", "evaluate bop", "download bop", "simulate", "infer", "bundle show", "engine"])
-def test_every_verb_has_help(verb: str) -> None:
-    from fm_pose_core.cli import main
-
-    with pytest.raises(SystemExit) as stop:
-        main([*verb.split(), "--help"])
-    assert stop.value.code == 0

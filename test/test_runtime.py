@@ -200,7 +200,6 @@ def test_all_backends_agree_with_torch(architecture: dict, images: np.ndarray, t
         backend = load_backend(bundle, EstimatorConfig(backend=name, precision=precision))
         assert (backend.name, backend.precision) == (name, precision)
         for ours, theirs in zip(backend.infer(images), expected, strict=True):
-            print(name, precision, np.abs(ours - theirs).max(), np.abs(theirs).max())
             assert ours.dtype == np.float32 and np.abs(ours - theirs).max() < tolerance, name
 
     other = make_bundle(tmp_path / "other", content, {**architecture, "width": 16})

@@ -35,6 +35,12 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
 
 
+def centroid(mask: np.ndarray) -> np.ndarray:
+    """(u, v) in pixels, weighted by the coverage."""
+    v, u = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    return np.array([(u * mask).sum(), (v * mask).sum()]) / mask.sum()
+
+
 def black() -> Backgrounds:
     return Backgrounds([np.zeros((300, 300, 3), np.uint8)], CROP.size, np.random.default_rng(0), procedural=0.0)
 
@@ -49,8 +55,10 @@ def test_a_warped_view_is_the_direct_render_of_the_turned_camera() -> None:
         warped = warp(renderer.render(T)[0], H, CROP.size)
         direct = renderer.render(transform(R, np.zeros(3)) @ T)[0]
         assert iou(warped[..., 3], direct[..., 3]) >= 0.98
+        assert np.abs(centroid(warped[..., 3]) - centroid(direct[..., 3])).max() < 0.1  # pixels, in each axis
         label = project(H @ CROP.K, apply(T, CORNERS))
-        assert np.abs(label - project(CROP.K, apply(transform(R, np.zeros(3)) @ T, CORNERS))).max() < 0.1
+        expected, _ = cv2.projectPoints(CORNERS, cv2.Rodrigues(R @ T[:3, :3])[0], R @ T[:3, 3], CROP.K, None)
+        assert np.abs(label - expected[:, 0]).max() < 0.1
     renderer.close()
 
 
@@ -66,8 +74,11 @@ def test_the_label_of_a_sample_is_where_the_picture_shows_the_object() -> None:
         cells = np.stack(np.meshgrid(np.arange(8) * 16 + 7.5, np.arange(8) * 16 + 7.5), -1).reshape(-1, 2)
         shown = project(CROP.K, apply(pose.T_camera_object, points[seen].astype(float)))
         assert seen.sum() >= 4 and np.abs(shown - cells[seen]).max() < 1.0  # pixels: nearest pixel of the view
-        direct, _ = renderer.render(pose.T_camera_object)
-        assert iou(image, over(direct, np.zeros_like(image))) >= 0.98
+        direct = over(renderer.render(pose.T_camera_object)[0], np.zeros_like(image))
+        assert iou(image, direct) >= 0.98
+        assert np.abs(centroid(image[..., 0]) - centroid(direct[..., 0])).max() < 0.1  # pixels, in each axis
+        expected, _ = cv2.projectPoints(CORNERS, cv2.Rodrigues(pose.T_camera_object[:3, :3])[0], pose.T_camera_object[:3, 3], CROP.K, None)
+        assert np.abs(corners - expected[:, 0]).max() < 0.1
     samples.close()
     renderer.close()
 
@@ -103,19 +114,29 @@ def test_no_two_samples_are_the_same() -> None:
     samples.close()
 
 
-def test_every_appearance_option_changes_the_picture_and_not_the_label() -> None:
-    def first(**options: float) -> tuple[np.ndarray, np.ndarray]:
-        config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(**options))
-        samples = SyntheticSamples(MESH, CORNERS, CROP, config, black(), np.random.default_rng(5))
-        image, corners, _ = samples.draw()
-        samples.close()
-        pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
-        assert pose.reprojection_error < 0.1
-        return image, corners
+def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one view and one warp, so that nothing but the option can make a difference."""
+    rng = np.random.default_rng(5)
+    T, R = random_viewpoint(rng, VIEWS, np.zeros(3)), window_rotation(rng, CROP.focal, 45.0, 10.0)
+    monkeypatch.setattr("fm_pose_core.data.samples.random_viewpoint", lambda *_: T)
+    monkeypatch.setattr("fm_pose_core.data.samples.window_rotation", lambda *_: R)
 
-    plain, _ = first()
+    def first(seed: int, **options: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(**options))
+        samples = SyntheticSamples(MESH, CORNERS, CROP, config, black(), np.random.default_rng(seed))
+        sample = samples.draw()
+        samples.close()
+        return sample
+
+    image, corners, points = first(5)
+    for ours, theirs in zip(first(6), (image, corners, points), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     for option, strength in {"light": 1.0, "repaint": 1.0, "occluders": 1.0, "colour": 1.0, "blur": 3.0, "noise": 20.0}.items():
-        assert np.abs(first(**{option: strength})[0].astype(int) - plain).mean() > 0.2, option
+        changed, label, seen = first(5, **{option: strength})
+        assert np.abs(changed.astype(int) - image).mean() > 0.2, option
+        np.testing.assert_array_equal(label, corners, option)
+        shown = ~np.isnan(seen[:, 0])  # an occluder hides some
+        np.testing.assert_array_equal(seen[shown], points[shown], option)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from rendered_bop import write_rendered_bop
 
 from fm_pose_core.cli import main
 from fm_pose_core.config import from_dict, load_yaml
+from fm_pose_core.data.loader import Source, load
 from fm_pose_core.errors import InputError
 from fm_pose_core.estimator import PoseEstimator
 from fm_pose_core.experiment import Experiment, read_data
@@ -122,8 +125,8 @@ def test_resuming_with_another_configuration_is_refused(dataset: Path, tmp_path:
     assert main(["train", str(other), "--output", str(tmp_path / "run")]) == 2
 
 
-def test_two_ranks_train_one_model_on_data_of_their_own(dataset: Path, tmp_path: Path) -> None:
-    """torchrun with two CPU processes: gradients are averaged, so both end with the same weights, that one process alone does not reach."""
+def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:
+    """torchrun with two CPU processes: gradients are averaged, so both end with the same weights."""
     config = write_experiment(tmp_path / "box.yaml", dataset, images=48, pretrain_images=48)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -144,7 +147,29 @@ def test_two_ranks_train_one_model_on_data_of_their_own(dataset: Path, tmp_path:
     assert [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["images"] for run in ("one", "two")] == [96, 96]
     digests = [line.split()[-1] for line in done.stdout.splitlines() if "weights" in line]
     assert len(digests) == 2 and digests[0] == digests[1]
-    assert any(not torch.equal(two["objective"][k], one["objective"][k]) for k in one["objective"])
+
+
+def test_each_rank_phase_and_step_draws_data_of_its_own(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_yaml(Experiment, write_experiment(tmp_path / "box.yaml", dataset))
+    data = read_data(experiment)
+    seeds: list[tuple[int, ...]] = []
+
+    def note(source: Source, synthetic: int, pairs: int, seed: tuple[int, ...], workers: int) -> Iterator[dict[str, Any]]:
+        seeds.append(seed)
+        return iter(())
+
+    trainer = Trainer(experiment, tmp_path)
+    monkeypatch.setattr("fm_pose_core.train.load", note)
+    for rank, phase, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 1, 20)]:
+        trainer.rank, trainer.phase, trainer.step = rank, phase, step
+        with pytest.raises(StopIteration):
+            trainer._train_phase(trainer.phases[phase], trainer.objective, data, None, None)
+    streams = [load(data.source, 2, 2, seed, workers=0) for seed in [*seeds, seeds[0]]]
+    *different, again = [next(stream) for stream in streams]
+    for name, value in different[0].items():
+        np.testing.assert_array_equal(again[name], value, name)
+    for name in ("x_s", "y_s", "x_r", "x_m", "y_r"):
+        assert len({batch[name].numpy().tobytes() for batch in different}) == len(different) == 4, name
 
 
 def test_a_loss_that_is_not_finite_stops_with_every_term(dataset: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ BOP writes millimetres; everything that leaves this module is in metres. Layout 
 import csv
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -199,12 +200,20 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def parse_ids(text: str) -> set[int]:
-    """Image ids from a text such as "3-300,474"; ranges include both ends."""
+    """Image ids from a text such as "3-300,474" (ranges include both ends), or from a text file with such entries, separated by
+    commas or white space, with # comments. Raises InputError."""
+    source = "frames"
+    if not re.fullmatch(r"[\d\s,-]+", text):
+        expect(Path(text).is_file(), source, 'ranges like "3-300,474" or a text file with them', repr(text))
+        source = text
+        text = re.sub(r"#.*", "", Path(text).read_text(encoding="utf-8", errors="replace"))
     ids: set[int] = set()
-    for part in text.replace(" ", "").split(","):
-        first, _, last = part.partition("-")
-        expect(first.isdigit() and (not last or last.isdigit()), "image ids", "a text such as '3-300,474'", text)
-        ids.update(range(int(first), int(last or first) + 1))
+    for entry in re.split(r"[\s,]+", text.strip(" ,\n\t")):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", entry)  # six digits, as in the names of the image files
+        expect(match is not None, source, "image ids and ranges like 3-300,474", repr(entry[:40]))
+        low, high = int(match[1]), int(match[2] or match[1])  # type: ignore[index]
+        expect(low <= high, source, "ranges from low to high", repr(entry))
+        ids.update(range(low, high + 1))
     return ids
 
 

@@ -7,10 +7,9 @@ evaluation = score(dataset, instances, predictions)
 
 import csv
 import json
-import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core import progress
-from fm_pose_core.data.bop import MM, BopDataset, Instance, Result, read_image
+from fm_pose_core.data.bop import MM, BopDataset, Instance, ObjectModel, Result, read_image
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.evaluate.metrics import PoseErrors, pose_errors, rank_correlation
 from fm_pose_core.geometry import Array, apply
@@ -146,7 +145,7 @@ def evaluate_bop(
     window: str = "gt",
     displace: float = 0.0,
     seed: int = 0,
-    frames: "Frames | None" = None,
+    frames: Collection[int] | None = None,
     min_visibility: float = 0.1,
     all_instances: bool = False,
     keep_rejected: bool = False,
@@ -184,7 +183,7 @@ def evaluate_results(
     results: Sequence[Result],
     object_ids: Iterable[int] | None = None,
     *,
-    frames: "Frames | None" = None,
+    frames: Collection[int] | None = None,
     min_visibility: float = 0.1,
     all_instances: bool = False,
 ) -> Evaluation:
@@ -205,40 +204,12 @@ def evaluate_results(
 # --- which instances -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Frames:
-    """A set of image ids, as inclusive ranges."""
-
-    ranges: tuple[tuple[int, int], ...]
-
-    def __contains__(self, im_id: int) -> bool:
-        return any(low <= im_id <= high for low, high in self.ranges)
-
-    @classmethod
-    def parse(cls, text: str) -> "Frames":
-        """From "3-300,474", or from a text file with such entries separated by commas or white space (# comments).
-        Raises InputError."""
-        source = "frames"
-        if not re.fullmatch(r"[\d\s,-]+", text):
-            expect(Path(text).is_file(), "frames", 'ranges like "3-300,474" or a text file with them', repr(text))
-            source = text
-            text = re.sub(r"#.*", "", Path(text).read_text(encoding="utf-8", errors="replace"))
-        ranges = []
-        for entry in re.split(r"[\s,]+", text.strip(" ,\n\t")):
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
-            expect(match is not None, source, "image ids and ranges like 3-300,474", repr(entry[:40]))
-            low, high = int(match[1]), int(match[2] or match[1])  # type: ignore[index]
-            expect(low <= high, source, "ranges from low to high", repr(entry))
-            ranges.append((low, high))
-        return cls(tuple(ranges))
-
-
 def select_instances(
     dataset: BopDataset,
     split: str,
     object_ids: Iterable[int] | None = None,
     *,
-    frames: Frames | None = None,
+    frames: Collection[int] | None = None,
     min_visibility: float = 0.1,
     all_instances: bool = False,
 ) -> tuple[list[Instance], tuple[str, ...]]:
@@ -246,7 +217,7 @@ def select_instances(
 
     With a targets file (test_targets_bop19.json): its targets, in the images that are there. Without one, or if none of
     its images is there: the instances that are at least `min_visibility` visible (where the dataset tells). With
-    `all_instances`: all of them. Raises InputError if none is left.
+    `all_instances`: all of them. frames: image ids, those alone. Raises InputError if none is left.
     """
     instances = dataset.instances(split)
     expect(bool(instances), f"split {split!r} of {dataset.root}", "annotated instances", "none")
@@ -398,7 +369,7 @@ def score(
     cases = [Case(i, None, None) for i in instances]
     for k, indices in truths.items():
         model = dataset.model(k[2])
-        vertices = model_vertices(dataset, k[2])
+        vertices = model_vertices(model)
         for p in sorted(answers[k], key=lambda p: (not p.accepted, -p.result.score))[: len(indices)]:
             T = p.result.T_camera_object
             candidates = []
@@ -421,11 +392,11 @@ def score(
     return Evaluation(tuple(cases), objects, mean, settings or {}, notes)
 
 
-def model_vertices(dataset: BopDataset, object_id: int) -> Array:
+def model_vertices(model: ObjectModel) -> Array:
     """(N, 3) vertices in metres, of models_eval/ where that exists (what the BOP challenge scores with)."""
-    name = f"obj_{object_id:06d}.ply"
-    path = next((p for p in (dataset.root / "models_eval" / name, dataset.model(object_id).mesh_path) if p.is_file()), None)
-    expect(path is not None, str(dataset.root), f"{name} in models_eval/ or models/", "none")
+    root, name = model.mesh_path.parents[1], model.mesh_path.name
+    path = next((p for p in (root / "models_eval" / name, model.mesh_path) if p.is_file()), None)
+    expect(path is not None, str(root), f"{name} in models_eval/ or models/", "none")
     return _cached_vertices(path, path.stat().st_mtime_ns) * MM  # type: ignore[union-attr]
 
 

@@ -36,7 +36,7 @@ def write_json(evaluation: Evaluation, path: str | Path) -> None:
 def write_report(evaluation: Evaluation, dataset: BopDataset, folder: str | Path, title: str = "Pose evaluation") -> Path:
     """Write `folder`/evaluation.json and `folder`/index.html, which needs no other file; the HTML's path is returned.
 
-    Without matplotlib (extra `report`) the report says so in place of its plots. Raises InputError if an image of the
+    Without matplotlib (extra `train`) the report says so in place of its plots. Raises InputError if an image of the
     dataset can't be read.
     """
     folder = Path(folder)
