@@ -114,8 +114,9 @@ def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
     expect(bool(K.any()), name, "intrinsics", "all zeros: the camera isn't calibrated")
     expect(bool(np.isfinite(K).all()), name, "finite numbers", K.reshape(-1).tolist())
     distortion = np.zeros(0) if rectified else np.array(info.d, dtype=np.float64)
-    # A model that we don't know does no harm while all its coefficients are zero.
-    model = (info.distortion_model or "plumb_bob") if distortion.any() else "plumb_bob"
+    # A model that we don't know does no harm while all its coefficients are zero. A fisheye lens with zeros is no pinhole, though.
+    fisheye = info.distortion_model == "equidistant" and distortion.size > 0
+    model = (info.distortion_model or "plumb_bob") if distortion.any() or fisheye else "plumb_bob"
     try:
         camera = Camera(K, info.width, info.height, distortion, model)
         x, y, width, height = info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from fm_pose_core.config import knob
 
-TRACKING = "Where to look: detections (2D detections), fixed (window_u, window_v), tracking (last pose; before that initial_window)."
-INITIAL = "With tracking: where the first window, or that of a lost object, comes from."
+TRACKING = "Where to look: detections (2D detections), fixed (window_u, window_v), tracking (last poses; initial_window for the rest)."
+INITIAL = "With tracking: where the first window, or that of a lost or further object, comes from."
+LOST = "An object counts as lost after so many frames without an accepted pose, in a row or among twice as many."
 QUEUE = "Images that wait for their 2D detections, at most: the detector's delay times the frame rate, and a few more."
 SMOOTHING = "Time constant of a low-pass filter on the published poses, seconds; 0 publishes the estimates as they are."
 
@@ -24,7 +25,7 @@ class ObjectNodeConfig:
     detection_tolerance: float = knob(0.005, "Largest difference between an image's stamp and its 2D detections', seconds.", 0.0, 10.0)
     detection_queue: int = knob(15, QUEUE, 1, 1000)
     max_instances: int = knob(1, "Objects of one class in one image, at most.", 1, 100)
-    lost_after: int = knob(5, "Frames in a row without an accepted pose after which an object counts as lost.", 1, 1000)
+    lost_after: int = knob(5, LOST, 1, 1000)
     smoothing: float = knob(0.0, SMOOTHING, 0.0, 10.0)
     publish_tf: bool = knob(True, "Send the transform from the camera's frame to the object's.")
     child_frame: str = knob("", "TF frame of the object; empty: the bundle's name. Further instances get _2, _3, … behind it.")

@@ -18,6 +18,7 @@ from visualization_msgs.msg import MarkerArray
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.estimator import PoseEstimator
+from fm_pose_core.geometry import Array
 from fm_pose_core.types import Camera, ObjectPose, Window
 from fm_pose_ros.conversions import DetectedObject, detection3d_array, pose_stamped, projected_box_array, rgb_to_image, transform_stamped
 from fm_pose_ros.drawing import Markers, draw_overlay
@@ -57,6 +58,7 @@ class ObjectPoseNode(PoseNodeBase):
         self._targets: list[Target] = []
         self._markers = Markers()
         self._matcher = Matcher(1, 0.0)
+        self._latest: Detection2DArray | None = None  # what came while objects are tracked, for the next image
 
     @property
     def settings(self) -> ObjectNodeConfig:
@@ -91,8 +93,8 @@ class ObjectPoseNode(PoseNodeBase):
 
     @property
     def image_depth(self) -> int:
-        """While detections are waited for, no image may be overwritten; otherwise the newest wins."""
-        return self.settings.detection_queue if self._uses_detections else 1
+        """Where every image waits for its detections, none may be overwritten; otherwise the newest wins."""
+        return self.settings.detection_queue if self.settings.window_source == "detections" else 1
 
     def start(self) -> None:
         """Subscribe to detections where they are used; tell the class names."""
@@ -117,6 +119,7 @@ class ObjectPoseNode(PoseNodeBase):
         for target in self._targets:
             target.tracks.reset()
         self._matcher = Matcher(self.settings.detection_queue, self.settings.detection_tolerance)
+        self._latest = None
 
     def report(self) -> dict[str, str]:
         """Tracking state, for the diagnostics."""
@@ -132,18 +135,20 @@ class ObjectPoseNode(PoseNodeBase):
         return source == "detections"
 
     def _waits_for_detections(self) -> bool:
-        tracked = self.settings.window_source == "tracking" and all(target.tracks.live for target in self._targets)
+        tracked = self.settings.window_source == "tracking" and any(target.tracks.live for target in self._targets)
         return self._uses_detections and not tracked
 
     def take(self, msg: Image | CompressedImage) -> None:
-        """Process the image, or keep it until its detections come."""
+        """Process the image, or keep it until its detections come. What is tracked does not wait for a detector."""
+        latest, self._latest = self._latest, None
         if not self._waits_for_detections():
-            self.run(msg)
+            self.run(msg, latest)
         elif pair := self._matcher.add_image(msg):
             self.run(*pair)
 
     def _on_detections(self, msg: Detection2DArray) -> None:
         if not self._waits_for_detections():
+            self._latest = msg
             return
         self._matcher.tolerance = self.settings.detection_tolerance
         if pair := self._matcher.add_detections(msg):
@@ -162,16 +167,39 @@ class ObjectPoseNode(PoseNodeBase):
         answer = Answer()
         for target in self._targets:
             target.estimator.config = self.parameters.get(EstimatorConfig)
-            windows = self._windows(target, frame.camera, detections)
-            poses = target.estimator.estimate_many(frame.image, frame.camera, windows)
-            answer.objects += self._follow(target, poses, frame.stamp)
-            answer.refused += [(window, pose) for window, pose in zip(windows, poses, strict=True) if not pose.accepted]
+            estimates = self._estimate(target, frame, detections)
+            answer.objects += self._follow(target, [pose for _, pose in estimates], frame.stamp)
+            answer.refused += [(window, pose) for window, pose in estimates if not pose.accepted]
         self._publish(frame, answer)
         return bool(answer.objects)
 
+    def _estimate(self, target: Target, frame: Frame, detections: Detection2DArray | None) -> list[tuple[Window, ObjectPose]]:
+        """All windows with their estimates. What cannot be estimated is a refusal: tracks age, other objects don't suffer."""
+        try:
+            windows = self._windows(target, frame.camera, detections)
+            return list(zip(windows, target.estimator.estimate_many(frame.image, frame.camera, windows), strict=True))
+        except InputError as error:
+            self.warn(str(error).split(":")[0], str(error))
+            return []
+
     def _windows(self, target: Target, camera: Camera, detections: Detection2DArray | None) -> list[Window]:
-        if self.settings.window_source == "tracking" and target.tracks.live:
-            return [target.estimator.window_of(track.T_camera_object, camera) for track in target.tracks.live]
+        windows = self._tracked_windows(target, camera) if self.settings.window_source == "tracking" else []
+        if len(windows) < self.settings.max_instances:
+            windows += self._initial_windows(target, camera, detections)
+        return windows
+
+    def _tracked_windows(self, target: Target, camera: Camera) -> list[Window]:
+        """Around the last poses. An object whose centre has left the image is lost."""
+        windows = []
+        for track in tuple(target.tracks.live):
+            window = _window_in_image(target.estimator, track.T_camera_object, camera)
+            if window is None:
+                target.tracks.drop(track)
+            else:
+                windows.append(window)
+        return windows
+
+    def _initial_windows(self, target: Target, camera: Camera, detections: Detection2DArray | None) -> list[Window]:
         if detections is not None:
             return self._detected_windows(target, detections)
         if self._uses_detections:
@@ -218,6 +246,15 @@ class ObjectPoseNode(PoseNodeBase):
         self._marker_array.publish(self._markers.update(header, objects, settings.marker, settings.marker_lifetime))
         if self._overlay.get_subscription_count():
             self._overlay.publish(rgb_to_image(draw_overlay(frame.image, frame.camera, objects, answer.refused), header))
+
+
+def _window_in_image(estimator: PoseEstimator, T_camera_object: Array, camera: Camera) -> Window | None:
+    try:
+        window = estimator.window_of(T_camera_object, camera)
+    except InputError:  # behind the camera
+        return None
+    inside = -0.5 <= window.u <= camera.width - 0.5 and -0.5 <= window.v <= camera.height - 0.5
+    return window if inside else None
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,12 +1,14 @@
 """Which pose of this frame continues which of the last: stable ids, smoothing, symmetric twins. Knows no rclpy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fm_pose_core.geometry import Array, exp_so3, log_so3, rotation_angle, transform
 from fm_pose_core.types import ObjectPose
+
+SAME = 0.5  # diameters: poses nearer to each other than this are of one object
 
 
 @dataclass
@@ -15,7 +17,7 @@ class Track:
 
     number: counts all tracks of the object, never used twice. slot: smallest number that no other live track has.
     T_camera_object: (4, 4) of the last accepted estimate, metres. T_smoothed: the same after smoothing. stamp: of that
-    frame, seconds. missed: frames since then without an accepted pose.
+    frame, seconds. refused: for each of the latest frames, whether it had no accepted pose.
     """
 
     number: int
@@ -23,7 +25,7 @@ class Track:
     T_camera_object: Array
     T_smoothed: Array
     stamp: float
-    missed: int = 0
+    refused: list[bool] = field(default_factory=list)
 
 
 class Tracks:
@@ -39,19 +41,24 @@ class Tracks:
         """Forget every track; numbers go on."""
         self.live.clear()
 
+    def drop(self, track: Track) -> None:
+        """End one track."""
+        self.live.remove(track)
+
     def update(
         self, poses: Sequence[ObjectPose], stamp: float, *, instances: int, lost_after: int, smoothing: float
     ) -> list[tuple[Track, ObjectPose]]:
         """Continue, start and drop tracks with the accepted ones among `poses`, and return those with their tracks.
 
         stamp: seconds. instances: how many objects there can be; a single one keeps its track however far it moves, of
-        several each keeps to within one diameter. lost_after: frames without a pose that end a track. smoothing: time
-        constant in seconds, 0 for none.
+        several each keeps to within one diameter. Of poses or tracks that are on one object the better or continued one
+        stays. lost_after: so many of twice as many frames without a pose end a track. smoothing: time constant in
+        seconds, 0 for none.
         """
         reach = self._diameter if instances > 1 else np.inf
         waiting = list(self.live)
         result = []
-        for pose in sorted((p for p in poses if p.accepted), key=lambda p: -p.score)[:instances]:
+        for pose in self._distinct(poses)[:instances]:
             track = _nearest(waiting, pose.T_camera_object, reach)
             if track is None:
                 track = self._new(pose.T_camera_object, stamp)
@@ -59,11 +66,25 @@ class Tracks:
                 waiting.remove(track)
                 self._continue(track, pose.T_camera_object, stamp, smoothing)
             result.append((track, pose))
+        for track, _ in result:
+            track.refused = [*track.refused, False][-2 * lost_after :]
         for track in waiting:
-            track.missed += 1
-            if track.missed >= lost_after:
-                self.live.remove(track)
+            track.refused = [*track.refused, True][-2 * lost_after :]
+            merged = any(self._same(track.T_camera_object, pose.T_camera_object) for _, pose in result)
+            if merged or sum(track.refused) >= lost_after:
+                self.drop(track)
         return result
+
+    def _distinct(self, poses: Sequence[ObjectPose]) -> list[ObjectPose]:
+        """The accepted ones, best first, one for each object."""
+        distinct: list[ObjectPose] = []
+        for pose in sorted((p for p in poses if p.accepted), key=lambda p: -p.score):
+            if not any(self._same(pose.T_camera_object, better.T_camera_object) for better in distinct):
+                distinct.append(pose)
+        return distinct
+
+    def _same(self, T_a: Array, T_b: Array) -> bool:
+        return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3])) < SAME * self._diameter
 
     def _new(self, T: Array, stamp: float) -> Track:
         self._count += 1
@@ -77,7 +98,7 @@ class Tracks:
         T = nearest_twin(T, track.T_camera_object, self._symmetries)
         weight = 1.0 if smoothing <= 0 else 1.0 - float(np.exp(-max(0.0, stamp - track.stamp) / smoothing))
         track.T_smoothed = blend(track.T_smoothed, T, weight)
-        track.T_camera_object, track.stamp, track.missed = T, stamp, 0
+        track.T_camera_object, track.stamp = T, stamp
 
 
 def nearest_twin(T: Array, T_last: Array, symmetries: Sequence[Array]) -> Array:

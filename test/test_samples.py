@@ -155,7 +155,7 @@ def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: 
     pairs = PairSamples(MESH, CORNERS, CROP, config, VIEWS, views, colours, black(), np.random.default_rng(0))
     renderer = Renderer(MESH, CROP.K, CROP.size, CROP.size)
     for _ in range(6):
-        real, synthetic, corners, points = pairs.draw()
+        real, synthetic, corners, _ = pairs.draw()
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         direct, _ = renderer.render(pose.T_camera_object)
         inside, outside = direct[..., 3] == 255, direct[..., 3] == 0

@@ -156,6 +156,16 @@ def test_distortion_is_kept(model, d):
     np.testing.assert_array_equal(camera.distortion, d)
 
 
+@pytest.mark.parametrize("size", [4, 0])
+def test_a_fisheye_without_distortion_coefficients_is_no_pinhole_if_it_says_so(size):
+    info = info_msg()
+    info.distortion_model, info.d = "equidistant", [0.0] * size
+    (pixel,) = camera_from_info(info).pixels(np.array([[0.1, 0.0, 0.2]]))
+    angle = np.arctan(0.5) if size else 0.5  # without coefficients there is no model to speak of
+    np.testing.assert_allclose(pixel, [160 + 300 * angle, 120], atol=1e-6)
+    assert not camera_from_info(info, rectified=True).distortion.size
+
+
 def test_a_rectified_image_takes_p():
     info = info_msg(Camera(CAMERA.K, 320, 240, np.array([0.1, 0, 0, 0, 0])))
     info.p[0] = info.p[5] = 280.0

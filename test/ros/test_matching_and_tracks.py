@@ -75,6 +75,40 @@ def test_several_instances_keep_their_numbers_when_their_scores_change_places():
     assert sorted(t.slot for t, _ in pairs) == [0, 1, 2]
 
 
+def test_refusals_among_acceptances_end_a_track_too():
+    tracks = Tracks(0.1)
+    tracks.update([pose(0.0)], 0.0, **OPTIONS)
+    for accepted in (False, True, False, True):
+        tracks.update([pose(0.0, accepted=accepted)], 1.0, **OPTIONS)
+        assert [track.number for track in tracks.live] == [1]
+    tracks.update([pose(0.0, accepted=False)], 2.0, **OPTIONS)
+    assert tracks.live == []
+
+
+def test_a_refusal_now_and_then_does_not_end_a_track():
+    tracks = Tracks(0.1)
+    for i in range(60):
+        tracks.update([pose(0.0, accepted=i % 3 > 0 or i == 0)], float(i), **OPTIONS)
+    assert [track.number for track in tracks.live] == [1]
+
+
+def test_two_poses_of_one_object_are_one():
+    tracks = Tracks(0.1)
+    options = {**OPTIONS, "instances": 3}
+    ((_, kept),) = tracks.update([pose(0.0, 0.3), pose(0.04, 0.8)], 0.0, **options)
+    assert kept.score == 0.8
+    pairs = tracks.update([pose(0.04, 0.8), pose(0.1, 0.3)], 1.0, **options)
+    assert [track.number for track, _ in pairs] == [1, 2]  # 0.6 diameters apart
+
+
+def test_tracks_that_settle_on_one_object_are_merged():
+    tracks = Tracks(0.1)
+    options = {**OPTIONS, "instances": 3, "lost_after": 1000}
+    tracks.update([pose(0.0, 0.9), pose(0.08, 0.8)], 0.0, **options)
+    ((track, _),) = tracks.update([pose(0.035, 0.9), pose(0.045, 0.8)], 1.0, **options)
+    assert tracks.live == [track] and track.number == 1
+
+
 def test_smoothing_is_off_by_default_and_a_low_pass_when_on():
     a, b = pose(0.0), pose(0.1, R=exp_so3(np.array([0.0, 0.0, 0.2])))
     tracks = Tracks(1.0)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from camera_rig import CAMERA, FRAME, image_msg
-from toy_bundle import CENTER, MAXIMUM, MINIMUM, toy_image, toy_pose
+from toy_bundle import CENTER, MAXIMUM, MINIMUM, toy_image, toy_pose, write_toy_bundle
 
 from fm_pose_core import EstimatorConfig, ObjectPose, PoseEstimator, Window
+from fm_pose_core.bundle import write_bundle
 from fm_pose_core.geometry import apply, quaternion_from_rotation, rotation_from_quaternion, transform
 from fm_pose_core.types import Camera
 
@@ -170,11 +171,8 @@ def test_class_names_reach_late_listeners(rig):
     assert r.wait(lambda: r.heard["vision"])[0].method == "fm_pose"
 
 
-def test_two_objects_in_one_node(rig, toy_bundle, tmp_path):
-    from toy_bundle import write_toy_bundle
-
-    from fm_pose_core.bundle import write_bundle
-
+def two_bundles(tmp_path: Path) -> str:
+    """The parameter for two objects, toy_box and other."""
     first = write_toy_bundle(tmp_path / "one")
     loaded = PoseEstimator.load(first, EstimatorConfig(backend="onnxruntime")).bundle
     m = loaded.manifest.object
@@ -189,7 +187,11 @@ def test_two_objects_in_one_node(rig, toy_bundle, tmp_path):
         diameter=m.diameter,
         crop=loaded.crop,
     ).path
-    r = rig(bundle=f"{first}:{second}", **HERE)
+    return f"{first}:{second}"
+
+
+def test_two_objects_in_one_node(rig, tmp_path):
+    r = rig(bundle=two_bundles(tmp_path), **HERE)
     r.send_info()
     answer = r.send(image_msg(toy_image(CAMERA, U, V), 1.0))
     assert [d.id for d in answer.detections] == ["toy_box_1", "other_1"]

@@ -3,11 +3,15 @@
 import threading
 
 import numpy as np
+import pytest
 from camera_rig import CAMERA, detections_msg, image_msg
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
-from test_object_pose_node import matrix_of
+from test_object_pose_node import matrix_of, two_bundles
 from toy_bundle import toy_image, toy_pose
+
+from fm_pose_core.errors import InputError
+from fm_pose_core.geometry import transform
 
 EMPTY = np.full((240, 320, 3), 30, np.uint8)
 
@@ -133,6 +137,64 @@ def test_a_detection_starts_the_tracking_and_is_not_needed_after(rig):
         np.testing.assert_allclose(position(r.send(image_msg(toy_image(CAMERA, u, v), 2.0 + i))), truth(u, v), atol=0.02)
 
 
+def test_further_instances_are_found_while_one_is_tracked(rig):
+    r = rig(("detections",), window_source="tracking", initial_window="detections", max_instances=3)
+    r.send_info()
+    places = [(60.0, 60.0), (240.0, 180.0)]
+    image = np.maximum(toy_image(CAMERA, *places[0]), toy_image(CAMERA, *places[1]))
+    counts = []
+    for i in range(6):
+        found = [("toy_box", 0.9 - 0.1 * k, *place) for k, place in enumerate(places[: 1 if i < 2 else 2])]
+        r.detections.publish(detections_msg(1.0 + i, *found))
+        r.wait(lambda: r.node._latest or r.node._matcher._detections, "the detections")
+        counts.append(len(r.send(image_msg(image, 1.0 + i)).detections))
+    assert counts == [1, 1, 2, 2, 2, 2]  # also a detection of what is tracked comes again and again
+    last = r.send(image_msg(image, 9.0))  # without a detection
+    assert sorted(d.id for d in last.detections) == ["toy_box_1", "toy_box_2"]
+
+
+def test_what_is_tracked_does_not_wait_for_detections_of_what_is_missing(rig, tmp_path):
+    r = rig(("detections",), bundle=two_bundles(tmp_path), window_source="tracking", initial_window="detections")
+    r.send_info()
+    image = toy_image(CAMERA, 60.0, 60.0)
+    r.images.publish(image_msg(image, 1.0))
+    r.detections.publish(detections_msg(1.0, ("toy_box", 0.9, 60.0, 60.0)))
+    r.wait(lambda: r.heard["detections"])
+    assert [d.id for d in r.send(image_msg(image, 2.0)).detections] == ["toy_box_1"]
+    r.detections.publish(detections_msg(1.0, ("other", 0.9, 60.0, 60.0)))
+    r.wait(lambda: r.node._latest, "the detections")
+    assert [d.id for d in r.send(image_msg(image, 3.0)).detections] == ["toy_box_1", "other_1"]
+
+
+def test_an_object_whose_centre_has_left_the_image_is_lost_at_once(rig):
+    r = rig(("detections",), window_source="tracking", lost_after=1000)
+    r.send_info()
+    image = toy_image(CAMERA, 159.5, 119.5)
+    left, behind = toy_pose(CAMERA, 322.0, 120.0), transform(np.eye(3), np.array([0.0, 0.0, -0.5]))
+    assert r.send(image_msg(image, 1.0)).detections[0].id == "toy_box_1"
+    for i, pose in enumerate((left, behind)):
+        r.node._targets[0].tracks.live[0].T_camera_object = pose
+        assert [d.id for d in r.send(image_msg(image, 2.0 + i)).detections] == [f"toy_box_{i + 2}"]
+    assert r.warnings() == []
+
+
+def test_what_cannot_be_estimated_is_a_refusal_of_that_object_alone(rig, tmp_path, monkeypatch):
+    r = rig(("detections",), bundle=two_bundles(tmp_path), window_source="tracking", lost_after=2)
+    r.send_info()
+    image = toy_image(CAMERA, 159.5, 119.5)
+    assert [d.id for d in r.send(image_msg(image, 1.0)).detections] == ["toy_box_1", "other_1"]
+
+    def broken(*args):
+        raise InputError("window: expected something else, got this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(r.node._targets[0].estimator, "estimate_many", broken)
+        for i in range(2):
+            assert [d.id for d in r.send(image_msg(image, 2.0 + i)).detections] == ["other_1"]
+    assert len(r.wait(r.warnings, "the warning")) == 1
+    assert [d.id for d in r.send(image_msg(image, 4.0)).detections] == ["toy_box_2", "other_1"]
+
+
 def test_detections_of_another_clock_or_class_are_told(rig):
     r = rig(("detections",), window_source="detections")
     r.send_info()
@@ -148,9 +210,15 @@ def test_detections_of_another_clock_or_class_are_told(rig):
     assert second.startswith("detection_class: expected detections of 'toy_box', got ['cat']")
 
 
-def test_the_newest_frame_wins_and_the_overtaken_are_counted(rig, monkeypatch):
-    r = rig(("detections",))
+@pytest.mark.parametrize("parameters", [{}, {"window_source": "tracking", "initial_window": "detections", "lost_after": 1000}])
+def test_the_newest_frame_wins_and_the_overtaken_are_counted(rig, monkeypatch, parameters):
+    r = rig(("detections",), **parameters)
     r.send_info()
+    if parameters:  # one object is tracked
+        r.images.publish(image_msg(toy_image(CAMERA, 60.0, 60.0), 0.5))
+        r.detections.publish(detections_msg(0.5, ("toy_box", 0.9, 60.0, 60.0)))
+        r.wait(lambda: r.heard["detections"])
+        r.heard["detections"].clear()
     estimator = r.node._targets[0].estimator
     entered, leave = threading.Event(), threading.Event()
     estimate = estimator.estimate_many
