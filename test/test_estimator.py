@@ -167,3 +167,17 @@ def test_importing_the_package_is_cheap() -> None:
     code = f"import fm_pose_core, sys; fm_pose_core.PoseEstimator; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     assert result.stdout.strip() == "[]"
+
+
+def test_an_estimate_needs_neither_torch_nor_a_renderer(toy_bundle: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'pyrender', 'trimesh', 'onnx', 'scipy', 'matplotlib', 'tqdm'): sys.modules[name] = None\n"
+        "import numpy as np\n"
+        "from fm_pose_core import Camera, PoseEstimator, Window\n"
+        "camera = Camera(np.diag([500.0, 500.0, 1.0]), 64, 48)\n"
+        "PoseEstimator.load(sys.argv[1]).estimate(np.zeros((48, 64, 3), np.uint8), camera, Window(32.0, 24.0))\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code, str(toy_bundle)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -75,6 +75,7 @@ def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert {"L_hS", "L_hR", "L_g", "L"} <= set(log[-2]) and "validation/proj_5px" in log[-1]
     assert load_yaml(Experiment, tmp_path / "run" / "config.yaml") == load_yaml(Experiment, config)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle")]) == 0
     estimator = PoseEstimator.load(tmp_path / "bundle")
     assert estimator.bundle.name == "obj_000001" and estimator.bundle.mesh_path is not None
