@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.crop import Crop
+from fm_pose_core.data.appearance import shade
 from fm_pose_core.data.bop import BopDataset, Instance, read_image
 from fm_pose_core.data.renderer import Mesh, Renderer, load_mesh
 from fm_pose_core.errors import expect
@@ -19,6 +20,7 @@ from fm_pose_core.geometry import Array, project, transform
 from fm_pose_core.types import Window
 
 Image = NDArray[np.uint8]
+LIGHTS = 4  # lit renderings of each photographed pose
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class RealView:
     """A real object patch and what is drawn at the same pose.
 
     photo: (P, P, 3) uint8. visible: (P, P) uint8, the mask of what is not occluded (antialiased).
-    cad: (P, P, 4) uint8 premultiplied rendering of the visible part. surface: (P, P, 3) float16, its points in the object frame, metres,
+    cad: (P, P, 4) uint8 premultiplied rendering of the visible part; lit_cads: the same under random lights.
+    surface: (P, P, 3) float16, its points in the object frame, metres,
     NaN elsewhere. T_view_object: (4, 4) in the patch's camera. trusted: whether the
     visible mask agrees with the dataset's visible fraction (occluders without a mesh spoil it).
     """
@@ -34,6 +37,7 @@ class RealView:
     photo: Image
     visible: Image
     cad: Image
+    lit_cads: tuple[Image, ...]
     surface: NDArray[np.float16]
     T_view_object: Array
     trusted: bool
@@ -69,6 +73,7 @@ def prepare_real_views(
                 occluding_depth[i] = np.minimum(occluding_depth[i], np.where(depth > 0, depth, np.inf))
         renderer.close()
     renderer = Renderer(mesh, patch.K, patch.size, patch.size)
+    rng = np.random.default_rng(0)
     views, colours = [], np.full((len(instances), len(mesh.vertices), 3), np.nan, np.float32)
     for i, instance in enumerate(instances):
         cad, depth = renderer.render(frames[i])
@@ -80,7 +85,9 @@ def prepare_real_views(
         trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
         surface = surface_points(np.where(hidden, 0.0, depth), frames[i], patch.K)
         known = fraction if np.isnan(told) else told
-        views.append(RealView(photos[i], visible, _masked(cad, visible), surface, frames[i], trusted, known))
+        normals = renderer.render_normals(frames[i])
+        lit = tuple(_masked(shade(cad, normals, rng), visible) for _ in range(LIGHTS))
+        views.append(RealView(photos[i], visible, _masked(cad, visible), lit, surface, frames[i], trusted, known))
         if trusted:
             front = np.where(hidden, 0.0, depth)
             seen = renderer.visible_vertices(frames[i], front, patch.K)

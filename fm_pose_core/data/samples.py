@@ -48,6 +48,7 @@ class RealConfig:
     novel_angle: float = knob(25.0, "Largest rotation away from the photographed viewpoint, degrees.", 0.0, 180.0)
     uses_per_view: int = knob(8, "Samples made of each novel view.", 1, 1000)
     novel_anywhere: float = knob(0.0, "Share of the novel views that are drawn from the whole synthetic range of viewpoints.", 0.0, 1.0)
+    paired_light: float = knob(0.0, "Probability that the CAD rendering of a pair is lit as in T^S; the paper's are not.", 0.0, 1.0)
     appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
 
 
@@ -147,7 +148,8 @@ class PairSamples:
             view = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K)
             H, corners = self._warp(view, config.in_plane, config.rescale)
             photo = warp(real.photo, H, self.crop.size, border=cv2.BORDER_REPLICATE)
-            cad = warp(real.cad, H, self.crop.size)
+            lit = rng.uniform() < config.paired_light
+            cad = warp(real.lit_cads[int(rng.integers(len(real.lit_cads)))] if lit else real.cad, H, self.crop.size)
             if plain:
                 images = [photo, over(cad, photo)]
             else:
@@ -173,7 +175,8 @@ class PairSamples:
                 T = random_viewpoint(rng, self.viewpoints, self.center)
             else:
                 T = nearby(T_photo, self.center, rng, self.config.novel_angle, self.viewpoints)
-            view = render_view(self.renderer, T, self.crop.K, {"photo": variant, "cad": 0}, AppearanceConfig(), rng)
+            view = render_view(self.renderer, T, self.crop.K, {"cad": 0}, AppearanceConfig(light=self.config.paired_light), rng)
+            view.layers["photo"], _ = self.renderer.render(T, variant)
             _renew(self._ring, self._ring_size, view, rng)
             self._until_next = self.config.uses_per_view
         self._until_next -= 1
