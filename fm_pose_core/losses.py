@@ -72,7 +72,7 @@ class Objective(nn.Module):
             y = torch.cat([batch["y_s" if k == "x_s" else "y_r"] for k in synthetic])
             losses["L_hS"], error = self.pose_error(h(torch.cat([features[k] for k in synthetic])), y)
             uncertain.append(error)
-            points += [(features[k], batch["p_s" if k == "x_s" else "p_r"]) for k in synthetic]
+            points += [(features[k], batch["p_s" if k == "x_s" else "p_m"]) for k in synthetic]
         if "x_r" in features:
             mapped = g(features["x_r"])
             losses["L_hR"], error = self.pose_error(h(mapped), batch["y_r"])

@@ -277,6 +277,7 @@ def batches_of(phase: Phase, stream: Iterator[dict[str, Any]], device: torch.dev
     for batch in stream:
         if phase.real_only:
             batch.pop("x_m")
+            batch.pop("p_m")
         yield {k: v.to(device, non_blocking=True) for k, v in batch.items()}
 
 

@@ -18,7 +18,7 @@ def random_batch(size: int = 32, n: int = 3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     batch = {k: torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator) for k in ("x_s", "x_r", "x_m")}
     batch |= {k: torch.rand(n, 8, 2, generator=generator) * size for k in ("y_s", "y_r")}
-    return batch | {k: torch.rand(n, (size // 16) ** 2, 3, generator=generator) - 0.5 for k in ("p_s", "p_r")}
+    return batch | {k: torch.rand(n, (size // 16) ** 2, 3, generator=generator) - 0.5 for k in ("p_s", "p_r", "p_m")}
 
 
 def test_the_published_network_has_the_published_layers() -> None:

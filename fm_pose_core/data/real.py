@@ -27,17 +27,18 @@ LIGHTS = 4  # lit renderings of each photographed pose
 class RealView:
     """A real object patch and what is drawn at the same pose.
 
-    photo: (P, P, 3) uint8. visible: (P, P) uint8, the mask of what is not occluded (antialiased).
-    cad: (P, P, 4) uint8 premultiplied rendering of the visible part; lit_cads: the same under random lights.
-    surface: (P, P, 3) float16, its points in the object frame, metres,
-    NaN elsewhere. T_view_object: (4, 4) in the patch's camera. trusted: whether the
-    visible mask agrees with the dataset's visible fraction (occluders without a mesh spoil it).
+    photo: (P, P, 3) uint8. visible: (P, P) uint8, the mask of what is not occluded (antialiased). cad: (P, P, 4) uint8
+    premultiplied rendering of the whole object; lit_cads: the same under random lights. whole_surface, surface: (P, P, 3)
+    float16, the points of the whole and of the visible object, object frame, metres, NaN elsewhere. T_view_object: (4, 4) in
+    the patch's camera. trusted: whether the visible mask agrees with the dataset's visible fraction (occluders without a mesh
+    spoil it).
     """
 
     photo: Image
     visible: Image
     cad: Image
     lit_cads: tuple[Image, ...]
+    whole_surface: NDArray[np.float16]
     surface: NDArray[np.float16]
     T_view_object: Array
     trusted: bool
@@ -83,11 +84,12 @@ def prepare_real_views(
         fraction = float(visible.sum() / max(1, int(cad[..., 3].sum())))
         told = instance.visible_fraction
         trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
-        surface = surface_points(np.where(hidden, 0.0, depth), frames[i], patch.K)
+        whole = surface_points(depth, frames[i], patch.K)
+        surface = np.where(hidden[..., None], np.float16(np.nan), whole)
         known = fraction if np.isnan(told) else told
         normals = renderer.render_normals(frames[i])
-        lit = tuple(_masked(shade(cad, normals, rng), visible) for _ in range(LIGHTS))
-        views.append(RealView(photos[i], visible, _masked(cad, visible), lit, surface, frames[i], trusted, known))
+        lit = tuple(shade(cad, normals, rng) for _ in range(LIGHTS))
+        views.append(RealView(photos[i], visible, cad, lit, whole, surface, frames[i], trusted, known))
         if trusted:
             front = np.where(hidden, 0.0, depth)
             seen = renderer.visible_vertices(frames[i], front, patch.K)
@@ -113,12 +115,6 @@ def surface_points(depth: NDArray[np.float32], T_camera_object: Array, K: Array)
     points = np.full((*depth.shape, 3), np.nan, np.float16)
     points[v, u] = (rays * depth[v, u, None] - T_camera_object[:3, 3]) @ T_camera_object[:3, :3]
     return points
-
-
-def _masked(rgba: Image, mask: Image) -> Image:
-    """Premultiplied (H, W, 4) restricted to a mask (H, W) uint8 that is at most its alpha."""
-    share = np.minimum(1.0, mask.astype(np.float32) / np.maximum(rgba[..., 3], 1))
-    return (rgba * share[..., None]).astype(np.uint8)
 
 
 def photo_colours(

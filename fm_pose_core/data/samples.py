@@ -102,7 +102,7 @@ class SyntheticSamples:
             rgba = repaint(rgba, rng)
         image = over(rgba, self.backgrounds.draw())
         points = cell_points(view.surface, H, self.crop.size)
-        image = finish([image], points, config.appearance, self.backgrounds, rng)[0]
+        image = finish(image, points, config.appearance, self.backgrounds, rng)
         return image, project(H @ view.K, apply(view.T_view_object, self.corners)).astype(np.float32), points
 
     def close(self) -> None:
@@ -131,13 +131,17 @@ class PairSamples:
             self.variants = [(views[i].T_view_object, self.renderer.add_variant(c)) for i, c in photo_colours(colours, mesh.colours)]
             expect(bool(self.variants), "photographs for novel views", "at least one that shows enough of the object", "none")
 
-    def draw(self) -> tuple[Image, Image, NDArray[np.float32], NDArray[np.float32]]:
+    def draw(self) -> tuple[Image, Image, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (8, 2) float32, window pixels;
-        points (L, 3) float32, see `cell_points`."""
+        points (L, 3) float32 of either image, see `cell_points`.
+
+        The synthetic image is clean: the whole object drawn over the real image (section 3.1), over what occludes it there too, and
+        without the occluders and the jitter that `appearance` adds to the real one. g learns to see through them."""
         rng, config = self.rng, self.config
         kind = rng.uniform()
         if kind < config.novel_views:
             view = self._novel_view()
+            whole = view.surface
             H, corners = self._warp(view, self.viewpoints.in_plane, 0.0)
             photo, cad = (warp(view.layers[k], H, self.crop.size) for k in ("photo", "cad"))
             background = self.backgrounds.draw()
@@ -145,7 +149,7 @@ class PairSamples:
         else:
             plain = kind < config.novel_views + config.plain
             real = (self.views if plain else self.trusted)[int(rng.integers(len(self.views if plain else self.trusted)))]
-            view = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K)
+            view, whole = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K), real.whole_surface
             H, corners = self._warp(view, config.in_plane, config.rescale)
             photo = warp(real.photo, H, self.crop.size, border=cv2.BORDER_REPLICATE)
             lit = rng.uniform() < config.paired_light
@@ -156,9 +160,9 @@ class PairSamples:
                 mask = warp(real.visible, H, self.crop.size)
                 background = self.backgrounds.draw()
                 images = [blend(photo, mask, background), over(cad, background)]
-        points = cell_points(view.surface, H, self.crop.size)
-        images = finish(images, points, config.appearance, self.backgrounds, rng)
-        return images[0], images[1], corners, points
+        points, whole_points = (cell_points(surface, H, self.crop.size) for surface in (view.surface, whole))
+        real_image = finish(images[0], points, config.appearance, self.backgrounds, rng)
+        return real_image, images[1], corners, points, whole_points
 
     def _warp(self, view: View, in_plane: float, rescale: float) -> tuple[Array, NDArray[np.float32]]:
         R = window_rotation(self.rng, self.crop.focal, in_plane, self.config.displacement)
@@ -244,27 +248,23 @@ def blend(image: Image, mask: Image, background: Image) -> Image:
 
 
 def finish(
-    images: list[Image], points: NDArray[np.float32], config: AppearanceConfig, backgrounds: Backgrounds, rng: np.random.Generator
-) -> list[Image]:
-    """Occluders and jitter, the same occluder in all `images` (a pair differs by the object's appearance alone). Points that an
-    occluder hides become NaN."""
+    image: Image, points: NDArray[np.float32], config: AppearanceConfig, backgrounds: Backgrounds, rng: np.random.Generator
+) -> Image:
+    """Occluders and jitter. Points that an occluder hides become NaN."""
     for _ in range(2):
         if rng.uniform() < config.occluders:
-            texture, alpha = occluder(rng, backgrounds, images[0].shape[0])
+            texture, alpha = occluder(rng, backgrounds, image.shape[0])
             mask = (alpha[..., 0] * 255.0).astype(np.uint8)
-            images = [blend(texture, mask, image) for image in images]
+            image = blend(texture, mask, image)
             points[mask[8::16, 8::16].ravel() > 127] = np.nan
-    if config.colour or config.blur or config.noise:
-        seed = int(rng.integers(2**63))
-        images = [jitter(image, np.random.default_rng(seed), config) for image in images]
-    return images
+    return jitter(image, rng, config)
 
 
 def batches(
     synthetic: SyntheticSamples | None, pairs: PairSamples | None, synthetic_size: int, pair_size: int
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
     """Endless batches: x_s (B, S, S, 3) uint8, y_s (B, 8, 2) and p_s (B, L, 3) float32 of T^S; x_r, x_m (B', S, S, 3), y_r
-    (B', 8, 2) and p_r (B', L, 3) of T^M."""
+    (B', 8, 2), p_r and p_m (B', L, 3) of T^M."""
     while True:
         batch: dict[str, NDArray[np.generic]] = {}
         if synthetic is not None and synthetic_size:
@@ -272,5 +272,7 @@ def batches(
             batch["x_s"], batch["y_s"], batch["p_s"] = (np.stack(column) for column in zip(*drawn, strict=True))
         if pairs is not None and pair_size:
             drawn_pairs = [pairs.draw() for _ in range(pair_size)]
-            batch["x_r"], batch["x_m"], batch["y_r"], batch["p_r"] = (np.stack(column) for column in zip(*drawn_pairs, strict=True))
+            batch["x_r"], batch["x_m"], batch["y_r"], batch["p_r"], batch["p_m"] = (
+                np.stack(column) for column in zip(*drawn_pairs, strict=True)
+            )
         yield batch
