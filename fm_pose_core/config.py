@@ -30,7 +30,7 @@ class EstimatorConfig:
     )
     precision: str = knob(
         "auto",
-        "Arithmetic; auto lets the backend choose its fastest (bf16 or fp16 where there is hardware for it).",
+        "Arithmetic; auto is fp32 on CPUs and what TensorRT was built for on GPUs. bf16 is faster and less exact.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     threads: int = knob(0, "CPU threads for inference; 0 lets the backend choose.", 0, 256)
