@@ -4,12 +4,14 @@ python benchmarks/samples.py [--mesh FILE --unit 0.001] [--workers 2] [--seconds
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from queue import Empty
 
 os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software rasteriser: one thread for each process
 
@@ -33,9 +35,9 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
     if arguments.mesh:
         mesh = load_mesh(arguments.mesh, arguments.unit)
     else:
-        from fm_pose_core.demo_object import demo_mesh
+        from fm_pose_core.demo_object import demo_object
 
-        mesh = demo_mesh()
+        mesh = demo_object()
     mesh = mesh.simplified(arguments.faces)
     crop = Crop.around(mesh.diameter, 0.65)
     corners = box_corners(*mesh.box)
@@ -82,9 +84,12 @@ def main() -> None:
     workers = [context.Process(target=measure, args=(arguments, i, queue)) for i in range(arguments.workers)]
     for w in workers:
         w.start()
-    rates = [queue.get() for _ in workers]
-    for w in workers:
-        w.join()
+    rates = []
+    while len(rates) < len(workers):
+        if any(w.exitcode not in (None, 0) for w in workers):
+            raise SystemExit("a process failed; see above")
+        with contextlib.suppress(Empty):
+            rates.append(queue.get(timeout=1.0))
     total = {name: round(sum(r[name] for r in rates), 1) for name in rates[0]}
     ratio = {name: round(total[name] / total["bare_renders"], 2) for name in total}
     hardware = {"cpu": _cpu(), "processes": arguments.workers, "python": platform.python_version()}

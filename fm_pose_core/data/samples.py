@@ -31,7 +31,7 @@ class SyntheticConfig:
     viewpoints: ViewpointConfig = field(default_factory=ViewpointConfig)
     appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
     displacement: float = knob(10.0, "Largest displacement of the object from the window's centre, window pixels.", 0.0, 60.0)
-    uses_per_view: int = knob(4, "Samples made of each rendered view, by in-plane rotation, displacement and background.", 1, 1000)
+    uses_per_view: int = knob(8, "Samples made of each rendered view, by in-plane rotation, displacement and background.", 1, 1000)
 
 
 @dataclass(frozen=True)
