@@ -72,12 +72,14 @@ class Objective(nn.Module):
             y = torch.cat([batch["y_s" if k == "x_s" else "y_r"] for k in synthetic])
             losses["L_hS"], error = self.pose_error(h(torch.cat([features[k] for k in synthetic])), y)
             uncertain.append(error)
-            points += [(features[k], batch["p_s" if k == "x_s" else "p_m"]) for k in synthetic]
+            if self.surface is not None:
+                points += [(features[k], batch["p_s" if k == "x_s" else "p_m"]) for k in synthetic]
         if "x_r" in features:
             mapped = g(features["x_r"])
             losses["L_hR"], error = self.pose_error(h(mapped), batch["y_r"])
             uncertain.append(error)
-            points.append((mapped, batch["p_r"]))
+            if self.surface is not None:
+                points.append((mapped, batch["p_r"]))
             if self.method == "feature_mapping":
                 target = features["x_m"] if self.config.target_gradient else features["x_m"].detach()
                 losses["L_g"] = self.mapping_error(mapped.float(), target.float())
