@@ -1,5 +1,5 @@
 """Labelled real photographs of one object, prepared once: each becomes a patch seen by a virtual camera that looks
-straight at the object, with its silhouette, its visible part, and the CAD rendering of the same pose (for T^M).
+straight at the object, with its visible part and the CAD rendering of the same pose (for T^M).
 
 Beyond the paper, `photo_colours` carries each photograph's colours over to the mesh, so that the renderer can show the
 real object, under its real light, from viewpoints near the photographed one (`RealConfig.novel_views`).
