@@ -303,14 +303,6 @@ def keep_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def share_cores(workers: int) -> None:
-    """One core for each data process (whose software rasteriser shall not take more), the others for torch. Threads of torch that
-    wait for each other beside a busy data process cost more than they bring."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    if "OMP_NUM_THREADS" not in os.environ and "WORLD_SIZE" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
-
-
 def main(arguments: argparse.Namespace) -> int:
     """`fm-pose train`."""
     keep_memory()
@@ -321,7 +313,6 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.config is None:
             raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
         experiment, run = open_run(Path(arguments.config), Path(arguments.output) if arguments.output else None, arguments.set)
-    share_cores(experiment.schedule.workers)
     trainer = Trainer(experiment, run, expand(arguments.pretrained) if arguments.pretrained else None)
     trainer.train(read_data(experiment))
     return 0

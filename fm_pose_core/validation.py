@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from fm_pose_core.data.bop import Instance, read_image
-from fm_pose_core.evaluate.bop import displaced, model_vertices
+from fm_pose_core.evaluate.bop import model_vertices
 from fm_pose_core.evaluate.metrics import pose_errors
+from fm_pose_core.evaluate.windows import displaced
 from fm_pose_core.experiment import Data
 from fm_pose_core.geometry import apply, transform
 from fm_pose_core.networks import FeatureMapping, Fused

@@ -9,8 +9,9 @@ import tiny_bop
 import toy_bundle as toy
 
 from fm_pose_core.data.bop import BopDataset, Result, read_results, write_results
+from fm_pose_core.data.ply import read_ply_vertices
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate.bop import model_vertices, read_ply_vertices
+from fm_pose_core.evaluate.bop import model_vertices
 from fm_pose_core.geometry import box_corners, exp_so3, transform
 
 

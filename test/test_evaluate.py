@@ -10,7 +10,7 @@ from tiny_bop import BLUE, FRAMES, HIDDEN
 
 from fm_pose_core.data.bop import BopDataset, Result, parse_ids
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate import bop as evaluate
+from fm_pose_core.evaluate import windows as windowing
 from fm_pose_core.evaluate.bop import evaluate_bop, evaluate_results, select_instances
 from fm_pose_core.evaluate.report import choose_cases, score_bins, write_report
 from fm_pose_core.geometry import Array, exp_so3, transform
@@ -82,19 +82,19 @@ def test_frames(tmp_path: Path) -> None:
 
 def test_the_true_window_is_the_projected_centre_of_the_box(dataset: BopDataset) -> None:
     instances, _ = select_instances(dataset, "test", [1])
-    for instance, window in zip(instances, evaluate.true_windows(dataset, instances), strict=True):
+    for instance, window in zip(instances, windowing.true_windows(dataset, instances), strict=True):
         assert window is not None
         assert (window.u, window.v) == pytest.approx(FRAMES[instance.im_id], abs=1e-6)
 
 
 def test_displacement_is_uniform_in_the_disc_and_belongs_to_the_instance(dataset: BopDataset) -> None:
     instances, _ = select_instances(dataset, "test")
-    windows = evaluate.true_windows(dataset, instances)
-    moved = evaluate.displaced(instances, windows, 10.0, seed=1)
-    assert moved == evaluate.displaced(instances, windows, 10.0, seed=1)
-    assert moved[2:4] == evaluate.displaced(instances[2:4], windows[2:4], 10.0, seed=1)  # whatever else is evaluated
-    assert moved != evaluate.displaced(instances, windows, 10.0, seed=2)
-    offsets = np.array([(w.u, w.v) for s in range(300) for w in evaluate.displaced(instances[:1], [Window(0, 0)], 10.0, s) if w])
+    windows = windowing.true_windows(dataset, instances)
+    moved = windowing.displaced(instances, windows, 10.0, seed=1)
+    assert moved == windowing.displaced(instances, windows, 10.0, seed=1)
+    assert moved[2:4] == windowing.displaced(instances[2:4], windows[2:4], 10.0, seed=1)  # whatever else is evaluated
+    assert moved != windowing.displaced(instances, windows, 10.0, seed=2)
+    offsets = np.array([(w.u, w.v) for s in range(300) for w in windowing.displaced(instances[:1], [Window(0, 0)], 10.0, s) if w])
     radii = np.hypot(*offsets.T)
     assert radii.max() <= 10
     assert np.mean(radii < 10 / np.sqrt(2)) == pytest.approx(0.5, abs=0.1)  # half of the area, half of the draws
@@ -110,13 +110,13 @@ def test_windows_from_detections(dataset: BopDataset, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("scene_id,im_id,obj_id,u,v\n1,2,1,110,55\n")
     instances, _ = select_instances(dataset, "test", [1])
     for name in ("d.json", "d.csv"):
-        assert evaluate.match_windows(instances, evaluate.read_windows(tmp_path / name)) == [Window(110, 55), None, None]
+        assert windowing.match_windows(instances, windowing.read_windows(tmp_path / name)) == [Window(110, 55), None, None]
     for content in ("[{}]", "{", '[{"scene_id": 1, "image_id": 2, "category_id": 1, "bbox": [1]}]'):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(InputError, match=r"bad\.json: expected 2D detections"):
-            evaluate.read_windows(tmp_path / "bad.json")
+            windowing.read_windows(tmp_path / "bad.json")
     with pytest.raises(InputError, match='"gt" or a'):
-        evaluate.read_windows("truth")
+        windowing.read_windows("truth")
 
 
 def test_a_perfect_and_a_turned_estimator(dataset: BopDataset) -> None:

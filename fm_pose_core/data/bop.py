@@ -68,6 +68,9 @@ class ObjectModel:
     mesh_path: Path
 
 
+Key = tuple[int, int, int]  # scene_id, im_id, object_id
+
+
 @dataclass(frozen=True)
 class Instance:
     """One object in one image. `visible_fraction` is BOP's visib_fract, NaN where the dataset does not tell."""
@@ -91,6 +94,10 @@ class Result:
     score: float
     T_camera_object: Array
     time: float = -1.0
+
+
+def key(x: Instance | Result) -> Key:
+    return x.scene_id, x.im_id, x.object_id
 
 
 def _read_json(path: Path) -> Any:
@@ -170,7 +177,7 @@ class BopDataset:
                     result.append(Instance(scene_id, int(key), truth["obj_id"], T, visible, camera, image_path))
         return sorted(result, key=lambda x: (x.scene_id, x.im_id, x.object_id))
 
-    def targets(self, name: str = "test_targets_bop19.json") -> set[tuple[int, int, int]] | None:
+    def targets(self, name: str = "test_targets_bop19.json") -> set[Key] | None:
         """(scene_id, im_id, obj_id) that the BOP challenge scores, or None where the dataset has no such file."""
         path = self.root / name
         if not path.is_file():

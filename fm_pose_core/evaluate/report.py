@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.data.bop import BopDataset, read_image, write_atomically
-from fm_pose_core.evaluate.bop import Case, Evaluation
+from fm_pose_core.evaluate.cases import Case, Evaluation
 from fm_pose_core.evaluate.metrics import PROJECTION_THRESHOLD
 from fm_pose_core.geometry import apply, box_corners
 from fm_pose_core.overlay import BLUE, GREEN, draw_pose
