@@ -35,7 +35,7 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
     if arguments.mesh:
         mesh = load_mesh(arguments.mesh, arguments.unit)
     else:
-        from fm_pose_core.demo_object import demo_object
+        from fm_pose_core.simulation.tugboat import demo_object
 
         mesh = demo_object()
     mesh = mesh.simplified(arguments.faces)

@@ -300,7 +300,7 @@ def _download_bop(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from fm_pose_core.camera_simulation import simulate
+    from fm_pose_core.simulation.dataset import simulate
 
     expect(args.photos >= 0, "--photos", "a number from 0", args.photos)
     expect(args.frames >= 0, "--frames", "a number from 0", args.frames)

@@ -5,38 +5,28 @@ light from the room, glossy and slightly repainted surfaces; a textured table wi
 a lens with defocus, lateral colour and vignetting; a sensor with its own colours, shot and read noise and a tone curve; JPEG.
 Poses are exact.
 
-    fm-pose simulate OUTPUT_DIR        # writes a BOP dataset with the splits train_real and test
-
 The world frame is the object's frame: the object stands on the table z = 0. Metres, linear light in [0, 1].
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.data.backgrounds import procedural_image
-from fm_pose_core.data.bop import MM, write_atomically
 from fm_pose_core.data.renderer import Mesh, Renderer
 from fm_pose_core.data.viewpoints import look_at
-from fm_pose_core.demo_object import Paint, box, checker, demo_object, lathe, merged, moved, plain, ring, stripes
-from fm_pose_core.geometry import Array, apply, exp_so3, inverse, transform
+from fm_pose_core.geometry import Array, inverse
+from fm_pose_core.simulation.scenery import TABLE, TEXELS, clutter, room_texture, table_texture
+from fm_pose_core.simulation.tugboat import merged
 from fm_pose_core.types import Camera
 
 Floats = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
 CAMERA = Camera(np.array([[571.2, 0.0, 322.6], [0.0, 571.9, 238.1], [0.0, 0.0, 1.0]]), 640, 480)
-OBJECT_ID = 1
 CENTER = np.array([0.0, 0.0, 0.04])  # what the camera looks at, about
-TABLE = np.array([0.95, 0.75])  # half sides, metres
-TEXELS = 1000.0  # of the table's texture per metre
 SHADOW_SIZE = 1024  # pixels of the lamp's depth map
-SPLITS = ("train_real", "test")
 
 
 @dataclass(frozen=True)
@@ -237,229 +227,3 @@ def repainted(mesh: Mesh, rng: np.random.Generator) -> Image:
         stains += np.sin((mesh.vertices / size.max()) @ wave + rng.uniform(0, 2 * np.pi))
     colours = colours * (1.0 + 0.05 * stains[:, None]) + 0.012
     return np.rint(255.0 * np.clip(colours, 0, 1) ** (1 / 2.2)).astype(np.uint8)
-
-
-def clutter(rng: np.random.Generator, clear: float, count: int = 11) -> Mesh:
-    """Things on the table around a circle of radius `clear` (metres) that stays free."""
-    parts: list[Mesh] = []
-    taken = [(0.0, 0.0, clear)]
-    for _ in range(400):
-        if len(parts) == count:
-            break
-        mesh, radius = _thing(rng)
-        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(clear + 0.02, 0.55)
-        x, y = distance * np.cos(angle), distance * np.sin(angle)
-        if all(np.hypot(x - a, y - b) > radius + r + 0.005 for a, b, r in taken):
-            taken.append((x, y, radius))
-            parts.append(moved(mesh, transform(exp_so3(np.array([0.0, 0.0, rng.uniform(0, 2 * np.pi)])), np.array([x, y, 0.0]))))
-    return merged(parts)
-
-
-def _thing(rng: np.random.Generator) -> tuple[Mesh, float]:
-    """A random everyday object standing at the origin, and its radius in metres."""
-
-    def colour() -> list[float]:
-        hue = rng.uniform(0, 180)
-        hsv = np.array([[[hue, rng.uniform(20, 220), rng.uniform(40, 240)]]], np.uint8)
-        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(float).tolist()
-
-    def paint() -> Paint:
-        kind = rng.integers(4)
-        if kind == 0:
-            return stripes(colour(), colour(), int(rng.integers(2, 9)), "uv"[int(rng.integers(2))])
-        if kind == 1:
-            return checker(colour(), colour(), int(rng.integers(2, 8)), int(rng.integers(2, 8)))
-        return plain(colour())
-
-    kind = rng.integers(6)
-    if kind == 0:  # mug
-        r, h = rng.uniform(0.032, 0.045), rng.uniform(0.07, 0.11)
-        wall = lathe([(r * 0.9, 0), (r, 0.01), (r, h), (r - 0.004, h), (r - 0.006, 0.008), (0, 0.008)], paint(), 28, 0.006)
-        handle = moved(ring(0.022, 0.005, plain(colour()), 24), transform(exp_so3(np.array([np.pi / 2, 0, 0])), np.array([r + 0.008, 0, h / 2])))
-        return merged([wall, handle]), r + 0.035
-    if kind == 1:  # book or box of cards
-        x, y, z = rng.uniform(0.03, 0.10), rng.uniform(0.03, 0.07), rng.uniform(0.015, 0.05)
-        return box((-x, -y, 0), (x, y, z), [paint() for _ in range(5)], 0.006), float(np.hypot(x, y))
-    if kind == 2:  # ball
-        r = rng.uniform(0.018, 0.035)
-        t = np.linspace(-np.pi / 2, np.pi / 2, 15)
-        return lathe([(max(0.0, r * np.cos(a)), r + r * np.sin(a)) for a in t], paint(), 24, 0.005), float(r)
-    if kind == 3:  # can or bottle
-        r, h = rng.uniform(0.022, 0.036), rng.uniform(0.08, 0.15)
-        return lathe([(r, 0), (r, h * 0.8), (r * 0.55, h), (0, h)], paint(), 26, 0.005), float(r)
-    if kind == 4:  # toy blocks
-        a = rng.uniform(0.013, 0.02)
-        lower = box((-a, -a, 0), (a, a, 2 * a), [paint() for _ in range(5)], 0.004)
-        upper = box((-a, -a, 0), (a, a, 2 * a), [paint() for _ in range(5)], 0.004)
-        turn = transform(exp_so3(np.array([0, 0, rng.uniform(0, 1.5)])), np.array([0, 0, 2 * a]))
-        return merged([lower, moved(upper, turn)]), 1.5 * a
-    x, y, z = rng.uniform(0.02, 0.05), rng.uniform(0.02, 0.04), rng.uniform(0.06, 0.12)  # carton
-    return box((-x, -y, 0), (x, y, z), [paint() for _ in range(5)], 0.006), float(np.hypot(x, y))
-
-
-def table_texture(rng: np.random.Generator) -> Image:
-    """A table top (H, W, 3) uint8 with TEXELS pixels per metre: wood, a woven cloth or a printed one, with a sheet of paper on it."""
-    width, height = (round(2 * float(side) * TEXELS) for side in TABLE)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    base = rng.uniform(70, 190, 3).astype(np.float32)
-    kind = rng.integers(3)
-    if kind == 0:  # wood: stretched noise
-        grain = cv2.resize(rng.normal(size=(height // 6, width // 90)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-        base = np.array([175, 128, 84], np.float32) * rng.uniform(0.6, 1.15)
-        image = base * (1 + 0.10 * grain[..., None] + 0.04 * np.sin(y / 24 + 2 * grain)[..., None])
-    elif kind == 1:  # cloth with a check
-        pitch = rng.uniform(25, 70)
-        lines = ((np.floor(x / pitch) % 2) + (np.floor(y / pitch) % 2)) / 2
-        other = rng.uniform(60, 230, 3).astype(np.float32)
-        image = base * (1 - lines[..., None]) + other * lines[..., None]
-        image *= 1 + 0.06 * np.sin(x * 2.1)[..., None] * np.sin(y * 2.1)[..., None]
-    else:  # printed cloth
-        print_ = cv2.resize(procedural_image(rng, 512), (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-        image = 0.3 * print_ + 0.7 * (0.6 * base.mean() + 0.4 * base)
-    blotches = cv2.resize(rng.normal(size=(9, 12)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    image = image * (1 + 0.06 * blotches[..., None]) + rng.normal(scale=3.0, size=(height, width, 1))
-    image = np.clip(image, 12, 245).astype(np.uint8)
-    for _ in range(int(rng.integers(1, 4))):  # sheets of paper with lines of text
-        cx, cy = rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height
-        angle = rng.uniform(0, np.pi)
-        axes = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        a4 = np.array([[-148, -105], [148, -105], [148, 105], [-148, 105]]) @ axes + (cx, cy)
-        cv2.fillConvexPoly(image, a4.astype(np.int32), (232, 230, 224), cv2.LINE_AA)
-        for row in range(-85, 86, 12):
-            begin, end = np.array([[-125, row], [rng.uniform(-60, 125), row]]) @ axes + (cx, cy)
-            cv2.line(image, tuple(begin.astype(int).tolist()), tuple(end.astype(int).tolist()), (90, 90, 96), 3, cv2.LINE_AA)
-    return cv2.GaussianBlur(image, (0, 0), 0.8)
-
-
-def room_texture(rng: np.random.Generator) -> Floats:
-    """The room's light (256, 512, 3) by direction, out of focus; it joins at ±180°."""
-    half = procedural_image(rng, 256).astype(np.float32)
-    room = np.hstack([half, half[:, ::-1]])
-    room = cv2.GaussianBlur(0.35 * room + 0.65 * room.mean(2, keepdims=True), (0, 0), 9.0)
-    return ((room / 255.0) ** 2.2 * rng.uniform(0.4, 0.9)).astype(np.float32)
-
-
-def scattered_pose(rng: np.random.Generator) -> Array:
-    """T_camera_object (4, 4) as someone takes who walks around the object: 10–80° above the table, 0.65–1.1 m away."""
-    z, azimuth = rng.uniform(np.sin(np.radians(10)), np.sin(np.radians(80))), rng.uniform(0, 2 * np.pi)
-    r = np.sqrt(1 - z * z)
-    T = look_at(np.array([r * np.cos(azimuth), r * np.sin(azimuth), z]), rng.uniform(0.65, 1.1), CENTER)
-    aim = np.array([rng.uniform(-0.16, 0.16), rng.uniform(-0.11, 0.11), np.radians(rng.uniform(-20, 20))])
-    return transform(exp_so3(aim), np.zeros(3)) @ T
-
-
-def sequence_poses(frames: int, azimuth: float = 0.6) -> list[Array]:
-    """T_camera_object of a hand-held camera that goes around the object and comes nearer, from 1.08 m to 0.67 m."""
-    poses = []
-    for k in range(frames):
-        t = k / max(1, frames - 1)
-        a = azimuth + 2 * np.pi * 0.85 * t
-        elevation = np.radians(36 + 15 * np.sin(2 * np.pi * 0.9 * t + 0.6))
-        direction = np.array([np.cos(a) * np.cos(elevation), np.sin(a) * np.cos(elevation), np.sin(elevation)])
-        distance = 0.875 + 0.205 * np.cos(np.pi * t) + 0.012 * np.sin(9 * t)
-        T = look_at(direction, distance, CENTER)
-        aim = [0.07 * np.sin(2 * np.pi * 1.3 * t + 0.4), 0.10 * np.sin(2 * np.pi * 0.8 * t), 0.14 * np.sin(2 * np.pi * 0.7 * t)]
-        poses.append(transform(exp_so3(np.array(aim) + 0.0015 * np.sin(np.array([47, 59, 53]) * t)), np.zeros(3)) @ T)
-    return poses
-
-
-def photos_of_training(mesh: Mesh, count: int, seed: int, setups: int = 6) -> "list[Photo]":
-    """`count` photos from scattered viewpoints, in `setups` set-ups one after the other; a view that shows less than
-    55 % of the object, or does not contain it, is taken again from elsewhere."""
-    photos: list[Photo] = []
-    for setup in range(setups):
-        rng = np.random.default_rng([seed, 1, setup])
-        studio = Studio(mesh, int(rng.integers(2**31)))
-        until = round(count * (setup + 1) / setups)
-        while len(photos) < until:
-            T = scattered_pose(rng)
-            if _contained(mesh, T, studio.camera):
-                photo = studio.photograph(T, rng)
-                if photo.visible_fraction > 0.55:
-                    photos.append(photo)
-        studio.close()
-    return photos
-
-
-def photos_of_sequence(mesh: Mesh, frames: int, seed: int) -> "list[Photo]":
-    """The `frames` photos of the sequence, in a set-up of its own."""
-    rng = np.random.default_rng([seed, 2])
-    studio = Studio(mesh, int(rng.integers(2**31)))
-    photos = [studio.photograph(T, rng) for T in sequence_poses(frames)]
-    studio.close()
-    return photos
-
-
-def _contained(mesh: Mesh, T: Array, camera: Camera, margin: float = 4.0) -> bool:
-    uv = camera.pixels(apply(T, mesh.vertices))
-    return bool((uv.min(0) > margin).all() and (uv.max(0) < np.array([camera.width, camera.height]) - 1 - margin).all())
-
-
-def simulate(output: Path, photos: int = 120, frames: int = 90, seed: int = 0, quality: int = 82) -> Path:
-    """Write the BOP dataset: `photos` in split train_real, a sequence of `frames` in split test, the model in millimetres.
-
-    quality: of the JPEG files, 0–100.
-    """
-    mesh = demo_object()
-    write_model(output, mesh)
-    write_split(output / SPLITS[0], photos_of_training(mesh, photos, seed) if photos else [], CAMERA, quality)
-    write_split(output / SPLITS[1], photos_of_sequence(mesh, frames, seed) if frames else [], CAMERA, quality)
-    targets = [{"im_id": i, "inst_count": 1, "obj_id": OBJECT_ID, "scene_id": 1} for i in range(frames)]
-    write_atomically(output / "test_targets_bop19.json", json.dumps(targets).encode())
-    return output
-
-
-def write_model(output: Path, mesh: Mesh) -> None:
-    """models/obj_000001.ply and models_info.json, millimetres."""
-    minimum, maximum = mesh.box
-    names = ("min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
-    values = np.concatenate([minimum, maximum - minimum]) / MM
-    info = {str(OBJECT_ID): {"diameter": mesh.diameter / MM, **dict(zip(names, values.tolist(), strict=True))}}
-    write_atomically(output / "models" / "models_info.json", json.dumps(info).encode())
-    write_atomically(output / "models" / f"obj_{OBJECT_ID:06d}.ply", ply(mesh))
-
-
-def ply(mesh: Mesh, unit: float = MM) -> bytes:
-    """A binary PLY in units of `unit` metres, with normals and colours."""
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(mesh.vertices)}"]
-    header += [f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")]
-    header += [f"property uchar {name}" for name in ("red", "green", "blue")]
-    header += [f"element face {len(mesh.faces)}", "property list uchar int vertex_indices", "end_header\n"]
-    vertices = np.zeros(len(mesh.vertices), [("p", "<f4", 3), ("n", "<f4", 3), ("c", "u1", 3)])
-    vertices["p"], vertices["n"], vertices["c"] = mesh.vertices / unit, mesh.normals, mesh.colours
-    faces = np.zeros(len(mesh.faces), [("count", "u1"), ("v", "<i4", 3)])
-    faces["count"], faces["v"] = 3, mesh.faces
-    return "\n".join(header).encode() + vertices.tobytes() + faces.tobytes()
-
-
-def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: int) -> None:
-    """One scene, 000001, with the images rgb/000000.jpg …, scene_camera.json, scene_gt.json and scene_gt_info.json."""
-    scene = folder / "000001"
-    cameras, truths, infos = {}, {}, {}
-    for i, photo in enumerate(photos):
-        content = cv2.imencode(".jpg", photo.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        write_atomically(scene / "rgb" / f"{i:06d}.jpg", content.tobytes())
-        T = photo.T_camera_object
-        cameras[str(i)] = {"cam_K": camera.K.ravel().tolist(), "depth_scale": 1.0}
-        truths[str(i)] = [{"cam_R_m2c": T[:3, :3].ravel().tolist(), "cam_t_m2c": (T[:3, 3] / MM).tolist(), "obj_id": OBJECT_ID}]
-        infos[str(i)] = [
-            {
-                "bbox_obj": bounding_box(photo.silhouette),
-                "bbox_visib": bounding_box(photo.visible),
-                "px_count_all": int((photo.silhouette > 0.5).sum()),
-                "px_count_valid": int((photo.silhouette > 0.5).sum()),
-                "px_count_visib": int((photo.visible > 0.5).sum()),
-                "visib_fract": photo.visible_fraction,
-            }
-        ]
-    for name, values in (("scene_camera", cameras), ("scene_gt", truths), ("scene_gt_info", infos)):
-        lines = ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in values.items())
-        write_atomically(scene / f"{name}.json", f"{{\n{lines}\n}}\n".encode())
-
-
-def bounding_box(mask: Floats) -> list[int]:
-    """BOP's [x, y, width, height] of what a mask covers by more than half."""
-    rows, columns = np.nonzero(mask > 0.5)
-    if not len(rows):
-        return [-1, -1, -1, -1]
-    return [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]

@@ -10,12 +10,13 @@ import pytest
 
 pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 
-from fm_pose_core.camera_simulation import CAMERA, CENTER, Studio, photos_of_training, scattered_pose, sequence_poses, simulate
 from fm_pose_core.cli import main
 from fm_pose_core.data.bop import BopDataset, read_image
 from fm_pose_core.data.renderer import Renderer, load_mesh
-from fm_pose_core.demo_object import demo_object
 from fm_pose_core.geometry import Array, apply, rotation_angle
+from fm_pose_core.simulation.dataset import photos_of_training, scattered_pose, sequence_poses, simulate
+from fm_pose_core.simulation.studio import CAMERA, CENTER, Studio
+from fm_pose_core.simulation.tugboat import demo_object
 from fm_pose_core.types import Camera
 
 SMALL = Camera(np.array([[285.6, 0.0, 161.3], [0.0, 285.9, 119.1], [0.0, 0.0, 1.0]]), 320, 240)
