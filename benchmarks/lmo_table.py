@@ -24,15 +24,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What the synthetic and the real images are like without this project's options that narrow the gap between them (light and paint at
-# random, photo-coloured views): the sampling of section 4.1 but for occluders, jitter and noise.
-PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0", "real.novel_views=0.0"]
+# Renderings without this project's options that narrow the gap (light and paint at random): the sampling of section 4.1 but for
+# occluders, jitter and noise.
+PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """changes: of the configuration. pretrained: the row whose pretraining it shares. The photo-coloured views are renderings, so that
-    "real only" goes without them."""
+    """changes: of the configuration. pretrained: the row whose pretraining it shares."""
 
     changes: Sequence[str] = ()
     pretrained: str = ""
@@ -42,7 +41,8 @@ ROWS = {
     "feature_mapping": Row(),
     "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
     "synthetic_only": Row(["method=synthetic_only"], "feature_mapping"),
-    "real_only": Row(["method=real_only", "real.novel_views=0.0"]),
+    "real_only": Row(["method=real_only"]),
+    "novel_views": Row(["real.novel_views=0.5", "real.novel_anywhere=0.2", "real.uses_per_view=12"], "feature_mapping"),
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
     "feature_mapping_plain": Row(PLAIN),
     "without_mapping_plain": Row(["method=without_mapping", *PLAIN], "feature_mapping_plain"),
