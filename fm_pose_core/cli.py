@@ -357,20 +357,25 @@ def _numbers(name: str, text: str, count: int) -> list[float]:
 
 
 def _bundle_show(args: argparse.Namespace) -> None:
-    from fm_pose_core.bundle import Bundle
+    from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle
 
     bundle = Bundle.load(args.bundle)
     m = bundle.manifest
     size = sum(p.stat().st_size for p in bundle.path.iterdir() if p.is_file()) / 1e6
-    print(f"object       {bundle.name} (id {bundle.object_id})")
-    print(
-        "box          "
-        + " x ".join(f"{1e3 * x:.1f}" for x in bundle.dimensions)
-        + f" mm, diameter {1e3 * bundle.diameter:.1f} mm, {len(bundle.symmetries)} symmetries besides the identity"
-    )
+    if isinstance(bundle, ObjectBundle):
+        print(f"object       {bundle.name} (id {bundle.object_id})")
+        print(
+            "box          "
+            + " x ".join(f"{1e3 * x:.1f}" for x in bundle.dimensions)
+            + f" mm, diameter {1e3 * bundle.diameter:.1f} mm, {len(bundle.symmetries)} symmetries besides the identity"
+        )
+        print(f"mesh         {bundle.mesh_path.name if bundle.mesh_path else 'none'}")
+        print(f"window       {bundle.crop.size} x {bundle.crop.size} pixels, focal length {bundle.crop.focal:.1f} pixels")
+    if isinstance(bundle, HandBundle):
+        hand = bundle.hand
+        print(f"hand         {bundle.name} ({'left' if hand.left else 'right'}): {', '.join(hand.joints)}")
+        print(f"window       {hand.size} x {hand.size} pixels of a cube of {1e3 * hand.cube:.0f} mm")
     print(f"network      {m.network.file}, sha256 {m.network.sha256[:16]}…, {m.network.architecture.get('name', m.network.architecture)}")
-    print(f"mesh         {bundle.mesh_path.name if bundle.mesh_path else 'none'}")
-    print(f"window       {bundle.crop.size} x {bundle.crop.size} pixels, focal length {bundle.crop.focal:.1f} pixels")
     print(f"made with    fm_pose {m.fm_pose_version}")
     print(f"size         {size:.1f} MB, all checksums agree")
 

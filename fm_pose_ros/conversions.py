@@ -24,7 +24,7 @@ from fm_pose_ros.compat import decode_with_cv_bridge, quaternion
 from fm_pose_ros.msg import ProjectedBox, ProjectedBoxArray
 
 if TYPE_CHECKING:
-    from fm_pose_core.bundle import Bundle
+    from fm_pose_core.bundle import ObjectBundle
 
 # Encoding: bytes per pixel, and OpenCV's conversion to RGB. OpenCV names a Bayer pattern by its second row and column.
 _DIRECT = {
@@ -52,7 +52,7 @@ class DetectedObject:
     T_camera_object: (4, 4) metres, the pose to publish (the estimator's, or a smoothed one).
     """
 
-    bundle: "Bundle"
+    bundle: "ObjectBundle"
     number: int
     frame: str
     pose: ObjectPose

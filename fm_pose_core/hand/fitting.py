@@ -179,7 +179,7 @@ def _lengths(
     for j, b in enumerate(skeleton.bones):
         if not b.offset.any():
             continue
-        from_palm = b.parent == "palm" or str(b.parent).endswith("_metacarpal") and not str(b.parent).startswith("thumb")
+        from_palm = b.parent == "palm" or (str(b.parent).endswith("_metacarpal") and not str(b.parent).startswith("thumb"))
         directions = np.eye(3) if from_palm else (b.offset / np.linalg.norm(b.offset))[None]
         columns += [("bone", j, d) for d in directions]
     columns += [("landmark", p, d) for p in range(len(landmarks)) for d in np.eye(3)]

@@ -90,7 +90,7 @@ def build_skin(skeleton: Skeleton, thickness: Thickness | None = None, tips: dic
     th = thickness or Thickness()
     lengths = {finger: value * 1e-3 for finger, value in TIPS.items()} | (tips or {})
     bind = np.zeros(skeleton.size)
-    for name, angle in (("index_proximal_z", 9.0), ("ring_proximal_z", -6.0), ("pinky_proximal_z", -13.0), ("thumb_metacarpal_z", 12.0)):
+    for name, angle in (("index_proximal_z", -9.0), ("ring_proximal_z", 6.0), ("pinky_proximal_z", 13.0), ("thumb_metacarpal_z", 12.0)):
         bind[RIGID + skeleton.angles.index(name)] = np.radians(angle)
     pieces = _pieces(skeleton, bind, th, lengths)
     ends = np.concatenate([np.stack([p.a, p.b]) for p in pieces])
