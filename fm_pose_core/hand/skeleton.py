@@ -126,6 +126,18 @@ def joint_sets() -> dict[str, tuple[Landmark, ...]]:
     return {"hand21": tuple(hand21), "nyu14": tuple(nyu14), "icvl16": tuple(icvl16)}
 
 
+def skeleton_bones(joint_set: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of joint names to draw as lines: along the fingers, and from the first of each to the set's root."""
+    names = [x.name for x in joint_sets()[joint_set]]
+    root = "wrist" if "wrist" in names else "palm"
+    pairs = [(root, n) for n in names if n.startswith("wrist_")]
+    order = ("root", "cmc", "mcp", "mid", "pip", "ip", "dip", "tip")
+    for finger in FINGERS:
+        joints = sorted((n for n in names if n.startswith(finger)), key=lambda n: order.index(n.rsplit("_", 1)[1]))
+        pairs += list(zip([root, *joints[:-1]], joints, strict=True))
+    return tuple(pairs)
+
+
 class Skeleton:
     """The tree as arrays, for many poses at a time. A pose is (B, 6 + A): the hand frame's rotation vector and translation in the
     camera, then the A joint angles in the order of `angles`. A left hand takes the same bones, given for the right one."""

@@ -5,6 +5,7 @@ their distance functions (Quilez's polynomial minimum), and marching cubes takes
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fm_pose_core.data.renderer import Mesh
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.skeleton import FINGERS, RIGID, TIPS, Landmark, Skeleton
+from fm_pose_core.hand.skeleton import FINGERS, RIGID, TIPS, Landmark, Skeleton, joint_sets
 
 SPACING = 2.0e-3  # of the grid for marching cubes, metres
 SKIN_COLOUR = (224, 172, 140)
@@ -28,7 +29,7 @@ class Thickness:
     thumb: tuple[float, float, float, float] = (0.0150, 0.0120, 0.0105, 0.0085)
     palm: float = 0.0125
     forearm: tuple[float, float] = (0.0275, 0.0205)
-    forearm_length: float = 0.07
+    forearm_length: float = 0.12
     scale: float = 1.0
 
 
@@ -40,7 +41,7 @@ class SkinnedHand:
     share of each bone, rows sum to one."""
 
     def __init__(self, skeleton: Skeleton, bind: Array, vertices: Array, faces: NDArray[np.int64], weights: Array) -> None:
-        self.skeleton, self.bind, self.vertices, self.faces = skeleton, bind, vertices, faces
+        self.skeleton, self.bind, self.vertices, self.faces, self.weights = skeleton, bind, vertices, faces, weights
         keep = np.argsort(-weights, axis=1)[:, :BONES_PER_VERTEX]
         shares = np.take_along_axis(weights, keep, 1)
         self.bones, self.shares = keep, shares / shares.sum(1, keepdims=True)
@@ -57,6 +58,12 @@ class SkinnedHand:
         for k in range(self.bones.shape[1]):
             np.add.at(blend, (np.arange(V), self.bones[:, k]), self._local[:, k].astype(np.float32))
         return blend.reshape(V, 4 * J)
+
+    def reshaped(self, skeleton: Skeleton) -> "SkinnedHand":
+        """The same skin on a skeleton with other bone lengths: each vertex stays where it is in the frames of its bones."""
+        other = copy(self)
+        other.skeleton = skeleton
+        return other
 
     def posed(self, pose: Array) -> Array:
         """pose (6 + A,) or (B, 6 + A) -> vertices (V, 3) or (B, V, 3) in the camera's frame, metres, float32."""
@@ -214,6 +221,14 @@ def _weights(pieces: Sequence[_Piece], vertices: Array, bones: int) -> Array:
     return weights / weights.sum(1, keepdims=True)
 
 
-def tips_of(landmarks: Sequence[Landmark], share: float) -> dict[str, float]:
-    """Lengths of the last bones from fitted landmarks at `share` of them, metres."""
-    return {x.name.removesuffix("_tip"): float(x.offset[1]) / share for x in landmarks if x.name.endswith("_tip")}
+def tips_of(landmarks: Sequence[Landmark]) -> dict[str, float]:
+    """Lengths of the last bones, metres: as much longer or shorter than an average hand's as the landmarks on the finger tips are."""
+    average = {x.name: x for joint_set in joint_sets().values() for x in joint_set}
+    names = {x.name for x in landmarks}
+    own = next((s for s in joint_sets().values() if {x.name for x in s} == names), ())
+    average |= {x.name: x for x in own}
+    return {
+        x.name.removesuffix("_tip"): TIPS[x.name.removesuffix("_tip")] * 1e-3 * float(x.offset[1] / average[x.name].offset[1])
+        for x in landmarks
+        if x.name.endswith("_tip")
+    }
