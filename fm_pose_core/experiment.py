@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import changed, from_dict, knob, to_dict
+from fm_pose_core.config import changed, from_dict, knob, read_yaml, to_dict
 from fm_pose_core.contract import Contract
 from fm_pose_core.data.loader import Source
 from fm_pose_core.errors import InputError, expect
@@ -86,12 +85,11 @@ def experiment_from(values: dict[str, Any], where: str = "") -> Experiment:
 
 def load_experiment(path: str | Path, changes: list[str] | None = None) -> Experiment:
     """Read a YAML file, put `changes` (key.key=value) in, and build the experiment; errors begin with the file's name."""
-    path = Path(path)
-    expect(path.is_file(), str(path), "a YAML file", "nothing there")
+    values = read_yaml(path)
     try:
-        experiment = experiment_from(yaml.safe_load(path.read_text()) or {})
+        experiment = experiment_from(values)
         return experiment_from(changed(to_dict(experiment), changes)) if changes else experiment
-    except (InputError, yaml.YAMLError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 

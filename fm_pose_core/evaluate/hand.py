@@ -7,12 +7,16 @@ accepted (github.com/xinghaochen/awesome-hand-pose-estimation).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array
+
+if TYPE_CHECKING:
+    from fm_pose_core.hand.estimator import HandEstimator
+    from fm_pose_core.hand.frames import HandFrames
 
 MM = 1e-3
 THRESHOLDS = (0.02, 0.04)  # metres; the paper discusses 20 mm, Figure 7 goes on to 80
@@ -118,6 +122,20 @@ def score_joints(name: str, truth: Array, predictions: Array, joints: tuple[str,
     expect(predictions.shape == truth.shape, name, f"{len(truth)} frames of {truth.shape[1]} joints, as the ground truth", predictions.shape[:2])
     errors = np.linalg.norm(predictions - truth, axis=-1)
     return HandScore(name, np.where(np.isnan(errors), np.inf, errors), joints)
+
+
+def predict_joints(estimator: "HandEstimator", frames: "HandFrames", near_truth: bool, show_progress: bool = False) -> Array:
+    """(N, J, 3) metres, NaN where no hand was found: an estimator on all frames. near_truth: the cube is cut around the centre of mass near
+    the true joints, as DeepPrior's evaluation does; else around the nearest blob."""
+    from fm_pose_core import progress
+
+    result = np.full(frames.joints.shape, np.nan)
+    for i in progress.over(range(len(frames)), len(frames), "evaluate", "frame", show_progress):
+        pose = estimator.estimate(frames.depth(i), frames.camera, frames.joints[i].mean(0) if near_truth else None)
+        if pose is not None:
+            expect(pose.joints.shape == result[i].shape, "the bundle", f"{result.shape[1]} joints of {frames.dataset.name}", len(pose.joints))
+            result[i] = pose.joints
+    return result
 
 
 def table(scores: Sequence[HandScore]) -> str:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.skeleton import RIGID, Landmark, Skeleton, rotations
 
+Bones = NDArray[np.int64]
 BATCH = 512  # frames at a time
 
 
@@ -53,7 +55,7 @@ def fit_poses(
     return Fit(pose, skeleton.points(pose, bone, offset))
 
 
-def _starts(skeleton: Skeleton, bone: Array, offset: Array, joints: Array) -> list[Array]:
+def _starts(skeleton: Skeleton, bone: Bones, offset: Array, joints: Array) -> list[Array]:
     """Hand shapes from open to closed, each laid rigidly over the joints (Kabsch 1976)."""
     result = []
     flexions = np.array(["_x" in name and ("proximal" in name or "middle" in name or "distal" in name) for name in skeleton.angles])
@@ -77,7 +79,7 @@ def _starts(skeleton: Skeleton, bone: Array, offset: Array, joints: Array) -> li
     return result
 
 
-def _cost(skeleton: Skeleton, bone: Array, offset: Array, joints: Array, pose: Array, prior: float) -> Array:
+def _cost(skeleton: Skeleton, bone: Bones, offset: Array, joints: Array, pose: Array, prior: float) -> Array:
     d = np.nan_to_num(skeleton.points(pose, bone, offset) - joints)
     return (d**2).sum((1, 2)) + (_from_middle(skeleton, pose, prior) ** 2).sum(1)
 
@@ -87,7 +89,7 @@ def _from_middle(skeleton: Skeleton, pose: Array, prior: float) -> Array:
     return prior * (pose[:, RIGID:] - middle) / np.maximum(half, 0.1)
 
 
-def _descend(skeleton: Skeleton, bone: Array, offset: Array, joints: Array, pose: Array, iterations: int, prior: float) -> Array:
+def _descend(skeleton: Skeleton, bone: Bones, offset: Array, joints: Array, pose: Array, iterations: int, prior: float) -> Array:
     """Levenberg-Marquardt, each frame with a damping of its own; angles are kept within their limits after each step, and one that is
     at its limit and pushes against it takes no part in the step."""
     pose = pose.copy()

@@ -51,7 +51,7 @@ class SkinnedHand:
         self._local = np.concatenate([local, np.ones((*keep.shape, 1))], -1) * self.shares[..., None]
 
     @cached_property
-    def _blend(self) -> Array:
+    def _blend(self) -> NDArray[np.float32]:
         """(V, 4 · J): vertices = _blend @ the frames stacked as rows (4 · J, 3)."""
         V, J = len(self.vertices), len(self.skeleton.bones)
         blend = np.zeros((V, J, 4), np.float32)
@@ -65,11 +65,11 @@ class SkinnedHand:
         other.skeleton = skeleton
         return other
 
-    def posed(self, pose: Array) -> Array:
+    def posed(self, pose: Array) -> NDArray[np.float32]:
         """pose (6 + A,) or (B, 6 + A) -> vertices (V, 3) or (B, V, 3) in the camera's frame, metres, float32."""
         R, t = self.skeleton.frames(np.atleast_2d(pose))
         rows = np.concatenate([R.transpose(0, 1, 3, 2), t[:, :, None]], 2).reshape(len(R), -1, 3).astype(np.float32)
-        result: Array = self._blend @ rows
+        result: NDArray[np.float32] = self._blend @ rows
         return result if np.ndim(pose) == 2 else result[0]
 
     def mesh(self, pose: Array) -> Mesh:
