@@ -57,7 +57,8 @@ class Objective(nn.Module):
         self.surface = nn.Linear(model.feature_size, 4) if config.points > 0 else None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """batch: x_s, x_m, x_r (N, S, S, C) and y_s, y_r (N, P, dims) in the units of the model's Contract; absent ones are left out.
+        """batch: x_s, x_m, x_r (N, S, S, C) and y_s, y_r (N, P, dims) in the units of the model's Contract; absent ones are left out. The M
+        images x_m belong to the first M of x_r.
         Returns L_hS, L_hR, L_g as far as the batch has what they need, L_u, and their weighted sum L."""
         f, g, h = self.model.f, self.model.g, self.model.h
         names = [k for k in ("x_s", "x_m", "x_r") if k in batch]
@@ -69,7 +70,7 @@ class Objective(nn.Module):
         points: list[tuple[Tensor, Tensor]] = []
         synthetic = [k for k in ("x_s", "x_m") if k in features]
         if synthetic:
-            y = torch.cat([batch["y_s" if k == "x_s" else "y_r"] for k in synthetic])
+            y = torch.cat([batch["y_s"] if k == "x_s" else batch["y_r"][: len(batch[k])] for k in synthetic])
             losses["L_hS"], error = self.pose_error(h(torch.cat([features[k] for k in synthetic])), y)
             uncertain.append(error)
             if self.surface is not None:
@@ -80,9 +81,9 @@ class Objective(nn.Module):
             uncertain.append(error)
             if self.surface is not None:
                 points.append((mapped, batch["p_r"]))
-            if self.method == "feature_mapping":
+            if self.method == "feature_mapping" and "x_m" in features:
                 target = features["x_m"] if self.config.target_gradient else features["x_m"].detach()
-                losses["L_g"] = self.mapping_error(mapped.float(), target.float())
+                losses["L_g"] = self.mapping_error(mapped[: len(target)].float(), target.float())
         losses["L_u"] = torch.cat(uncertain).mean()
         if self.surface is not None:
             losses["L_p"] = self.point_error(torch.cat([x for x, _ in points]), torch.cat([p for _, p in points]))

@@ -32,17 +32,18 @@ from fm_pose_core.networks import FeatureMapping
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with a fixed mixture of images: `synthetic` of T^S and `pairs` of T^M in each batch."""
+    """A stretch of training with a fixed mixture of images in each batch: `synthetic` of T^S, `real` of T^R, and for the first `paired` of
+    these their renderings (T^M)."""
 
     name: str
     images: int
     synthetic: int
-    pairs: int
-    real_only: bool = False
+    real: int
+    paired: int
 
     @property
     def batch(self) -> int:
-        return self.synthetic + (1 if self.real_only else 2) * self.pairs
+        return self.synthetic + self.real + self.paired
 
     @property
     def steps(self) -> int:
@@ -53,15 +54,15 @@ def phases(experiment: Experiment, world: int = 1) -> list[Phase]:
     """The phases of one of `world` ranks, which share the images. Every method gets the same number of images and steps; only
     the mixture differs."""
     s = experiment.schedule
-    total = s.batch_synthetic + 2 * s.batch_pairs
+    total = s.batch_synthetic + 2 * s.batch_pairs + s.batch_real
     pretrain_images, images = (math.ceil(n / world) for n in (s.pretrain_images, s.images))
-    pretrain = Phase("pretrain", pretrain_images, total, 0)
+    pretrain = Phase("pretrain", pretrain_images, total, 0, 0)
     if experiment.method == "synthetic_only":
-        result = [pretrain, Phase("joint", images, total, 0)]
+        result = [pretrain, Phase("joint", images, total, 0, 0)]
     elif experiment.method == "real_only":
-        result = [Phase("joint", pretrain_images + images, 0, total, real_only=True)]
+        result = [Phase("joint", pretrain_images + images, 0, total, 0)]
     else:
-        result = [pretrain, Phase("joint", images, s.batch_synthetic, s.batch_pairs)]
+        result = [pretrain, Phase("joint", images, s.batch_synthetic, s.batch_pairs + s.batch_real, s.batch_pairs)]
     return [p for p in result if p.images > 0]
 
 
@@ -142,7 +143,7 @@ class Trainer:
     def _train_phase(self, phase: Phase, objective: nn.Module, data: Data, validation: Validator | None, writer: Any) -> None:
         s = self.experiment.schedule
         seed = (s.seed, self.rank, self.phase, self.step)
-        stream = batches_of(phase, load(data.source, phase.synthetic, phase.pairs, seed, s.workers), self.device)
+        stream = batches_of(phase, load(data.source, phase.synthetic, phase.real, seed, s.workers), self.device)
         saved, validated = time.monotonic(), self.step
         logged, logged_at = self.step, time.monotonic()
         every = max(1, s.validate_images // (phase.batch * self.world))
@@ -165,7 +166,7 @@ class Trainer:
                     self._log(writer, phase, {**values, "learning_rate": self.learning_rate(), "images_per_second": rate})
                 if validation is not None and (self.step - validated >= every or self.step == phase.steps):
                     validated = self.step
-                    self._log(writer, phase, validation.run(self.model, use_mapping=phase.pairs > 0), echo=True)
+                    self._log(writer, phase, validation.run(self.model, use_mapping=phase.real > 0), echo=True)
                     logged, logged_at = self.step, time.monotonic()
                 if time.monotonic() - saved > s.checkpoint_seconds:
                     self.save()
@@ -272,11 +273,13 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def batches_of(phase: Phase, stream: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """To the device; in the real-only baseline the synthetic halves of the pairs are left out."""
+    """To the device, with as many renderings of real poses as the phase wants."""
     for batch in stream:
-        if phase.real_only:
-            batch.pop("x_m")
-            batch.pop("p_m")
+        for name in ("x_m", "p_m"):
+            if name in batch and phase.paired < phase.real:
+                batch[name] = batch[name][: phase.paired]
+                if not phase.paired:
+                    del batch[name]
         yield {k: v.to(device, non_blocking=True) for k, v in batch.items()}
 
 

@@ -62,6 +62,17 @@ def test_one_cell_gives_equation_2_and_3() -> None:
     assert losses["L"].item() == pytest.approx((losses["L_hS"] + losses["L_hR"] + 0.2 * losses["L_g"] + losses["L_u"]).item(), rel=1e-6)
 
 
+def test_the_mapping_is_compared_where_there_are_pairs() -> None:
+    """T^R may hold more than T^M: L_g is that of the first pairs, L_hR that of all real images."""
+    model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
+    objective = Objective(model, LossConfig(), "feature_mapping")
+    batch = random_batch()
+    some = {**batch, "x_m": batch["x_m"][:2], "p_m": batch["p_m"][:2]}
+    first = {k: v[:2] for k, v in batch.items()}
+    assert objective(some)["L_g"].item() == pytest.approx(objective(first)["L_g"].item(), rel=1e-4)
+    assert objective(some)["L_hR"].item() == pytest.approx(objective(batch)["L_hR"].item(), rel=1e-4)
+
+
 @pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h"), ("L_p", "fg")])
 def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))

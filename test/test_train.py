@@ -25,7 +25,7 @@ from fm_pose_core.data.loader import Source, load
 from fm_pose_core.errors import InputError
 from fm_pose_core.estimator import PoseEstimator
 from fm_pose_core.experiment import experiment_from, load_experiment
-from fm_pose_core.train import Trainer, phases
+from fm_pose_core.train import Trainer, batches_of, phases
 
 ROOT = Path(__file__).parent.parent
 
@@ -190,6 +190,22 @@ def test_methods_get_equal_budgets() -> None:
         assert len({p.batch for p in stages}) == 1
         budgets[method] = sum(p.steps * p.batch for p in stages)
     assert max(budgets.values()) - min(budgets.values()) <= 2 * 96
+
+
+def test_a_batch_holds_what_its_phase_says() -> None:
+    """Renderings of real poses for the first pairs alone, and none for "real only"."""
+    import torch
+
+    def kept(**values: object) -> tuple[int, int]:
+        phase = phases(experiment_from({"schedule": {"batch_synthetic": 1, "batch_pairs": 2, "batch_real": 3}, **values}))[-1]
+        assert phase.batch == 8
+        stream = iter([{name: torch.zeros(phase.real, 1) for name in ("x_r", "x_m", "p_m", "y_r")}])
+        batch = next(batches_of(phase, stream, torch.device("cpu")))
+        return len(batch["x_r"]), len(batch.get("x_m", ()))
+
+    assert kept() == (5, 2)
+    assert kept(method="without_mapping") == (5, 2)
+    assert kept(method="real_only") == (8, 0)
 
 
 @pytest.mark.parametrize(
