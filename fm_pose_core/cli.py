@@ -65,11 +65,16 @@ def _parser() -> argparse.ArgumentParser:
 
     p = _group(verbs, "evaluate", "score poses on a dataset")
     _add_evaluate_bop(p)
+    _add_evaluate_hand(p)
 
-    p = _command(verbs, "simulate", _simulate, "write a BOP dataset of simulated photographs of the demo's object", "fm-pose simulate demo_data")
-    p.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="folder to write; training photos become its split train_real")
-    p.add_argument("--photos", type=int, default=120, metavar="N", help="labelled training photos (default: %(default)s)")
-    p.add_argument("--frames", type=int, default=90, metavar="N", help="frames of the sequence, split test (default: %(default)s)")
+    p = _command(verbs, "simulate", _simulate, "write a dataset of simulated photographs of the demo's object, or of hands", "fm-pose simulate demo_data")
+    p.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="folder to write: a BOP dataset, or for hands NYU's layout")
+    p.add_argument("--of", choices=("object", "hands"), default="object", help="what is seen (default: %(default)s)")
+    p.add_argument("--photos", type=int, metavar="N", help="labelled training images (default: 120 of the object, 2000 of hands)")
+    p.add_argument("--frames", type=int, metavar="N", help="frames of the sequence, split test (default: 90, 500)")
+    p.add_argument("--mesh", type=Path, metavar="FILE.glb", help="rigged hand to photograph instead of our own, with --mapping")
+    p.add_argument("--mapping", type=Path, metavar="FILE.yaml", help="names of the rigged hand's nodes, as config/hand/webxr.yaml")
+    p.add_argument("--sensor", choices=("structured_light", "time_of_flight"), default="structured_light", help="depth sensor (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of set-ups, viewpoints and noise (default: %(default)s)")
     p.add_argument("--quality", type=int, default=82, metavar="Q", help="of the JPEG files, 1 to 100 (default: %(default)s)")
 
@@ -182,6 +187,22 @@ def _add_evaluate_bop(group: Any) -> None:
     _add_engine_options(p)
 
 
+def _add_evaluate_hand(group: Any) -> None:
+    example = "fm-pose evaluate hand --dataset nyu --groundtruth labels.txt --predictions ours.txt theirs.txt --figure figure7.png"
+    p = _command(group, "hand", _evaluate_hand, "score 3D hand joints, from files in the published format or by running a bundle", example)
+    p.add_argument("--dataset", required=True, choices=("nyu", "icvl"), help="its camera and its joints")
+    p.add_argument("--groundtruth", type=Path, metavar="FILE", help="true joints: u v d of each, a line per frame")
+    p.add_argument("--predictions", type=Path, nargs="+", default=[], metavar="FILE", help="predicted joints in the same format")
+    p.add_argument("--bundle", type=Path, action="append", default=[], metavar="DIR", help="run this bundle on the depth maps of --root")
+    p.add_argument("--root", type=Path, metavar="DIR", help="folder of the dataset's depth maps and annotations, for --bundle")
+    p.add_argument("--split", default="test", help="with --root (default: %(default)s)")
+    p.add_argument("--window", choices=("gt", "search"), default="gt", help="cube near the true joints, or around the nearest blob (default: %(default)s)")
+    p.add_argument("--save", type=Path, metavar="DIR", help="write the bundles' predictions there, in the published format")
+    p.add_argument("--figure", type=Path, metavar="FILE", help="draw the fraction of frames with all joints within a distance (Figure 7)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
+    _add_engine_options(p)
+
+
 def _add_download_bop(group: Any) -> None:
     p = _command(
         group,
@@ -274,6 +295,38 @@ def _evaluate_bop(args: argparse.Namespace) -> None:
         print(f"report: {write_report(evaluation, dataset, args.output)}")
 
 
+def _evaluate_hand(args: argparse.Namespace) -> None:
+    import json
+
+    from fm_pose_core.data.bop import write_atomically
+    from fm_pose_core.evaluate.hand import DATASETS, draw_figure_7, predict_joints, read_joints, score_joints, table, write_joints
+
+    dataset = DATASETS[args.dataset]
+    expect(bool(args.predictions or args.bundle), "evaluate hand", "--predictions or --bundle", "neither")
+    expect(not args.predictions or args.groundtruth is not None, "--groundtruth", "a file, with --predictions", "none")
+    expect(not args.bundle or args.root is not None, "--root", "the dataset's folder, with --bundle", "none")
+    scores = []
+    if args.predictions:
+        truth = read_joints(args.groundtruth, dataset)
+        scores += [score_joints(path.stem, truth, read_joints(path, dataset), dataset.joints) for path in args.predictions]
+    if args.bundle:
+        from fm_pose_core.hand.estimator import HandEstimator
+        from fm_pose_core.hand.frames import read_frames
+
+        frames = read_frames(args.dataset, args.root, args.split)
+        for path in args.bundle:
+            estimator = HandEstimator.load(path, EstimatorConfig(backend=args.backend, precision=args.precision, min_score=0.0))
+            joints = predict_joints(estimator, frames, args.window == "gt", sys.stderr.isatty())
+            scores.append(score_joints(path.name, frames.joints, joints, dataset.joints))
+            if args.save:
+                write_joints(args.save / f"{path.name}.txt", dataset, joints)
+    print(table(scores))
+    if args.figure:
+        draw_figure_7(scores, args.figure)
+    if args.json:
+        write_atomically(args.json, json.dumps([s.to_json() for s in scores], indent=2).encode())
+
+
 def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, PoseEstimator], dict[str, Any]]":
     """The estimators by object id, and what to note about them."""
     from fm_pose_core.estimator import PoseEstimator
@@ -300,13 +353,27 @@ def _download_bop(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from fm_pose_core.simulation.dataset import simulate
-
-    expect(args.photos >= 0, "--photos", "a number from 0", args.photos)
-    expect(args.frames >= 0, "--frames", "a number from 0", args.frames)
+    photos, frames = (120, 90) if args.of == "object" else (2000, 500)
+    photos = photos if args.photos is None else args.photos
+    frames = frames if args.frames is None else args.frames
+    expect(photos >= 0, "--photos", "a number from 0", photos)
+    expect(frames >= 0, "--frames", "a number from 0", frames)
     expect(args.seed >= 0, "--seed", "a number from 0", args.seed)
-    expect(1 <= args.quality <= 100, "--quality", "a number from 1 to 100", args.quality)
-    print(simulate(args.output, args.photos, args.frames, args.seed, args.quality))
+    if args.of == "object":
+        from fm_pose_core.simulation.dataset import simulate
+
+        expect(1 <= args.quality <= 100, "--quality", "a number from 1 to 100", args.quality)
+        print(simulate(args.output, photos, frames, args.seed, args.quality))
+        return
+    from fm_pose_core.config import read_yaml
+    from fm_pose_core.hand.rigged import rigged_hand
+    from fm_pose_core.simulation.depth_sensor import DepthSensorConfig
+    from fm_pose_core.simulation.hands import simulate_hands
+
+    expect((args.mesh is None) == (args.mapping is None), "--mesh and --mapping", "both or neither", "one")
+    hand = rigged_hand(args.mesh, read_yaml(args.mapping)) if args.mesh else None
+    sensor = DepthSensorConfig(kind=args.sensor)
+    print(simulate_hands(args.output, photos, frames, args.seed, hand, sensor, sys.stderr.isatty()))
 
 
 def _infer(args: argparse.Namespace) -> None:
@@ -357,20 +424,25 @@ def _numbers(name: str, text: str, count: int) -> list[float]:
 
 
 def _bundle_show(args: argparse.Namespace) -> None:
-    from fm_pose_core.bundle import Bundle
+    from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle
 
     bundle = Bundle.load(args.bundle)
     m = bundle.manifest
     size = sum(p.stat().st_size for p in bundle.path.iterdir() if p.is_file()) / 1e6
-    print(f"object       {bundle.name} (id {bundle.object_id})")
-    print(
-        "box          "
-        + " x ".join(f"{1e3 * x:.1f}" for x in bundle.dimensions)
-        + f" mm, diameter {1e3 * bundle.diameter:.1f} mm, {len(bundle.symmetries)} symmetries besides the identity"
-    )
+    if isinstance(bundle, ObjectBundle):
+        print(f"object       {bundle.name} (id {bundle.object_id})")
+        print(
+            "box          "
+            + " x ".join(f"{1e3 * x:.1f}" for x in bundle.dimensions)
+            + f" mm, diameter {1e3 * bundle.diameter:.1f} mm, {len(bundle.symmetries)} symmetries besides the identity"
+        )
+        print(f"mesh         {bundle.mesh_path.name if bundle.mesh_path else 'none'}")
+        print(f"window       {bundle.crop.size} x {bundle.crop.size} pixels, focal length {bundle.crop.focal:.1f} pixels")
+    if isinstance(bundle, HandBundle):
+        hand = bundle.hand
+        print(f"hand         {bundle.name} ({'left' if hand.left else 'right'}): {', '.join(hand.joints)}")
+        print(f"window       {hand.size} x {hand.size} pixels of a cube of {1e3 * hand.cube:.0f} mm")
     print(f"network      {m.network.file}, sha256 {m.network.sha256[:16]}…, {m.network.architecture.get('name', m.network.architecture)}")
-    print(f"mesh         {bundle.mesh_path.name if bundle.mesh_path else 'none'}")
-    print(f"window       {bundle.crop.size} x {bundle.crop.size} pixels, focal length {bundle.crop.focal:.1f} pixels")
     print(f"made with    fm_pose {m.fm_pose_version}")
     print(f"size         {size:.1f} MB, all checksums agree")
 

@@ -96,15 +96,26 @@ def _check_range(f: "dataclasses.Field[Any]", value: Any, where: str) -> None:
             expect(high is None or number <= high, where, f"at most {high}", number)
 
 
-def load_yaml(cls: type[T], path: str | Path) -> T:
-    """Read `path` and build `cls` from it; errors begin with the file's name."""
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises InputError that begins with the file's name."""
     import yaml
 
     path = Path(path)
     expect(path.is_file(), str(path), "a YAML file", "nothing there")
     try:
-        return from_dict(cls, yaml.safe_load(path.read_text()) or {})
-    except (InputError, yaml.YAMLError) as error:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+    expect(isinstance(values, dict), str(path), "a mapping", type(values).__name__)
+    return values
+
+
+def load_yaml(cls: type[T], path: str | Path) -> T:
+    """Read `path` and build `cls` from it; errors begin with the file's name."""
+    values = read_yaml(path)
+    try:
+        return from_dict(cls, values)
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 

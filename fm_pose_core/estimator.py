@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import ObjectBundle
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, apply, transform
@@ -21,7 +21,7 @@ class PoseEstimator:
     For one thread at a time: a backend keeps its buffers between calls.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, config: EstimatorConfig | None = None) -> None:
+    def __init__(self, bundle: ObjectBundle, backend: Backend, config: EstimatorConfig | None = None) -> None:
         self.bundle = bundle
         self.backend = backend
         self.config = config or EstimatorConfig()
@@ -32,7 +32,7 @@ class PoseEstimator:
     def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None) -> "PoseEstimator":
         """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
         config = config or EstimatorConfig()
-        bundle = Bundle.load(bundle_dir)
+        bundle = ObjectBundle.load(bundle_dir)
         return cls(bundle, load_backend(bundle, config), config)
 
     def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose:

@@ -1,49 +1,20 @@
-"""An experiment: one YAML file (config/train/*.yaml) and the data that it names."""
+"""An experiment: one YAML file (config/train/*.yaml). What objects and hands share; `object_experiment` and `hand_experiment` add what
+they do not."""
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from fm_pose_core.config import knob
-from fm_pose_core.crop import Crop
-from fm_pose_core.data.backgrounds import read_folder
-from fm_pose_core.data.bop import BopDataset, Instance, ObjectModel, parse_ids, read_image
+from fm_pose_core.bundle import Bundle
+from fm_pose_core.config import changed, from_dict, knob, read_yaml, to_dict
+from fm_pose_core.contract import Contract
 from fm_pose_core.data.loader import Source
-from fm_pose_core.data.real import RealView, prepare_real_views
-from fm_pose_core.data.renderer import load_mesh
-from fm_pose_core.data.samples import RealConfig, SyntheticConfig
-from fm_pose_core.errors import expect
-from fm_pose_core.geometry import box_corners
+from fm_pose_core.errors import InputError, expect
 from fm_pose_core.losses import METHODS, LossConfig
-from fm_pose_core.networks import NetworkConfig
-
-
-@dataclass(frozen=True)
-class ObjectConfig:
-    dataset: str = knob("", "Folder of a BOP dataset; environment variables such as $FM_POSE_DATA are expanded.")
-    split: str = knob("test", "Split with the real images.")
-    id: int = knob(1, "Object id in the dataset.", 1)
-    name: str = knob("", "Name of the object; empty for the dataset's own.")
-    training_frames: str = knob("", "Real images to train with, such as '3-248,474-600'; empty for all.")
-    validation_frames: str = knob("", "Real images to validate with, never trained on; empty for none.")
-    faces: int = knob(5000, "The mesh is simplified to about so many triangles for rendering.", 100, 10_000_000)
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    size: int = knob(128, "Side of the network's window, pixels; a multiple of 16.", 32, 1024)
-    margin: float = knob(1.15, "Width of the window relative to the object's diameter at the nearest distance.", 0.5, 10.0)
-
-
-@dataclass(frozen=True)
-class BackgroundConfig:
-    folder: str = knob("", "Folder of background images; empty for none.")
-    training_frames: bool = knob(True, "Cut backgrounds from the real training images, with the object erased.")
-    procedural: float = knob(0.5, "Share of procedural backgrounds (all, where there are no images).", 0.0, 1.0)
+from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -62,27 +33,65 @@ class ScheduleConfig:
     seed: int = knob(0, "Seed of all random streams.", 0)
 
 
+class Validator(Protocol):
+    """Scores a network as it stands on real images that it is not trained with."""
+
+    def run(self, model: FeatureMapping, use_mapping: bool = True) -> dict[str, float]: ...
+
+
+class Data(Protocol):
+    """What an experiment reads once. source: of its training samples."""
+
+    @property
+    def source(self) -> Source: ...
+
+    def validator(self, device: torch.device) -> Validator | None:
+        """None where there is nothing to validate with."""
+        ...
+
+    def write_bundle(self, path: Path, network: Fused, onnx: bytes, architecture: dict[str, Any], training: dict[str, Any]) -> Bundle:
+        """The trained network with what it takes to use it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Experiment:
+    """method, network, loss and schedule are common to all."""
+
     method: str = knob("feature_mapping", "feature_mapping is the paper's; the others are its baselines.", choices=METHODS)
-    object: ObjectConfig = field(default_factory=ObjectConfig)
-    crop: CropConfig = field(default_factory=CropConfig)
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    real: RealConfig = field(default_factory=RealConfig)
-    backgrounds: BackgroundConfig = field(default_factory=BackgroundConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
+    def contract(self) -> Contract:
+        """What goes into the network and comes out."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class Data:
-    """What an experiment reads once: the source of its samples, the model, and the instances to validate on."""
+    def read_data(self) -> Data:
+        """Read what the experiment names. Raises InputError for what is missing."""
+        raise NotImplementedError
 
-    source: Source
-    model: ObjectModel
-    training: list[Instance]
-    validation: list[Instance]
+    def pretraining(self) -> dict[str, Any]:
+        """What must be the same for two experiments to share a pretraining."""
+        return {k: v for k, v in to_dict(self).items() if k not in ("method", "real", "loss")}
+
+
+def experiment_from(values: dict[str, Any], where: str = "") -> Experiment:
+    """An ObjectExperiment, or, if there is a section `hand`, a HandExperiment. Raises InputError that names an unknown key."""
+    from fm_pose_core.hand_experiment import HandExperiment
+    from fm_pose_core.object_experiment import ObjectExperiment
+
+    return from_dict(HandExperiment if isinstance(values, dict) and "hand" in values else ObjectExperiment, values, where)
+
+
+def load_experiment(path: str | Path, changes: list[str] | None = None) -> Experiment:
+    """Read a YAML file, put `changes` (key.key=value) in, and build the experiment; errors begin with the file's name."""
+    values = read_yaml(path)
+    try:
+        experiment = experiment_from(values)
+        return experiment_from(changed(to_dict(experiment), changes)) if changes else experiment
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def expand(path: str) -> Path:
@@ -90,48 +99,3 @@ def expand(path: str) -> Path:
     expanded = os.path.expandvars(os.path.expanduser(path))
     expect("$" not in expanded, "path", "all environment variables set", path)
     return Path(expanded)
-
-
-def read_data(experiment: Experiment) -> Data:
-    """Read the mesh and the real images of an experiment. Raises InputError for what is missing."""
-    o, (nearest, farthest) = experiment.object, experiment.synthetic.viewpoints.distance
-    expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
-    expect(nearest <= farthest, "synthetic.viewpoints.distance", "the nearest first", (nearest, farthest))
-    appearance = experiment.real.appearance
-    expect(appearance.light == appearance.repaint == 0.0, "real.appearance", "no light and no repaint: photographs are lit", appearance)
-    dataset = BopDataset(expand(o.dataset))
-    model = dataset.model(o.id)
-    real = dataset.instances(o.split, [o.id])
-    validation_ids = parse_ids(o.validation_frames) if o.validation_frames else set()
-    validation = [x for x in real if x.im_id in validation_ids]
-    training_ids = parse_ids(o.training_frames) if o.training_frames else {x.im_id for x in real} - validation_ids
-    expect(
-        not (training_ids & validation_ids & {x.im_id for x in real}),
-        "frames",
-        "no image in training and validation",
-        sorted(training_ids & validation_ids)[:5],
-    )
-    training = [x for x in real if x.im_id in training_ids]
-    mesh = load_mesh(model.mesh_path, 1e-3).simplified(o.faces)
-    crop = Crop.around(model.diameter, nearest, experiment.crop.margin, experiment.crop.size)
-    corners = box_corners(model.minimum, model.maximum)
-    views: list[RealView] = []
-    colours = np.zeros((0, 0, 3), np.float32)
-    if training and experiment.method != "synthetic_only":
-        views, colours = prepare_real_views(dataset, o.split, training, mesh, crop, corners.mean(0))
-    photos: list[NDArray[np.uint8]] = []
-    if experiment.backgrounds.folder:
-        photos += read_folder(expand(experiment.backgrounds.folder))
-    if experiment.backgrounds.training_frames:
-        photos += [erased(x, corners) for x in training]
-    source = Source(mesh, corners, crop, experiment.synthetic, experiment.real, views, colours, photos, experiment.backgrounds.procedural)
-    return Data(source, model, training, validation)
-
-
-def erased(instance: Instance, corners: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The photograph (H, W, 3) uint8 with the object's box painted over from its surroundings, to serve as background."""
-    image = read_image(instance.image_path)
-    points = instance.camera.pixels(corners @ instance.T_camera_object[:3, :3].T + instance.T_camera_object[:3, 3])
-    mask = np.zeros(image.shape[:2], np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(points.astype(np.int32)), 255)
-    return cv2.inpaint(image, mask, 3, cv2.INPAINT_TELEA)

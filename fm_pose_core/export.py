@@ -10,20 +10,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from fm_pose_core.bundle import Bundle, write_bundle
-from fm_pose_core.config import EstimatorConfig, load_yaml, to_dict
-from fm_pose_core.data.bop import read_image
-from fm_pose_core.data.renderer import Mesh
+from fm_pose_core.bundle import Bundle
+from fm_pose_core.config import EstimatorConfig, to_dict
 from fm_pose_core.errors import expect
-from fm_pose_core.experiment import Data, Experiment, read_data
-from fm_pose_core.geometry import apply, log_so3, transform
-from fm_pose_core.networks import FeatureMapping, Fused
-from fm_pose_core.pnp import solve_pnp
+from fm_pose_core.experiment import Experiment, load_experiment
+from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig
 from fm_pose_core.runtime import load_backend
-from fm_pose_core.types import Window
 
 OPSET = 17
-CHI2_MEDIAN = 5.348  # of the χ² distribution with 6 degrees of freedom
 
 
 def fused_of(run: Path, experiment: Experiment) -> Fused:
@@ -34,8 +28,7 @@ def fused_of(run: Path, experiment: Experiment) -> Fused:
     same = json.loads(state["config"]) == to_dict(experiment)
     expect(same, str(run), "a checkpoint of the run's config.yaml", "one of another configuration")
 
-    mapping = experiment.method == "feature_mapping"
-    model = FeatureMapping(replace(experiment.network, mapping=mapping), experiment.crop.size)
+    model = FeatureMapping(network_config(experiment), experiment.contract())
     model.load_state_dict({k.removeprefix("model."): v for k, v in state["objective"].items() if k.startswith("model.")})
     return Fused(model).eval()
 
@@ -45,10 +38,11 @@ def to_onnx(network: Fused, precision: str = "fp16") -> bytes:
     import onnx
 
     buffer = io.BytesIO()
-    example = torch.zeros((2, network.size, network.size, 3), dtype=torch.uint8)
+    contract = network.contract
+    example = torch.zeros((2, *contract.image_shape), dtype=torch.uint8 if contract.image_type is np.uint8 else torch.float32)
     torch.onnx.export(
-        network, (example,), cast(Any, buffer), input_names=["image"], output_names=["corners", "spread"], opset_version=OPSET, dynamo=False,
-        dynamic_axes={"image": {0: "N"}, "corners": {0: "N"}, "spread": {0: "N"}}, do_constant_folding=False,
+        network, (example,), cast(Any, buffer), input_names=["image"], output_names=[contract.output, "spread"], opset_version=OPSET, dynamo=False,
+        dynamic_axes={"image": {0: "N"}, contract.output: {0: "N"}, "spread": {0: "N"}}, do_constant_folding=False,
     )  # fmt: skip
     model = onnx.load_from_string(buffer.getvalue())
     if precision == "fp16":
@@ -78,64 +72,19 @@ def _store_as_fp16(model: Any) -> None:
         model.graph.node.insert(i, node)
 
 
-def spread_scale(network: Fused, data: Data) -> float:
-    """The factor on the network's spread for which the poses' covariance fits their errors: the median of eᵀC⁻¹e is that of a χ²
-    distribution with 6 degrees of freedom. Over the validation photographs, or, without any, those of the training."""
-    crop, box = data.source.crop, data.source.corners
-    images, truths = [], []
-    for x in data.validation or data.training:
-        if not x.visible_fraction < 0.1:
-            window = Window(*x.camera.pixels(apply(x.T_camera_object, box.mean(0)[None]))[0])
-            image, R_camera_window = crop.cut(read_image(x.image_path), x.camera, window)
-            images.append(image)
-            truths.append(transform(R_camera_window.T, np.zeros(3)) @ x.T_camera_object)
-    if not images:
-        return 1.0
-    with torch.inference_mode():
-        parts = [network(torch.from_numpy(np.stack(images[i : i + 64]))) for i in range(0, len(images), 64)]
-    corners, spread = (torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
-
-    def excess(scale: float) -> float:
-        values = []
-        for c, s, truth in zip(corners, spread, truths, strict=True):
-            solution = solve_pnp(box, c, crop.K, s, spread_scale=scale)
-            if solution.accepted:
-                T = solution.T_camera_object
-                e = np.concatenate([truth[:3, 3] - T[:3, 3], log_so3(truth[:3, :3] @ T[:3, :3].T)])
-                values.append(e @ np.linalg.solve(solution.covariance, e))
-        return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
-
-    return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
-
-
-def mesh_file(mesh: Mesh) -> bytes:
-    """The mesh as binary PLY with vertex colours, metres (for RViz)."""
-    import trimesh
-
-    out: bytes = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=mesh.colours, process=False).export(file_type="ply")
-    return out
-
-
 def export(run: Path, bundle: Path, precision: str = "fp16") -> Bundle:
     """Write the bundle of a finished run. Raises InputError if the run's files or its data are missing."""
-    experiment = load_yaml(Experiment, run / "config.yaml")
+    experiment = load_experiment(run / "config.yaml")
     network = fused_of(run, experiment)
-    data = read_data(experiment)
-    architecture = {**to_dict(network_config(experiment)), "size": experiment.crop.size}
-    model = data.model
-    made = write_bundle(
-        bundle, network=to_onnx(network, precision), architecture=architecture, name=experiment.object.name or model.name,
-        object_id=model.id, minimum=model.minimum, maximum=model.maximum, diameter=model.diameter, crop=data.source.crop,
-        symmetries=model.symmetries, mesh=mesh_file(data.source.mesh), spread_scale=spread_scale(network, data),
-        training={"configuration": to_dict(experiment), **_last_log(run)},
-    )  # fmt: skip
+    made = experiment.read_data().write_bundle(
+        bundle, network, to_onnx(network, precision), to_dict(network_config(experiment)), {"configuration": to_dict(experiment), **_last_log(run)}
+    )
     load_backend(made, EstimatorConfig(backend="onnxruntime"))  # a bundle that does not load is none
     return made
 
 
-def network_config(experiment: Experiment) -> Any:
+def network_config(experiment: Experiment) -> NetworkConfig:
     """The network's configuration as it was built: without initial weights, with a mapping only where the method has one."""
-
     return replace(experiment.network, mapping=experiment.method == "feature_mapping", weights="")
 
 

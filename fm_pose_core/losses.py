@@ -57,8 +57,8 @@ class Objective(nn.Module):
         self.surface = nn.Linear(model.feature_size, 4) if config.points > 0 else None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """batch: x_s, x_m, x_r (N, S, S, 3) uint8 and y_s, y_r (N, 8, 2) in window pixels; absent ones are left out. The M images x_m belong to
-        the first M of x_r.
+        """batch: x_s, x_m, x_r (N, S, S, C) and y_s, y_r (N, P, dims) in the units of the model's Contract; absent ones are left out. The M
+        images x_m belong to the first M of x_r.
         Returns L_hS, L_hR, L_g as far as the batch has what they need, L_u, and their weighted sum L."""
         f, g, h = self.model.f, self.model.g, self.model.h
         names = [k for k in ("x_s", "x_m", "x_r") if k in batch]
@@ -92,19 +92,21 @@ class Objective(nn.Module):
         return losses
 
     def pose_error(self, prediction: tuple[Tensor, Tensor, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-        """‖h(…) − y‖² summed over the corners (Eq. 2), averaged over the batch; and, for each image (N,), the squared error of the
-        expected log error. y: (N, 8, 2) window pixels."""
+        """‖h(…) − y‖² summed over the points (Eq. 2), averaged over the batch; and, for each image (N,), the squared error of the
+        expected log error. y: (N, P, dims) in the contract's units."""
         votes, weights, log_error = prediction
-        half = self.model.size / 2
-        target = (y - (half - 0.5)) / half
-        mean = (weights[..., None, None] * votes).sum(1)  # (N, 8, 2)
-        squared = (mean - target).square().sum(-1)  # (N, 8)
-        actual = 0.5 * (squared.detach().mean(1) / 2).clamp_min(1e-6).log()  # log RMS of a coordinate
+        contract = self.model.contract
+        target = (y - contract.shift) / contract.scale
+        mean = (weights[..., None] * votes).sum(1)  # (N, P, dims)
+        squared = (mean - target).square().sum(-1)  # (N, P)
+        spread = squared.detach() / contract.dims
+        spread = spread if log_error.shape[1] > 1 else spread.mean(1, keepdim=True)
+        actual = 0.5 * spread.clamp_min(1e-6).log()  # log RMS of a coordinate
         if self.config.huber > 0:
             d = self.config.huber
             distance = squared.clamp_min(1e-12).sqrt()
             squared = torch.where(distance < d, squared, 2.0 * d * distance - d * d)
-        return squared.sum(1).mean(), (log_error - actual).square()
+        return squared.sum(1).mean(), (log_error - actual).square().mean(1)
 
     def mapping_error(self, mapped: Tensor, target: Tensor) -> Tensor:
         """‖g(f(x_r)) − f(x_s)‖² (Eq. 4), averaged over the batch and evenly over the cells. mapped, target: (N, L, D)."""

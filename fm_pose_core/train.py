@@ -21,14 +21,13 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fm_pose_core.config import changed, from_dict, load_yaml, to_dict
+from fm_pose_core.config import to_dict
 from fm_pose_core.data.bop import write_atomically
 from fm_pose_core.data.loader import load
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.experiment import Data, Experiment, expand, read_data
+from fm_pose_core.experiment import Data, Experiment, Validator, expand, load_experiment
 from fm_pose_core.losses import Objective
 from fm_pose_core.networks import FeatureMapping
-from fm_pose_core.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Trainer:
             dist.init_process_group("nccl" if cuda else "gloo")
         torch.manual_seed(experiment.schedule.seed)
         mapping = experiment.method == "feature_mapping"
-        self.model = FeatureMapping(replace(experiment.network, mapping=mapping), experiment.crop.size)
+        self.model = FeatureMapping(replace(experiment.network, mapping=mapping), experiment.contract())
         if experiment.network.extractor == "vgg16" and experiment.network.weights:
             from fm_pose_core.vgg_weights import load_vgg16
 
@@ -118,7 +117,7 @@ class Trainer:
     def _train(self, data: Data) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        validation = Validation(data, self.device) if self.rank == 0 and data.validation else None
+        validation = data.validator(self.device) if self.rank == 0 else None
         writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.images()) if self.rank == 0 else None
         objective: nn.Module = self.objective
         if self.world > 1:
@@ -141,7 +140,7 @@ class Trainer:
         if self._stop and self.rank == 0:
             print(f"stopped; go on with: fm-pose train --resume {self.run}")
 
-    def _train_phase(self, phase: Phase, objective: nn.Module, data: Data, validation: Validation | None, writer: Any) -> None:
+    def _train_phase(self, phase: Phase, objective: nn.Module, data: Data, validation: Validator | None, writer: Any) -> None:
         s = self.experiment.schedule
         seed = (s.seed, self.rank, self.phase, self.step)
         stream = batches_of(phase, load(data.source, phase.synthetic, phase.real, seed, s.workers), self.device)
@@ -256,9 +255,9 @@ class Trainer:
         expect(path.is_file(), str(path), "the result of a pretraining", "nothing there")
         expect(self.phases[0].name == "pretrain", "method", "one that begins with a pretraining", self.experiment.method)
         state = torch.load(path, map_location=self.device, weights_only=True)
-        mine, theirs = to_dict(self.experiment), json.loads(state["config"])
-        for key in ("object", "crop", "synthetic", "backgrounds", "network", "schedule"):
-            expect(mine[key] == theirs[key], f"{pretrained}: {key}", "the same as in this experiment", "something else")
+        theirs = json.loads(state["config"])
+        for key, mine in self.experiment.pretraining().items():
+            expect(theirs.get(key) == mine, f"{pretrained}: {key}", "the same as in this experiment", "something else")
         missing = self.objective.load_state_dict(state["objective"], strict=False).missing_keys
         expect(all(k.startswith("model.g.") for k in missing), str(path), "weights of f and h", f"no {missing}")
         self.phase = 1
@@ -287,10 +286,10 @@ def batches_of(phase: Phase, stream: Iterator[dict[str, Any]], device: torch.dev
 def open_run(config: Path, run: Path | None, changes: list[str]) -> tuple[Experiment, Path]:
     """Read the experiment, apply `changes` (key.key=value), and make the run's folder (default runs/NAME), which keeps the
     configuration that results."""
-    experiment = from_dict(Experiment, changed(to_dict(load_yaml(Experiment, config)), changes))
+    experiment = load_experiment(config, changes)
     run = run or Path("runs") / config.stem
     if (run / "checkpoint.pt").is_file():
-        before = load_yaml(Experiment, run / "config.yaml")
+        before = load_experiment(run / "config.yaml")
         expect(before == experiment, str(run), "no run, or one of this configuration", "a run of another one")
     run.mkdir(parents=True, exist_ok=True)
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
@@ -311,11 +310,11 @@ def main(arguments: argparse.Namespace) -> int:
     keep_memory()
     if arguments.resume is not None:
         run = Path(arguments.resume)
-        experiment = load_yaml(Experiment, run / "config.yaml")
+        experiment = load_experiment(run / "config.yaml")
     else:
         if arguments.config is None:
             raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
         experiment, run = open_run(Path(arguments.config), Path(arguments.output) if arguments.output else None, arguments.set)
     trainer = Trainer(experiment, run, expand(arguments.pretrained) if arguments.pretrained else None)
-    trainer.train(read_data(experiment))
+    trainer.train(experiment.read_data())
     return 0

@@ -6,7 +6,7 @@ Bad messages raise InputError("name: expected …, got …").
 import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from fm_pose_ros.compat import decode_with_cv_bridge, quaternion
 from fm_pose_ros.msg import ProjectedBox, ProjectedBoxArray
 
 if TYPE_CHECKING:
-    from fm_pose_core.bundle import Bundle
+    from fm_pose_core.bundle import ObjectBundle
 
 # Encoding: bytes per pixel, and OpenCV's conversion to RGB. OpenCV names a Bayer pattern by its second row and column.
 _DIRECT = {
@@ -52,7 +52,7 @@ class DetectedObject:
     T_camera_object: (4, 4) metres, the pose to publish (the estimator's, or a smoothed one).
     """
 
-    bundle: "Bundle"
+    bundle: "ObjectBundle"
     number: int
     frame: str
     pose: ObjectPose
@@ -94,6 +94,44 @@ def compressed_to_rgb(msg: CompressedImage) -> NDArray[np.uint8]:
     bgr = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     expect(bgr is not None, "image.data", "an image that OpenCV can decode", f"{len(msg.data)} bytes of format {msg.format!r}")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+_DEPTH = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
+
+
+def depth_to_metres(msg: Image) -> NDArray[np.float32]:
+    """(H, W) float32 metres, 0 where there is none: 16UC1 in millimetres or 32FC1 in metres (REP 118)."""
+    expect(msg.width > 0 and msg.height > 0, "depth", "an image with pixels", f"{msg.width}x{msg.height}")
+    expect(msg.encoding in _DEPTH, "depth.encoding", f"one of {', '.join(_DEPTH)}", repr(msg.encoding))
+    kind = np.dtype(_DEPTH[msg.encoding]).newbyteorder(">" if msg.is_bigendian else "<")
+    row = msg.width * kind.itemsize
+    expect(msg.step >= row, "depth.step", f"at least {row} bytes for {msg.width} pixels of {msg.encoding}", msg.step)
+    expect(len(msg.data) == msg.step * msg.height, "depth.data", f"{msg.step * msg.height} bytes (step x height)", len(msg.data))
+    buffer = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)
+    values = np.ascontiguousarray(buffer[:, :row]).view(kind).reshape(msg.height, msg.width)
+    return _in_metres(values)
+
+
+def compressed_depth_to_metres(msg: CompressedImage) -> NDArray[np.float32]:
+    """As `depth_to_metres`, from compressed_depth_image_transport: 12 bytes of parameters, then a 16-bit PNG; 32FC1 is stored as
+    inverse depth in steps."""
+    data = bytes(msg.data)
+    expect("compressedDepth" in msg.format, "depth.format", "compressedDepth", repr(msg.format))
+    png = data.find(b"\x89PNG")
+    expect(png == 12, "depth.data", "12 bytes and a PNG", f"{len(data)} bytes of format {msg.format!r}")
+    values = cv2.imdecode(np.frombuffer(data[png:], np.uint8), cv2.IMREAD_UNCHANGED)
+    fits = values is not None and values.ndim == 2 and values.dtype == np.uint16
+    expect(fits, "depth.data", "a 16-bit PNG", "another image")
+    if "32FC1" not in msg.format:
+        return _in_metres(values)
+    a, b = np.frombuffer(data[4:12], "<f4")
+    return np.where(values > 0, a / np.maximum(values.astype(np.float32) - b, 1e-6), 0.0).astype(np.float32)
+
+
+def _in_metres(values: NDArray[Any]) -> NDArray[np.float32]:
+    if values.dtype.kind == "u":
+        return values.astype(np.float32) * np.float32(1e-3)
+    return np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def rgb_to_image(rgb: NDArray[np.uint8], header: Header) -> Image:

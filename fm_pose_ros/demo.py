@@ -36,7 +36,7 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray, ObjectHypothesisWithPose
 from visualization_msgs.msg import MarkerArray
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import ObjectBundle
 from fm_pose_core.data.bop import BopDataset, Instance, Result, parse_ids, read_image, write_results
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.evaluate.bop import model_vertices
@@ -252,7 +252,7 @@ def stop_node(process: "subprocess.Popen[bytes]") -> None:
 
 
 def play(
-    player: CameraPlayer, instances: Sequence[Instance], vertices: Array, bundle: Bundle, rate: float, timeout: float, exact: bool
+    player: CameraPlayer, instances: Sequence[Instance], vertices: Array, bundle: ObjectBundle, rate: float, timeout: float, exact: bool
 ) -> list[Row]:
     """Play all frames at `rate` per second; a row of the table for each. exact: the detections' centre is the true one."""
     rng = np.random.default_rng(0)
@@ -275,7 +275,7 @@ def play(
     return rows
 
 
-def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, bundle: Bundle) -> Row:
+def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, bundle: ObjectBundle) -> Row:
     """Compare the answer with the truth."""
     center = instance.camera.pixels(apply(instance.T_camera_object, bundle.center[None]))[0]
     row = Row(instance.im_id, center=(float(center[0]), float(center[1])))
@@ -302,7 +302,7 @@ def table(rows: Sequence[Row], every: int) -> str:
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 
-def summary(rows: Sequence[Row], bundle: Bundle) -> str:
+def summary(rows: Sequence[Row], bundle: ObjectBundle) -> str:
     """Medians over the frames with a pose, shares over all frames."""
     errors = [row.errors for row in rows if row.errors is not None]
 
@@ -403,7 +403,7 @@ def new_folder(path: Path) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """The demo; returns the exit code."""
-    bundle = Bundle.load(args.bundle)
+    bundle = ObjectBundle.load(args.bundle)
     dataset = BopDataset(args.sequence)
     instances = dataset.instances(args.split, [bundle.object_id])
     if args.frames:

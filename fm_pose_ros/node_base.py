@@ -5,14 +5,20 @@ processed the middleware overwrites the waiting one and the newest wins; overtak
 number follows from the publisher's message numbers. No locks, and a lifecycle transition never meets a frame half done.
 """
 
+import signal
+import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -38,7 +44,7 @@ class NodeConfig:
     """Parameters that every pose node has."""
 
     autostart: bool = knob(True, "Configure and activate at the start; false leaves both to a lifecycle manager.")
-    image_transport: str = knob("raw", "raw subscribes to image_raw, compressed to image_raw/compressed.", choices=("raw", "compressed"))
+    image_transport: str = knob("raw", "raw subscribes to the image topic, compressed to its /compressed (for depth: /compressedDepth).", choices=("raw", "compressed"))
     rectified: bool = knob(False, "The image is already rectified (image_rect): take P from camera_info, no distortion.")
     warning_period: float = knob(5.0, "Seconds between two warnings about the same kind of fault.", 0.0, 3600.0)
     diagnostics_period: float = knob(1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0)
@@ -50,7 +56,7 @@ FIXED = ("autostart", "image_transport", "rectified", "diagnostics_period")
 @dataclass(frozen=True)
 class Frame:
     """One camera image. header: for everything that is published about it. stamp: the header's, in seconds.
-    image: (H, W, 3) uint8 RGB."""
+    image: (H, W, 3) uint8 RGB, or (H, W) float32 depth in metres."""
 
     header: Header
     stamp: float
@@ -61,11 +67,16 @@ class Frame:
 class PoseNodeBase(LifecycleNode):
     """A lifecycle node that turns camera images into something. What that is, a subclass says in these:
 
+    image_topic, compressed_suffix: what it subscribes to. pixels(msg) reads a message of it.
+
     setup() loads the model and creates publishers. teardown() lets go of the model. start() and stop() stand around the
     active state. process(frame, context) works on one image and returns whether it found anything. reset() forgets what
     was learned from earlier frames. take(msg) may hold an image back until more is known, and calls run(msg, context).
     report() adds to the diagnostics.
     """
+
+    image_topic = "image_raw"
+    compressed_suffix = "/compressed"
 
     def __init__(self, name: str, configs: dict[type, tuple[str, ...]], **kwargs: Any) -> None:
         """configs: dataclasses of knobs to declare as parameters, each with the names that are read-only. kwargs: as for
@@ -109,6 +120,10 @@ class PoseNodeBase(LifecycleNode):
 
     def reset(self) -> None:
         """Forget what earlier frames said."""
+
+    def pixels(self, msg: Image | CompressedImage) -> NDArray[Any]:
+        """The image of a message. Raises InputError for one that cannot be read."""
+        return image_to_rgb(msg) if isinstance(msg, Image) else compressed_to_rgb(msg)
 
     def take(self, msg: Image | CompressedImage) -> None:
         """A new image is here."""
@@ -175,7 +190,7 @@ class PoseNodeBase(LifecycleNode):
         self.get_logger().warning(text + (f" ({silent} more since the last warning)" if silent else ""))
 
     def _frame(self, msg: Image | CompressedImage) -> Frame | None:
-        image = image_to_rgb(msg) if isinstance(msg, Image) else compressed_to_rgb(msg)
+        image = self.pixels(msg)
         camera = self._camera
         if camera is None:  # The timer warns: at the start an image often comes before its camera_info.
             self.statistics.failed("camera_info missing")
@@ -231,9 +246,9 @@ class PoseNodeBase(LifecycleNode):
             self._camera, self._stamp = None, 0.0
             self.reset()
             if self.parameters.get(NodeConfig).image_transport == "raw":
-                self._images = self.subscription(Image, "image_raw", self._on_image, self.image_depth)
-            else:  # Follows a remapping of image_raw.
-                topic = self.resolve_topic_name("image_raw") + "/compressed"
+                self._images = self.subscription(Image, self.image_topic, self._on_image, self.image_depth)
+            else:  # Follows a remapping of the topic.
+                topic = self.resolve_topic_name(self.image_topic) + self.compressed_suffix
                 self._images = self.subscription(CompressedImage, topic, self._on_image, self.image_depth)
             self._infos = self.subscription(CameraInfo, "camera_info", self._on_camera_info)
             self.start()
@@ -354,6 +369,21 @@ class PoseNodeBase(LifecycleNode):
             return f"invalid: {self._camera}"
         kind = "rectified" if not self._camera.distortion.size else self._camera.distortion_model
         return f"{self._camera.width}x{self._camera.height}, {kind}"
+
+
+def run_node(make: Callable[[], PoseNodeBase], name: str, args: list[str] | None = None) -> None:
+    """Spin a node until it is told to end. A bad parameter ends it with one line."""
+    rclpy.init(args=args)
+    try:
+        rclpy.spin(make())
+    except (InputError, ParameterException) as error:
+        sys.exit(f"{name}: {error}")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        # Ctrl-C under launch comes twice, from the terminal and from launch: the second must not hurt an orderly end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        rclpy.try_shutdown()
 
 
 def _qos(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:

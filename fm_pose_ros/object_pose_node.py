@@ -1,16 +1,11 @@
 """The node object_pose_node: an image, a camera_info and a window in, 6D object poses out."""
 
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import rclpy
 from geometry_msgs.msg import PoseStamped
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo, VisionClass, VisionInfo
 from visualization_msgs.msg import MarkerArray
@@ -24,7 +19,7 @@ from fm_pose_ros.conversions import DetectedObject, detection3d_array, pose_stam
 from fm_pose_ros.drawing import Markers, draw_overlay
 from fm_pose_ros.matching import Matcher
 from fm_pose_ros.msg import ProjectedBoxArray
-from fm_pose_ros.node_base import Frame, PoseNodeBase
+from fm_pose_ros.node_base import Frame, PoseNodeBase, run_node
 from fm_pose_ros.object_config import FIXED, ObjectNodeConfig
 from fm_pose_ros.tracks import Tracks
 
@@ -259,17 +254,7 @@ def _window_in_image(estimator: PoseEstimator, T_camera_object: Array, camera: C
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the executable."""
-    rclpy.init(args=args)
-    try:
-        rclpy.spin(ObjectPoseNode())
-    except (InputError, ParameterException) as error:
-        sys.exit(f"object_pose_node: {error}")
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        # Ctrl-C under launch comes twice, from the terminal and from launch: the second must not hurt an orderly end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        rclpy.try_shutdown()
+    run_node(ObjectPoseNode, "object_pose_node", args)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def delete(*keys: str) -> Callable[[dict], None]:
     [
         (set_key("format", value=2), "format: expected 1, the version this package reads, got 2"),
         (delete("format"), "format: expected 1"),
-        (set_key("task", value="hand_pose"), "task: expected 'object_pose', got 'hand_pose'"),
+        (set_key("task", value="foot_pose"), "task: expected 'object_pose' or 'hand_pose', got 'foot_pose'"),
+        (set_key("task", value="hand_pose"), "object: expected none, got one for hand_pose"),
         (set_key("extra", value=1), "extra: expected one of the keys"),
         (set_key("object", "colour", value="red"), r"object\.colour: expected one of the keys"),
         (delete("object", "diameter"), r"object\.diameter: expected a value, got none"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fm_pose_core import EstimatorConfig, PoseEstimator
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import ObjectBundle
 from fm_pose_core.data.bop import BopDataset, parse_ids
 from fm_pose_core.evaluate.bop import evaluate_bop
 
@@ -35,7 +35,7 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
 def test_backends_agree_with_torch(path: Path, backend: str, precision: str, tolerance: float) -> None:
     """Corners in window pixels: within 0.1 px, in fp32 and in what auto chooses."""
     pytest.importorskip("torch", reason="the reference is torch (pip install '.[train]')")
-    bundle = Bundle.load(path)
+    bundle = ObjectBundle.load(path)
     frames = sorted((ROOT / "demo" / "sequence" / "test" / "000001" / "rgb").glob("*.jpg"))[::9]
     dataset = BopDataset(ROOT / "demo" / "sequence")
     from fm_pose_core.data.bop import read_image

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 
 from torch import nn
 
+from fm_pose_core.contract import object_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.losses import LossConfig, Objective
 from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig, build_fused
@@ -32,7 +33,7 @@ def test_the_published_network_has_the_published_layers() -> None:
 
 @pytest.mark.parametrize("extractor", ["compact", "compact_global", "vgg16"])
 def test_shapes(extractor: str) -> None:
-    model = FeatureMapping(NetworkConfig(extractor=extractor), size=64)
+    model = FeatureMapping(NetworkConfig(extractor=extractor), object_contract(64))
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     features = model.f(FeatureMapping.normalise(images))
     assert features.shape == ((2, 16, 256) if extractor == "compact" else (2, 1, 1024))
@@ -48,7 +49,7 @@ def test_g_starts_as_the_identity_on_features() -> None:
 
 
 def test_one_cell_gives_equation_2_and_3() -> None:
-    model = FeatureMapping(NetworkConfig(extractor="compact_global", width=8), size=32)
+    model = FeatureMapping(NetworkConfig(extractor="compact_global", width=8), object_contract(32))
     batch = random_batch()
     losses = Objective(model, LossConfig(), "feature_mapping")(batch)
     f, g, h = (lambda x: model.f(FeatureMapping.normalise(x))[:, 0]), model.g, model.h.fc
@@ -63,7 +64,7 @@ def test_one_cell_gives_equation_2_and_3() -> None:
 
 def test_the_mapping_is_compared_where_there_are_pairs() -> None:
     """T^R may hold more than T^M: L_g is that of the first pairs, L_hR that of all real images."""
-    model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+    model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
     objective = Objective(model, LossConfig(), "feature_mapping")
     batch = random_batch()
     some = {**batch, "x_m": batch["x_m"][:2], "p_m": batch["p_m"][:2]}
@@ -74,7 +75,7 @@ def test_the_mapping_is_compared_where_there_are_pairs() -> None:
 
 @pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h"), ("L_p", "fg")])
 def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
-    model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+    model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
     for block in model.g.blocks:  # away from the zero start, so that gradient reaches all of g
         nn.init.normal_(block[2].weight, std=0.1)
     Objective(model, LossConfig(points=1.0), "feature_mapping")(random_batch())[loss].backward()
@@ -89,11 +90,11 @@ def test_the_target_of_the_mapping_can_be_held() -> None:
     gradients = []
     for target_gradient in (True, False):
         torch.manual_seed(0)
-        model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+        model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
         Objective(model, LossConfig(target_gradient=target_gradient), "feature_mapping")(random_batch())["L_g"].backward()
         gradients.append(model.f.project.weight.grad.clone())
     torch.manual_seed(0)
-    model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+    model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
     batch = random_batch()
     with torch.no_grad():
         target = model.f(FeatureMapping.normalise(batch["x_m"]))
@@ -106,7 +107,7 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
     losses = []
     for scale in (1.0, 3.0):
         torch.manual_seed(0)
-        model = FeatureMapping(NetworkConfig(width=8, features=32), size=32)
+        model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
         with torch.no_grad():
             model.f.project.weight.mul_(scale)
         losses.append(Objective(model, LossConfig(feature_variance=10.0), "feature_mapping")(random_batch())["L_g"].item())
@@ -114,7 +115,7 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
 
 
 def test_votes_are_relative_to_their_cells() -> None:
-    model = FeatureMapping(NetworkConfig(width=8), size=64)
+    model = FeatureMapping(NetworkConfig(width=8), object_contract(64))
     for parameter in model.h.parameters():
         nn.init.zeros_(parameter)
     nn.init.constant_(model.h.error.bias, math.log(0.25))
@@ -129,7 +130,7 @@ def test_votes_are_relative_to_their_cells() -> None:
 
 def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """The adapted first layer answers to our input as the published one does to torchvision's."""
-    network = FeatureMapping(NetworkConfig(extractor="vgg16"), size=32).f
+    network = FeatureMapping(NetworkConfig(extractor="vgg16"), object_contract(32)).f
     published = {k: torch.randn_like(v) * 0.05 for k, v in network.state_dict().items() if k.startswith("features.")}
     torch.save(published, tmp_path / "vgg.pth")
     load_vgg16(network, str(tmp_path / "vgg.pth"))
@@ -149,4 +150,4 @@ def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-unt
 
 def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(InputError, match=r"architecture\.depth"):
-        build_fused({"extractor": "compact", "depth": 3})
+        build_fused({"extractor": "compact", "depth": 3}, object_contract())

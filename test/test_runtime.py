@@ -11,8 +11,9 @@ import toy_bundle as toy
 from voting_network import voting_network
 
 from fm_pose_core import runtime
-from fm_pose_core.bundle import Bundle, write_bundle
+from fm_pose_core.bundle import ObjectBundle, write_bundle
 from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.contract import object_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.runtime import load_backend, tensorrt_backend
 from fm_pose_core.runtime.fp16 import to_fp16
@@ -20,7 +21,7 @@ from fm_pose_core.runtime.fp16 import to_fp16
 SIZE = 128
 
 
-def make_bundle(path: Path, network: bytes, architecture: dict | None = None) -> Bundle:
+def make_bundle(path: Path, network: bytes, architecture: dict | None = None) -> ObjectBundle:
     return write_bundle(
         path,
         network=network,
@@ -35,7 +36,7 @@ def make_bundle(path: Path, network: bytes, architecture: dict | None = None) ->
 
 
 @pytest.fixture(scope="module")
-def voting(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def voting(tmp_path_factory: pytest.TempPathFactory) -> ObjectBundle:
     return make_bundle(tmp_path_factory.mktemp("voting") / "b", voting_network().SerializeToString())
 
 
@@ -50,7 +51,7 @@ def images() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.01), ("bf16", 0.5)])
-def test_openvino_agrees_with_onnxruntime(voting: Bundle, images: np.ndarray, precision: str, tolerance: float) -> None:
+def test_openvino_agrees_with_onnxruntime(voting: ObjectBundle, images: np.ndarray, precision: str, tolerance: float) -> None:
     reference = load_backend(voting, EstimatorConfig(backend="onnxruntime", threads=1))
     try:
         backend = load_backend(voting, EstimatorConfig(backend="openvino", precision=precision, threads=1))
@@ -73,7 +74,7 @@ def test_openvino_does_not_trust_a_broken_precision(images: np.ndarray, tmp_path
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_a_batch_is_the_same_as_its_windows(voting: Bundle, images: np.ndarray, name: str) -> None:
+def test_a_batch_is_the_same_as_its_windows(voting: ObjectBundle, images: np.ndarray, name: str) -> None:
     backend = load_backend(voting, EstimatorConfig(backend=name, precision="fp32"))
     together = backend.infer(images)[0].copy()
     alone = np.concatenate([backend.infer(images[i : i + 1])[0] for i in range(3)])
@@ -82,7 +83,7 @@ def test_a_batch_is_the_same_as_its_windows(voting: Bundle, images: np.ndarray, 
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_results_outlive_the_next_call(voting: Bundle, images: np.ndarray, name: str) -> None:
+def test_results_outlive_the_next_call(voting: ObjectBundle, images: np.ndarray, name: str) -> None:
     backend = load_backend(voting, EstimatorConfig(backend=name))
     first, spread = backend.infer(images[:1])
     before = first.copy(), spread.copy()
@@ -93,7 +94,7 @@ def test_results_outlive_the_next_call(voting: Bundle, images: np.ndarray, name:
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("bad", [(1, 64, 64, 3), (0, 128, 128, 3), (128, 128, 3)])
-def test_images_that_do_not_fit_are_refused(voting: Bundle, name: str, bad: tuple) -> None:
+def test_images_that_do_not_fit_are_refused(voting: ObjectBundle, name: str, bad: tuple) -> None:
     backend = load_backend(voting, EstimatorConfig(backend=name))
     with pytest.raises(InputError, match=r"images: expected uint8 \(N, 128, 128, 3\)"):
         backend.infer(np.zeros(bad, np.uint8))
@@ -125,7 +126,7 @@ def test_a_network_with_another_contract_is_refused(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("name", "package"), [("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("torch", "torch"), ("tensorrt", "tensorrt-rtx-cu13")]
 )
-def test_a_missing_engine_names_its_package(voting: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+def test_a_missing_engine_names_its_package(voting: ObjectBundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf"backend {name}: .*pip install {package}"):
         load_backend(voting, EstimatorConfig(backend=name))
@@ -133,14 +134,14 @@ def test_a_missing_engine_names_its_package(voting: Bundle, monkeypatch: pytest.
         load_backend(voting)
 
 
-def test_auto_takes_the_first_that_loads(voting: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_takes_the_first_that_loads(voting: ObjectBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(runtime, "_nvidia_gpu", lambda: False)
     assert load_backend(voting).name == "openvino"
     monkeypatch.setattr(runtime, "find_spec", lambda package: None if package == "openvino" else find_spec(package))
     assert load_backend(voting).name == "onnxruntime"
     monkeypatch.undo()
 
-    def broken(name: str, bundle: Bundle, config: EstimatorConfig) -> Any:
+    def broken(name: str, bundle: ObjectBundle, config: EstimatorConfig) -> Any:
         if name == "openvino":
             raise ImportError("broken installation")
         return SimpleNamespace(name=name)
@@ -152,7 +153,7 @@ def test_auto_takes_the_first_that_loads(voting: Bundle, monkeypatch: pytest.Mon
     assert "openvino: broken installation" in caplog.text
 
 
-def test_onnxruntime_refuses_a_precision_it_does_not_have(voting: Bundle) -> None:
+def test_onnxruntime_refuses_a_precision_it_does_not_have(voting: ObjectBundle) -> None:
     with pytest.raises(InputError, match="precision: expected fp32 or auto"):
         load_backend(voting, EstimatorConfig(backend="onnxruntime", precision="bf16"))
 
@@ -170,7 +171,7 @@ def random_network(architecture: dict) -> Any:
     from fm_pose_core.networks import build_fused
 
     torch.manual_seed(0)
-    network = build_fused(architecture)
+    network = build_fused(architecture, object_contract())
     with torch.no_grad():
         for p in network.parameters():
             scale = 0.3 / np.sqrt(p[0].numel()) if p.dim() > 1 else 0.1
@@ -207,7 +208,7 @@ def test_all_backends_agree_with_torch(architecture: dict, images: np.ndarray, t
         load_backend(other, EstimatorConfig(backend="torch"))
 
 
-def test_torch_names_missing_weights(voting: Bundle, tmp_path: Path) -> None:
+def test_torch_names_missing_weights(voting: ObjectBundle, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     bundle = make_bundle(tmp_path / "b", voting.network_path.read_bytes(), ARCHITECTURES["compact"])
     with pytest.raises(InputError, match=r"parameters of its architecture by name, got none called f\."):
@@ -232,7 +233,7 @@ def test_fp16_graph_keeps_contract_and_tail() -> None:
     assert [(o.name, o.type.tensor_type.elem_type) for o in half.graph.output] == [("corners", 1), ("spread", 1)]
 
 
-def test_fp16_graph_computes_the_same(voting: Bundle, images: np.ndarray, tmp_path: Path) -> None:
+def test_fp16_graph_computes_the_same(voting: ObjectBundle, images: np.ndarray, tmp_path: Path) -> None:
     half = make_bundle(tmp_path / "half", to_fp16(voting_network()).SerializeToString())
     config = EstimatorConfig(backend="onnxruntime", threads=1)
     ours, theirs = (load_backend(b, config).infer(images) for b in (half, voting))
@@ -245,7 +246,7 @@ def test_fp16_graph_computes_the_same(voting: Bundle, images: np.ndarray, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_tensorrt_builds_an_engine_without_a_gpu(voting: Bundle, precision: str) -> None:
+def test_tensorrt_builds_an_engine_without_a_gpu(voting: ObjectBundle, precision: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
     engine = tensorrt_backend.build_engine(voting, compute_capability="8.9", precision=precision)
     assert len(engine) > 1000
@@ -253,7 +254,7 @@ def test_tensorrt_builds_an_engine_without_a_gpu(voting: Bundle, precision: str)
         tensorrt_backend.build_engine(voting, compute_capability="3.0")
 
 
-def test_tensorrt_does_not_do_bf16(voting: Bundle) -> None:
+def test_tensorrt_does_not_do_bf16(voting: ObjectBundle) -> None:
     with pytest.raises(InputError, match="precision: expected fp16 or fp32"):
         tensorrt_backend.build_engine(voting, "8.9", "bf16")
 
@@ -311,7 +312,7 @@ class FakeTensorRt:
 
 def test_tensorrt_moves_tensors_and_splits_large_batches() -> None:
     driver = tensorrt_backend.Driver(FakeCuda())
-    backend = tensorrt_backend.TensorRtBackend(b"engine", SIZE, "fp16", largest_batch=2, trt=FakeTensorRt(True), driver=driver)
+    backend = tensorrt_backend.TensorRtBackend(b"engine", object_contract(SIZE), "fp16", largest_batch=2, trt=FakeTensorRt(True), driver=driver)
     assert (backend.name, backend.device, backend.precision) == ("tensorrt", "Fake GPU", "fp16")
     images = np.repeat(np.arange(5, dtype=np.uint8), SIZE * SIZE * 3).reshape(5, SIZE, SIZE, 3)
     for result in backend.infer(images):
@@ -322,7 +323,7 @@ def test_tensorrt_moves_tensors_and_splits_large_batches() -> None:
 def test_tensorrt_engine_for_another_machine_is_explained() -> None:
     driver = tensorrt_backend.Driver(FakeCuda())
     with pytest.raises(InputError, match=r"expected one built for Fake GPU with tensorrt_fake 1\.0, .* build it again"):
-        tensorrt_backend.TensorRtBackend(b"engine", SIZE, "fp16", trt=FakeTensorRt(False), driver=driver)
+        tensorrt_backend.TensorRtBackend(b"engine", object_contract(SIZE), "fp16", trt=FakeTensorRt(False), driver=driver)
 
 
 def test_tensorrt_without_a_gpu_says_so() -> None:

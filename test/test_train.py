@@ -21,11 +21,10 @@ pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[
 from rendered_bop import write_rendered_bop
 
 from fm_pose_core.cli import main
-from fm_pose_core.config import from_dict, load_yaml
 from fm_pose_core.data.loader import Source, load
 from fm_pose_core.errors import InputError
 from fm_pose_core.estimator import PoseEstimator
-from fm_pose_core.experiment import Experiment, read_data
+from fm_pose_core.experiment import experiment_from, load_experiment
 from fm_pose_core.train import Trainer, batches_of, phases
 
 ROOT = Path(__file__).parent.parent
@@ -74,13 +73,13 @@ def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert {"L_hS", "L_hR", "L_g", "L"} <= set(log[-2]) and "validation/proj_5px" in log[-1]
-    assert load_yaml(Experiment, tmp_path / "run" / "config.yaml") == load_yaml(Experiment, config)
+    assert load_experiment(tmp_path / "run" / "config.yaml") == load_experiment(config)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle")]) == 0
     estimator = PoseEstimator.load(tmp_path / "bundle")
     assert estimator.bundle.name == "obj_000001" and estimator.bundle.mesh_path is not None
-    data = read_data(load_yaml(Experiment, config))
-    model = Trainer(load_yaml(Experiment, config), tmp_path / "run").model
+    data = load_experiment(config).read_data()
+    model = Trainer(load_experiment(config), tmp_path / "run").model
     from fm_pose_core.networks import Fused
 
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
@@ -105,9 +104,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     process.wait()
     before = checkpoint(run)
     assert before["phase"] == 1, "the run did not come to its second phase"
-    weights = Trainer(load_yaml(Experiment, run / "config.yaml"), run).objective.state_dict()
+    weights = Trainer(load_experiment(run / "config.yaml"), run).objective.state_dict()
     assert all(torch.equal(weights[k], v) for k, v in before["objective"].items())
-    short = load_yaml(Experiment, run / "config.yaml")
+    short = load_experiment(run / "config.yaml")
     resumed = subprocess.Popen(
         command("train", "--resume", run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -151,8 +150,8 @@ def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_each_rank_phase_and_step_draws_data_of_its_own(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = load_yaml(Experiment, write_experiment(tmp_path / "box.yaml", dataset))
-    data = read_data(experiment)
+    experiment = load_experiment(write_experiment(tmp_path / "box.yaml", dataset))
+    data = experiment.read_data()
     seeds: list[tuple[int, ...]] = []
 
     def note(source: Source, synthetic: int, pairs: int, seed: tuple[int, ...], workers: int) -> Iterator[dict[str, Any]]:
@@ -175,19 +174,19 @@ def test_each_rank_phase_and_step_draws_data_of_its_own(dataset: Path, tmp_path:
 
 def test_a_loss_that_is_not_finite_stops_with_every_term(dataset: Path, tmp_path: Path) -> None:
     config = write_experiment(tmp_path / "box.yaml", dataset)
-    experiment = load_yaml(Experiment, config)
+    experiment = load_experiment(config)
     (tmp_path / "run").mkdir()
     trainer = Trainer(experiment, tmp_path / "run")
     with torch.no_grad():
         trainer.model.h.fc.bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match="L_hS"):
-        trainer.train(read_data(experiment))
+        trainer.train(experiment.read_data())
 
 
 def test_methods_get_equal_budgets() -> None:
     budgets = {}
     for method in ("synthetic_only", "real_only", "without_mapping", "feature_mapping"):
-        stages = phases(from_dict(Experiment, {"method": method}))
+        stages = phases(experiment_from({"method": method}))
         assert len({p.batch for p in stages}) == 1
         budgets[method] = sum(p.steps * p.batch for p in stages)
     assert max(budgets.values()) - min(budgets.values()) <= 2 * 96
@@ -198,7 +197,7 @@ def test_a_batch_holds_what_its_phase_says() -> None:
     import torch
 
     def kept(**values: object) -> tuple[int, int]:
-        phase = phases(from_dict(Experiment, {"schedule": {"batch_synthetic": 1, "batch_pairs": 2, "batch_real": 3}, **values}))[-1]
+        phase = phases(experiment_from({"schedule": {"batch_synthetic": 1, "batch_pairs": 2, "batch_real": 3}, **values}))[-1]
         assert phase.batch == 8
         stream = iter([{name: torch.zeros(phase.real, 1) for name in ("x_r", "x_m", "p_m", "y_r")}])
         batch = next(batches_of(phase, stream, torch.device("cpu")))
@@ -221,7 +220,7 @@ def test_a_batch_holds_what_its_phase_says() -> None:
 )
 def test_a_wrong_configuration_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as error:
-        from_dict(Experiment, values)
+        experiment_from(values)
     assert message in str(error.value)
 
 
@@ -229,4 +228,4 @@ def test_every_configuration_in_the_repository_is_valid() -> None:
     paths = sorted((ROOT / "config" / "train").glob("*.yaml"))
     assert paths
     for path in paths:
-        load_yaml(Experiment, path)
+        load_experiment(path)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fm_pose_core.bundle import CORNERS
+from fm_pose_core.contract import CORNERS
 
 CELLS = 8
 

@@ -3,8 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -12,31 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from fm_pose_core.crop import Crop
-from fm_pose_core.data.backgrounds import Backgrounds
-from fm_pose_core.data.real import RealView
-from fm_pose_core.data.renderer import Mesh
-from fm_pose_core.data.samples import PairSamples, RealConfig, SyntheticConfig, SyntheticSamples, batches
-from fm_pose_core.geometry import Array
+
+class Samples(Protocol):
+    """An endless source of samples: each a tuple of arrays in the order of `names`."""
+
+    names: tuple[str, ...]
+
+    def draw(self) -> tuple[NDArray[Any], ...]: ...
 
 
-@dataclass(frozen=True)
-class Source:
-    """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker.
+class Source(Protocol):
+    """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker."""
 
-    corners: (8, 3) metres. views, colours: from real.prepare_real_views; empty without real images. photos: images
-    (H, W, 3) uint8 that backgrounds are cut from, beside procedural ones.
-    """
-
-    mesh: Mesh
-    corners: Array
-    crop: Crop
-    synthetic: SyntheticConfig
-    real: RealConfig
-    views: list[RealView] = field(default_factory=list)
-    colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
-    photos: list[NDArray[np.uint8]] = field(default_factory=list)
-    procedural_share: float = 0.5
+    def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Samples | None, Samples | None]:
+        """T^S and T^M, whichever is asked for. Called in the process that draws them."""
+        ...
 
 
 class Batches(IterableDataset[dict[str, Any]]):
@@ -51,15 +40,10 @@ class Batches(IterableDataset[dict[str, Any]]):
         info = get_worker_info()
         rng = np.random.default_rng([*self.seed, info.id if info else 0])
         cv2.setNumThreads(1)
-        s = self.source
         if info is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's: it saves and then ends its workers
         with threadpool_limits(1) if info is not None else contextlib.nullcontext():
-            backgrounds = Backgrounds(s.photos, s.crop.size, rng, s.procedural_share)
-            synthetic = SyntheticSamples(s.mesh, s.corners, s.crop, s.synthetic, backgrounds, rng) if self.synthetic else None
-            pairs = None
-            if self.pairs:
-                pairs = PairSamples(s.mesh, s.corners, s.crop, s.real, s.synthetic.viewpoints, s.views, s.colours, backgrounds, rng)
+            synthetic, pairs = self.source.open(self.synthetic > 0, self.pairs > 0, rng)
             for batch in batches(synthetic, pairs, self.synthetic, self.pairs):
                 yield {name: torch.from_numpy(values) for name, values in batch.items()}
 
@@ -72,3 +56,15 @@ def load(source: Source, synthetic: int, pairs: int, seed: tuple[int, ...], work
         return iter(dataset)
     context = "spawn"  # a forked child would inherit this process's OpenGL and OpenMP state
     return iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=context, prefetch_factor=3))
+
+
+def batches(synthetic: Samples | None, pairs: Samples | None, synthetic_size: int, pair_size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Endless batches, each name stacked: x_s, y_s, p_s of T^S (images, labels, and the surface points for L_p) and x_r, x_m, y_r, p_r, p_m
+    of T^M."""
+    while True:
+        batch: dict[str, NDArray[Any]] = {}
+        for samples, size in ((synthetic, synthetic_size), (pairs, pair_size)):
+            if samples is not None and size:
+                drawn = [samples.draw() for _ in range(size)]
+                batch |= {name: np.stack(column) for name, column in zip(samples.names, zip(*drawn, strict=True), strict=True)}
+        yield batch

@@ -7,6 +7,7 @@ what light does to a surface is added afterwards by `appearance`, from the norma
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,15 @@ def load_mesh(path: str | Path, unit: float = 1.0) -> Mesh:
     return Mesh(np.asarray(mesh.vertices) * unit, np.asarray(mesh.vertex_normals), colours.astype(np.uint8), np.asarray(mesh.faces))
 
 
-_open: "set[Renderer]" = set()  # keeps what has not been closed
+def mesh_file(mesh: Mesh) -> bytes:
+    """The mesh as binary PLY with vertex colours, metres (for RViz)."""
+    import trimesh
+
+    out: bytes = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=mesh.colours, process=False).export(file_type="ply")
+    return out
+
+
+_open: "set[Renderer | DepthRenderer]" = set()  # keeps what has not been closed
 
 
 class Renderer:
@@ -78,13 +87,7 @@ class Renderer:
     """
 
     def __init__(self, mesh: Mesh, K: Array, width: int, height: int) -> None:
-        os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
-        if not hasattr(np, "infty"):
-            setattr(np, "infty", np.inf)  # noqa: B010 pyrender 0.1.45 on NumPy 2
-        import pyrender
-
-        # pyrender's finalisers run in whatever OpenGL context is current then, and end EGL for all: only `close` may free.
-        pyrender.OffscreenRenderer.__del__ = lambda self: None
+        pyrender = _import_pyrender()
         _open.add(self)
         self.mesh = mesh
         self._pyrender = pyrender
@@ -144,15 +147,70 @@ class Renderer:
         return seen
 
     def close(self) -> None:
-        """Free the OpenGL context. pyrender's own way would end EGL for every renderer of the process."""
-        if self._renderer is None:
-            return
-        from OpenGL.EGL import eglDestroyContext
+        """Free the OpenGL context."""
+        _close(self)
 
-        platform = self._renderer._platform
-        platform.make_current()
-        self._renderer._renderer.delete()
-        eglDestroyContext(platform._egl_display, platform._egl_context)
-        platform._egl_display = platform._egl_context = None
-        self._renderer = None
-        _open.discard(self)
+
+class DepthRenderer:
+    """Draws the depth of a surface whose vertices move, with a camera that may change, into (height, width) pixels."""
+
+    def __init__(self, vertices: int, faces: NDArray[np.int64], width: int, height: int) -> None:
+        """vertices: how many; faces: (F, 3)."""
+        self._pyrender = pyrender = _import_pyrender()
+        _open.add(self)
+        self._renderer = pyrender.OffscreenRenderer(width, height)
+        self._scene = pyrender.Scene()
+        self._camera = pyrender.IntrinsicsCamera(1.0, 1.0, 0.0, 0.0, znear=0.05, zfar=10.0)
+        self._scene.add(self._camera, pose=np.diag([1.0, -1.0, -1.0, 1.0]))
+        self._primitive = pyrender.Primitive(positions=np.zeros((vertices, 3), np.float32), indices=faces, mode=4)
+        self._node = self._scene.add(pyrender.Mesh([self._primitive]))
+        self._renderer._renderer._sorted_mesh_nodes = lambda scene: [self._node]
+        self._on_card = False
+
+    def render(self, vertices: NDArray[np.float32], K: Array) -> NDArray[np.float32]:
+        """vertices (V, 3) metres in the camera's frame; K (3, 3) -> depth (height, width) metres, 0 where there is nothing."""
+        from OpenGL.GL import GL_ARRAY_BUFFER, glBindBuffer, glBufferSubData
+
+        c = self._camera
+        c.fx, c.fy, c.cx, c.cy = K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5
+        if self._on_card:
+            self._renderer._platform.make_current()
+            glBindBuffer(GL_ARRAY_BUFFER, self._primitive._buffers[0])
+            data = np.ascontiguousarray(vertices, np.float32)
+            glBufferSubData(GL_ARRAY_BUFFER, 0, data.nbytes, data)
+        else:  # pyrender loads the mesh at the first frame
+            self._primitive.positions = np.ascontiguousarray(vertices, np.float32)
+            self._on_card = True
+        flags = self._pyrender.RenderFlags
+        depth: NDArray[np.float32] = self._renderer.render(self._scene, flags=flags.DEPTH_ONLY | flags.FLAT | flags.SKIP_CULL_FACES)
+        return depth
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        _close(self)
+
+
+def _import_pyrender() -> Any:
+    os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+    if not hasattr(np, "infty"):
+        setattr(np, "infty", np.inf)  # noqa: B010 pyrender 0.1.45 on NumPy 2
+    import pyrender
+
+    # pyrender's finalisers run in whatever OpenGL context is current then, and end EGL for all: only `close` may free.
+    pyrender.OffscreenRenderer.__del__ = lambda self: None
+    return pyrender
+
+
+def _close(renderer: "Renderer | DepthRenderer") -> None:
+    """Free the OpenGL context. pyrender's own way would end EGL for every renderer of the process."""
+    if renderer._renderer is None:
+        return
+    from OpenGL.EGL import eglDestroyContext
+
+    platform = renderer._renderer._platform
+    platform.make_current()
+    renderer._renderer._renderer.delete()
+    eglDestroyContext(platform._egl_display, platform._egl_context)
+    platform._egl_display = platform._egl_context = None
+    renderer._renderer = None
+    _open.discard(renderer)

@@ -4,7 +4,6 @@ A view is rendered (or prepared from a photograph) once and serves several sampl
 the camera about its own centre is a homography of the image, so the label is exact as well.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import cv2
@@ -66,6 +65,8 @@ class View:
 class SyntheticSamples:
     """T^S: renderings over random backgrounds, with their corners."""
 
+    names: tuple[str, ...] = ("x_s", "y_s", "p_s")
+
     def __init__(
         self,
         mesh: Mesh,
@@ -111,6 +112,8 @@ class SyntheticSamples:
 
 class PairSamples:
     """T^M: a real image and the CAD rendering of the same pose over the same real image. The real half is T^R."""
+
+    names: tuple[str, ...] = ("x_r", "x_m", "y_r", "p_r", "p_m")
 
     def __init__(
         self, mesh: Mesh, corners: Array, crop: Crop, config: RealConfig, viewpoints: ViewpointConfig, views: list[RealView], colours: NDArray[np.float32],
@@ -260,19 +263,30 @@ def finish(
     return jitter(image, rng, config)
 
 
-def batches(
-    synthetic: SyntheticSamples | None, pairs: PairSamples | None, synthetic_size: int, pair_size: int
-) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Endless batches: x_s (B, S, S, 3) uint8, y_s (B, 8, 2) and p_s (B, L, 3) float32 of T^S; x_r, x_m (B', S, S, 3), y_r
-    (B', 8, 2), p_r and p_m (B', L, 3) of T^M."""
-    while True:
-        batch: dict[str, NDArray[np.generic]] = {}
-        if synthetic is not None and synthetic_size:
-            drawn = [synthetic.draw() for _ in range(synthetic_size)]
-            batch["x_s"], batch["y_s"], batch["p_s"] = (np.stack(column) for column in zip(*drawn, strict=True))
-        if pairs is not None and pair_size:
-            drawn_pairs = [pairs.draw() for _ in range(pair_size)]
-            batch["x_r"], batch["x_m"], batch["y_r"], batch["p_r"], batch["p_m"] = (
-                np.stack(column) for column in zip(*drawn_pairs, strict=True)
-            )
-        yield batch
+@dataclass(frozen=True)
+class ObjectSource:
+    """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker.
+
+    corners: (8, 3) metres. views, colours: from real.prepare_real_views; empty without real images. photos: images
+    (H, W, 3) uint8 that backgrounds are cut from, beside procedural ones.
+    """
+
+    mesh: Mesh
+    corners: Array
+    crop: Crop
+    synthetic: SyntheticConfig
+    real: RealConfig
+    views: list[RealView] = field(default_factory=list)
+    colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
+    photos: list[NDArray[np.uint8]] = field(default_factory=list)
+    procedural_share: float = 0.5
+
+    def open(
+        self, synthetic: bool, pairs: bool, rng: np.random.Generator
+    ) -> tuple[SyntheticSamples | None, PairSamples | None]:
+        backgrounds = Backgrounds(self.photos, self.crop.size, rng, self.procedural_share)
+        T_S = SyntheticSamples(self.mesh, self.corners, self.crop, self.synthetic, backgrounds, rng) if synthetic else None
+        T_M = None
+        if pairs:
+            T_M = PairSamples(self.mesh, self.corners, self.crop, self.real, self.synthetic.viewpoints, self.views, self.colours, backgrounds, rng)
+        return T_S, T_M

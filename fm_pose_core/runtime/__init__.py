@@ -8,14 +8,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import CORNERS, Bundle
+from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
-Images = NDArray[np.uint8]
+Images = NDArray[np.generic]
 
 # Backend -> (its module here, the packages of which one must be there, what to install). The order is that of "auto".
 BACKENDS = {
@@ -34,7 +35,8 @@ class Backend(Protocol):
     precision: str
 
     def infer(self, images: Images) -> tuple[Floats, Floats]:
-        """(N, S, S, 3) uint8 RGB windows -> corners (N, 8, 2) and spread (N, 8, 2), both float32 in window pixels."""
+        """Windows (N, S, S, C) -> points (N, P, dims) and spread (N, P, dims), both float32, as the bundle's contract says: RGB -> corners
+        in window pixels, or depth -> joints in metres."""
         ...
 
 
@@ -62,18 +64,20 @@ def load_backend(bundle: Bundle, config: EstimatorConfig | None = None) -> Backe
     raise InputError(f"backend: expected one of {', '.join(BACKENDS)} to load, got {got}")
 
 
-def check_contract(inputs: dict[str, tuple], outputs: dict[str, tuple], size: int) -> None:
-    """Raise InputError unless the network's tensors are those of docs/design.md. Shapes by name, None for a free axis."""
-    expected_inputs = {"image": (None, size, size, 3)}
-    expected_outputs = {"corners": (None, CORNERS, 2), "spread": (None, CORNERS, 2)}
+def check_contract(inputs: dict[str, tuple], outputs: dict[str, tuple], contract: Contract) -> None:
+    """Raise InputError unless the network's tensors are those of the contract. Shapes by name, None for a free axis."""
+    expected_inputs = {"image": (None, *contract.image_shape)}
+    answer = (None, contract.points, contract.dims)
+    expected_outputs = {contract.output: answer, "spread": answer}
     expect(inputs == expected_inputs, "network inputs", str(expected_inputs), inputs)
     expect(outputs == expected_outputs, "network outputs", str(expected_outputs), outputs)
 
 
-def check_images(images: Images, size: int) -> None:
-    """Raise InputError unless `images` is (N, size, size, 3) uint8 with N >= 1."""
-    fits = images.ndim == 4 and images.shape[0] > 0 and images.shape[1:] == (size, size, 3) and images.dtype == np.uint8
-    expect(fits, "images", f"uint8 (N, {size}, {size}, 3)", f"{images.dtype} {images.shape}")
+def check_images(images: Images, contract: Contract) -> None:
+    """Raise InputError unless `images` is (N, *contract.image_shape) of the contract's type with N >= 1."""
+    shape, kind = contract.image_shape, np.dtype(contract.image_type)
+    fits = images.ndim == 4 and images.shape[0] > 0 and images.shape[1:] == shape and images.dtype == kind
+    expect(fits, "images", f"{kind} (N, {', '.join(map(str, shape))})", f"{images.dtype} {images.shape}")
 
 
 def _load(name: str, bundle: Bundle, config: EstimatorConfig) -> Backend:

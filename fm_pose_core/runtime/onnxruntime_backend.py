@@ -26,15 +26,15 @@ class OnnxRuntimeBackend:
             self._session = ort.InferenceSession(os.fspath(bundle.network_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types share no public base
             raise InputError(f"{bundle.network_path}: expected a network that ONNX Runtime loads, got {error}") from None
-        check_contract(_shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), bundle.crop.size)
+        check_contract(_shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), bundle.contract)
         self.device = "CPU"
-        self._size = bundle.crop.size
+        self._contract = bundle.contract
 
     def infer(self, images: Images) -> tuple[Floats, Floats]:
         """See Backend."""
-        check_images(images, self._size)
-        corners, spread = self._session.run(["corners", "spread"], {"image": np.ascontiguousarray(images)})
-        return corners, spread
+        check_images(images, self._contract)
+        points, spread = self._session.run([self._contract.output, "spread"], {"image": np.ascontiguousarray(images)})
+        return points, spread
 
 
 def _shapes(tensors: Any) -> dict[str, tuple]:

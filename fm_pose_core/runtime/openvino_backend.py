@@ -11,10 +11,11 @@ import numpy as np
 
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_contract, check_images
 
-TOLERANCE = 2.0  # pixels: median difference of the corners on synthetic images beyond which a precision counts as broken
+TOLERANCE = 0.03  # of half a window: median difference of the points on random images beyond which a precision counts as broken
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -31,7 +32,7 @@ class OpenVinoBackend:
             options["INFERENCE_NUM_THREADS"] = str(config.threads)
         try:
             model = core.read_model(bundle.network_path)
-            check_contract({t.any_name: _shape(t) for t in model.inputs}, {t.any_name: _shape(t) for t in model.outputs}, bundle.crop.size)
+            check_contract({t.any_name: _shape(t) for t in model.inputs}, {t.any_name: _shape(t) for t in model.outputs}, bundle.contract)
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise InputError(f"{bundle.network_path}: expected a network that OpenVINO loads, got {error}") from None
@@ -40,28 +41,30 @@ class OpenVinoBackend:
         expect(asked == self.precision, "precision", f"what OpenVINO does on this processor ({self.precision})", asked)
         if self.precision != "fp32":
             reference = core.compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
-            difference = _difference(compiled, reference, bundle.crop.size)
-            wrong = f"corners that differ from fp32's by {difference:.1f} px"
-            expect(difference <= TOLERANCE, f"precision {self.precision}", "the network's corners", wrong)
+            difference = _difference(compiled, reference, bundle.contract)
+            wrong = f"points that differ from fp32's by {difference:.1%} of the half window"
+            expect(difference <= TOLERANCE, f"precision {self.precision}", "the network's points", wrong)
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        self._size = bundle.crop.size
+        self._contract = bundle.contract
         self._request = compiled.create_infer_request()
 
     def infer(self, images: Images) -> tuple[Floats, Floats]:
         """See Backend."""
-        check_images(images, self._size)
+        check_images(images, self._contract)
         result = self._request.infer({"image": np.ascontiguousarray(images)})
-        return np.array(result["corners"]), np.array(result["spread"])
+        return np.array(result[self._contract.output]), np.array(result["spread"])
 
 
-def _difference(compiled: Any, reference: Any, size: int) -> float:
-    """Median difference in pixels between the corners that two compiled networks find in images of random colour patches."""
-    patch = np.arange(size) * 8 // size
-    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)[:, patch][:, :, patch]
+def _difference(compiled: Any, reference: Any, contract: Contract) -> float:
+    """Median difference, in halves of a window or cube, between the points that two compiled networks find in images of random patches."""
+    patch = np.arange(contract.size) * 8 // contract.size
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, contract.channels), dtype=np.uint8)[:, patch][:, :, patch]
+    if contract.image_type is np.float32:
+        images = (images / 127.5 - 1.0).astype(np.float32)
     # Not compiled(images): that keeps a pointer into the array, which the next request follows after the array is gone.
     requests = (network.create_infer_request() for network in (compiled, reference))
-    ours, theirs = (np.array(request.infer({"image": images.copy()})["corners"]) for request in requests)
-    return float(np.median(np.abs(ours - theirs)))
+    ours, theirs = (np.array(request.infer({"image": images.copy()})[contract.output]) for request in requests)
+    return float(np.median(np.abs(ours - theirs))) / contract.scale
 
 
 def _shape(tensor: Any) -> tuple:

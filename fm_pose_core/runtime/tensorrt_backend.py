@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fm_pose_core.bundle import CORNERS, Bundle
+from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_images
 
@@ -53,7 +54,7 @@ def build_engine(
     config = builder.create_builder_config()
     if compute_capability is not None:
         _target(trt, config, compute_capability)
-    shape = (bundle.crop.size, bundle.crop.size, 3)
+    shape = bundle.contract.image_shape
     profile = builder.create_optimization_profile()
     profile.set_shape("image", (1, *shape), (1, *shape), (largest_batch, *shape))
     config.add_optimization_profile(profile)
@@ -72,18 +73,18 @@ class TensorRtBackend:
     def __init__(
         self,
         engine: bytes,
-        size: int,
+        contract: Contract,
         precision: str,
         largest_batch: int = LARGEST_BATCH,
         *,
         trt: Any = None,
         driver: "Driver | None" = None,
     ) -> None:
-        """engine, largest_batch: from build_engine. size: side of the window. trt, driver: stand-ins for tests."""
+        """engine, largest_batch: from build_engine. contract: the bundle's. trt, driver: stand-ins for tests."""
         trt = trt or _package()
         self._driver = driver or Driver()
         self.device, self.precision = self._driver.device_name, precision
-        self._size, self._largest = size, largest_batch
+        self._contract, self._largest = contract, largest_batch
         self._runtime = trt.Runtime(_logger(trt))  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
@@ -93,10 +94,10 @@ class TensorRtBackend:
             )
         self._context = self._engine.create_execution_context()
         expect(self._context is not None, "TensorRT engine", "an execution context", "none; is the GPU's memory full?")
-        answer = (CORNERS, 2)
+        answer = (contract.points, contract.dims)
         self._host: dict[str, np.ndarray] = {
-            "image": np.empty((largest_batch, size, size, 3), np.uint8),
-            "corners": np.empty((largest_batch, *answer), np.float32),
+            "image": np.empty((largest_batch, *contract.image_shape), contract.image_type),
+            contract.output: np.empty((largest_batch, *answer), np.float32),
             "spread": np.empty((largest_batch, *answer), np.float32),
         }
         self._device = {name: self._driver.allocate(array.nbytes) for name, array in self._host.items()}
@@ -105,7 +106,7 @@ class TensorRtBackend:
 
     def infer(self, images: Images) -> tuple[Floats, Floats]:
         """See Backend. More windows than the engine's largest batch go through in several runs."""
-        check_images(images, self._size)
+        check_images(images, self._contract)
         runs = [self._run(images[i : i + self._largest]) for i in range(0, len(images), self._largest)]
         return np.concatenate([corners for corners, _ in runs]), np.concatenate([spread for _, spread in runs])
 
@@ -118,10 +119,11 @@ class TensorRtBackend:
         driver.to_device(device["image"], host["image"][:n])
         if not self._context.execute_async_v3(driver.stream):
             raise RuntimeError("TensorRT did not start the network; see its log")
-        driver.to_host(host["corners"][:n], device["corners"])
-        driver.to_host(host["spread"][:n], device["spread"])
+        output = self._contract.output
+        for name in (output, "spread"):
+            driver.to_host(host[name][:n], device[name])
         driver.wait()
-        return host["corners"][:n].copy(), host["spread"][:n].copy()
+        return host[output][:n].copy(), host["spread"][:n].copy()
 
 
 class Driver:
@@ -180,7 +182,7 @@ def load(bundle: Bundle, config: EstimatorConfig) -> TensorRtBackend:
     expect(precision in ("fp16", "fp32"), "precision", "fp16, fp32 or auto with TensorRT", precision)
     driver = Driver()
     log.info("building a TensorRT engine of %s for %s", bundle.name, driver.device_name)
-    return TensorRtBackend(build_engine(bundle, None, precision), bundle.crop.size, precision, driver=driver)
+    return TensorRtBackend(build_engine(bundle, None, precision), bundle.contract, precision, driver=driver)
 
 
 def _package() -> ModuleType:

@@ -28,19 +28,19 @@ class TorchBackend:
             torch.set_num_threads(config.threads)
         self._place = torch.device("cuda" if on_gpu else "cpu")
         self._autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        self._size = bundle.crop.size
-        self._network = build_fused(bundle.manifest.network.architecture)
+        self._contract = bundle.contract
+        self._network = build_fused(bundle.manifest.network.architecture, bundle.contract)
         _read_weights(self._network, bundle)
         self._network.to(self._place).eval()
 
     def infer(self, images: Images) -> tuple[Floats, Floats]:
         """See Backend."""
-        check_images(images, self._size)
+        check_images(images, self._contract)
         torch = self._torch
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self._place)
         with torch.inference_mode(), torch.autocast(self._place.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None):
-            corners, spread = self._network(x)
-        return corners.float().cpu().numpy(), spread.float().cpu().numpy()
+            points, spread = self._network(x)
+        return points.float().cpu().numpy(), spread.float().cpu().numpy()
 
 
 def _read_weights(network: Any, bundle: Bundle) -> None:

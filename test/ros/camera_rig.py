@@ -18,8 +18,8 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 pytest.importorskip("fm_pose_ros.msg", reason="the messages of fm_pose_ros are not built: make environment")
 
 from diagnostic_msgs.msg import DiagnosticArray
-from fm_pose_ros.msg import ProjectedBoxArray
-from geometry_msgs.msg import PoseStamped
+from fm_pose_ros.msg import HandJoints, ProjectedBoxArray
+from geometry_msgs.msg import PoseArray, PoseStamped
 from rcl_interfaces.msg import Log
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -91,7 +91,7 @@ class Peer:
     time: `wait` spins until its condition holds.
     """
 
-    def __init__(self, listen: tuple[str, ...] = (), *, image: str = "image_raw", info: str = "camera_info", node: str = NODE) -> None:
+    def __init__(self, listen: tuple[str, ...] = (), *, image: str = "image_raw", info: str = "camera_info", node: str = NODE, compressed: str = "/compressed") -> None:
         number = next(_numbers)
         # rcl keeps one /rosout publisher per logger name in the whole process, so each node needs a name of its own.
         self.namespace = f"cell{number}"
@@ -104,10 +104,13 @@ class Peer:
         self._spinner = SingleThreadedExecutor(context=self.context)
         self._spinner.add_node(self.peer)
         self.images = self.peer.create_publisher(Image, image, qos_profile_sensor_data)
-        self.compressed = self.peer.create_publisher(CompressedImage, f"{image}/compressed", qos_profile_sensor_data)
+        self.compressed = self.peer.create_publisher(CompressedImage, f"{image}{compressed}", qos_profile_sensor_data)
         self.infos = self.peer.create_publisher(CameraInfo, info, qos_profile_sensor_data)
         self.detections = self.peer.create_publisher(Detection2DArray, "detections_2d", 10)
-        kinds = {"detections": Detection3DArray, "pose": PoseStamped, "boxes": ProjectedBoxArray, "markers": MarkerArray, "overlay": Image}
+        kinds = {
+            "detections": Detection3DArray, "pose": PoseStamped, "boxes": ProjectedBoxArray, "markers": MarkerArray, "overlay": Image,
+            "joints": HandJoints, "poses": PoseArray,
+        }  # fmt: skip
         for topic in listen:
             self.listen(kinds[topic], f"{self.node_name}/{topic}", topic)
         self.listen(TFMessage, "/tf", "tf")
@@ -148,17 +151,21 @@ class Peer:
 
     def status(self) -> dict[str, str]:
         """Key-value pairs of the newest diagnostics, or nothing."""
-        mine = [s for array in self.heard["diagnostics"] for s in array.status if "object_pose_node" in s.name]
+        mine = [s for array in self.heard["diagnostics"] for s in array.status if self.node_name.lstrip("/") in s.name]
         return {pair.key: pair.value for pair in mine[-1].values} if mine else {}
 
 
 class Rig(Peer):
     """A Peer with the node under test, which spins on a thread of its own."""
 
-    def __init__(self, bundle: Path | str, parameters: dict[str, Any], listen: tuple[str, ...], node_class: type = ObjectPoseNode) -> None:
-        """parameters: {ns} in a name stands for the namespace."""
-        super().__init__(listen)
-        values = {"bundle": str(bundle), "window_source": "fixed", "backend": "onnxruntime", "threads": 1, "diagnostics_period": 0.2}
+    def __init__(
+        self, bundle: Path | str, parameters: dict[str, Any], listen: tuple[str, ...], node_class: type = ObjectPoseNode, **topics: str
+    ) -> None:
+        """parameters: {ns} in a name stands for the namespace. topics: as for Peer."""
+        super().__init__(listen, **topics)
+        values: dict[str, Any] = {"bundle": str(bundle), "backend": "onnxruntime", "threads": 1, "diagnostics_period": 0.2}
+        if node_class is ObjectPoseNode:
+            values["window_source"] = "fixed"
         overrides = [Parameter(name.format(ns=self.namespace), value=value) for name, value in {**values, **parameters}.items()]
         self.node = node_class(context=self.context, namespace=self.namespace, parameter_overrides=overrides)
         self._executor = SingleThreadedExecutor(context=self.context)

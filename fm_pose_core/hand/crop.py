@@ -1,0 +1,120 @@
+"""From a depth map to the network's window, as in the pipeline of DeepPrior (Oberweger et al. 2015), which section 4.2 uses: a metric cube
+around the hand's centre of mass, resized, depth normalised to [-1, 1]."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.config import knob
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array
+from fm_pose_core.types import Camera
+
+Depth = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HandCropConfig:
+    size: int = knob(128, "Side of the network's window, pixels; a multiple of 16.", 32, 1024)
+    cube: float = knob(0.30, "Side of the cube around the hand, metres.", 0.05, 2.0)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Where the hand is looked for: the nearest thing that is large enough."""
+
+    nearest: float = knob(0.15, "Nearest depth at which a hand is looked for, metres.", 0.01, 20.0)
+    farthest: float = knob(1.5, "Farthest depth, metres.", 0.01, 20.0)
+    smallest: float = knob(0.002, "Smallest visible area of a hand, square metres.", 0.0, 1.0)
+
+
+class HandCrop:
+    """Cuts windows out of depth maps (H, W) float32 in metres, in which 0 and NaN are holes."""
+
+    def __init__(self, config: HandCropConfig | None = None) -> None:
+        self.config = config or HandCropConfig()
+        self.size, self.half = self.config.size, self.config.cube / 2
+
+    def cut(self, depth: Depth, camera: Camera, center: Array) -> Depth:
+        """-> (size, size) float32 in [-1, 1]: depth relative to `center` (3,) metres, in half cubes; 1 for what is behind the cube, in
+        front of it, or a hole."""
+        warped = cv2.warpAffine(depth, self.affine(camera, center), (self.size, self.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        return self.normalise(warped, center[2])
+
+    def normalise(self, depth: Depth, z: float) -> Depth:
+        """Depth (…) metres -> [-1, 1] about `z`; holes and what lies outside the cube are background, 1."""
+        relative = (depth - np.float32(z)) / np.float32(self.half)
+        outside = ~(np.abs(relative) < 1.0) | (depth <= 0)  # NaN compares false
+        relative[outside] = 1.0
+        return relative
+
+    def affine(self, camera: Camera, center: Array) -> Array:
+        """(2, 3): pixels of the image -> pixels of the window, in which the cube's front view at depth z fills the window."""
+        expect(center[2] > 0, "the hand's centre", "in front of the camera", center)
+        u, v = camera.K[0, 0] * center[0] / center[2] + camera.K[0, 2], camera.K[1, 1] * center[1] / center[2] + camera.K[1, 2]
+        sx, sy = (self.size * center[2] / (2 * self.half * camera.K[k, k]) for k in (0, 1))
+        middle = (self.size - 1) / 2
+        return np.array([[sx, 0.0, middle - sx * u], [0.0, sy, middle - sy * v]])
+
+    def to_target(self, joints: Array, center: Array) -> Array:
+        """Joints (…, 3) metres -> relative to the cube's centre, in half cubes."""
+        return (joints - center) / self.half
+
+    def to_joints(self, target: Array, center: Array) -> Array:
+        """The inverse of `to_target`."""
+        return target * self.half + center
+
+
+def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30) -> Array | None:
+    """The centre (3,) metres of the nearest blob in the depth range, or None. The centre of mass of what lies within a cube around
+    the blob's nearest part, moved on until it stays (mean shift)."""
+    s = search or SearchConfig()
+    inside = (depth >= s.nearest) & (depth <= s.farthest)
+    count, labels, _, _ = cv2.connectedComponentsWithStats(_without_edges(depth, inside), connectivity=4)
+    if count < 2:
+        return None
+    flat = labels.ravel()
+    values = depth.ravel()
+    pixel_area = (values.astype(np.float64) ** 2) / (camera.K[0, 0] * camera.K[1, 1])  # square metres, seen frontally
+    areas = np.bincount(flat, np.where(flat > 0, pixel_area, 0.0), count)
+    large = [k for k in range(1, count) if areas[k] >= s.smallest]
+    if not large:
+        return None
+    near = {k: float(np.percentile(values[flat == k], 2)) for k in large}
+    blob = min(large, key=lambda k: near[k])
+    v, u = np.nonzero((labels == blob) & (depth < near[blob] + cube / 2))
+    return centre_of_mass(depth, camera, _points(depth, camera, u, v).mean(0), cube, s)
+
+
+def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30, search: SearchConfig | None = None, rounds: int = 4) -> Array:
+    """The centre (3,) of the points within the cube around `start`, repeated; `start` itself where there are none."""
+    s = search or SearchConfig()
+    center = np.asarray(start, dtype=np.float64)
+    half = cube / 2
+    for _ in range(rounds):
+        u, v = camera.K[0, 0] * center[0] / center[2] + camera.K[0, 2], camera.K[1, 1] * center[1] / center[2] + camera.K[1, 2]
+        ru, rv = half * camera.K[0, 0] / center[2], half * camera.K[1, 1] / center[2]
+        u0, v0 = max(0, int(u - ru)), max(0, int(v - rv))
+        part = depth[v0 : max(v0, int(v + rv) + 1), u0 : max(u0, int(u + ru) + 1)]
+        rows, columns = np.nonzero((np.abs(part - center[2]) < half) & (part >= s.nearest) & (part <= s.farthest))
+        if not len(rows):
+            return center
+        center = _points(depth, camera, columns + u0, rows + v0).mean(0)
+    return center
+
+
+def _without_edges(depth: Depth, inside: NDArray[np.bool_], jump: float = 0.03) -> NDArray[np.uint8]:
+    """`inside` without the pixels where the depth jumps, so that a hand before the body is a blob of its own."""
+    known = np.nan_to_num(depth)
+    step_u = np.zeros(depth.shape, bool)
+    step_v = np.zeros(depth.shape, bool)
+    step_u[:, 1:] = np.abs(np.diff(known, axis=1)) > jump
+    step_v[1:] = np.abs(np.diff(known, axis=0)) > jump
+    return (inside & ~step_u & ~step_v).astype(np.uint8)
+
+
+def _points(depth: Depth, camera: Camera, u: NDArray[np.int64], v: NDArray[np.int64]) -> Array:
+    z = depth[v, u].astype(np.float64)
+    return np.stack([(u - camera.K[0, 2]) / camera.K[0, 0] * z, (v - camera.K[1, 2]) / camera.K[1, 1] * z, z], -1)

@@ -1,0 +1,81 @@
+"""From a depth map and a camera to the joints of the hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.bundle import HandBundle
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array
+from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
+from fm_pose_core.runtime import Backend, load_backend
+from fm_pose_core.types import Camera
+
+Depth = NDArray[np.float32]
+EXPECTED_ERROR = 0.02  # metres: the mean joint error at whose expectation the score is 0.5
+
+
+@dataclass(frozen=True)
+class HandPose:
+    """joints (J, 3) metres in the camera's optical frame, in the order of the bundle's names; spread (J,): expected standard deviation of
+    each, metres; center (3,): of the cube; score in [0, 1], 0.5 where a mean error of 20 mm is expected; accepted: False if the score is too
+    low, with a reason."""
+
+    joints: Array
+    spread: Array
+    center: Array
+    score: float
+    accepted: bool
+    reason: str = ""
+
+
+class HandEstimator:
+    """bundle: the network for hands. backend: the engine that runs it. search: where hands are looked for. refine: cut a second time,
+    around the centre of mass of what lies near the joints of the first answer.
+
+    For one thread at a time: a backend keeps its buffers between calls.
+    """
+
+    def __init__(
+        self, bundle: HandBundle, backend: Backend, config: EstimatorConfig | None = None, search: SearchConfig | None = None, refine: bool = False
+    ) -> None:
+        self.bundle, self.backend = bundle, backend
+        self.config, self.search, self.refine = config or EstimatorConfig(), search or SearchConfig(), refine
+        self._crop = HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube))
+
+    @classmethod
+    def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None, search: SearchConfig | None = None, refine: bool = False) -> "HandEstimator":
+        """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
+        config = config or EstimatorConfig()
+        bundle = HandBundle.load(bundle_dir)
+        return cls(bundle, load_backend(bundle, config), config, search, refine)
+
+    def estimate(self, depth: Depth, camera: Camera, near: Array | None = None) -> HandPose | None:
+        """The hand in a depth map (H, W) float32 metres, 0 or NaN where there is none; None if there is no hand in the depth range.
+
+        near (3,) metres: about where the hand is; without it, the nearest blob. Raises InputError for a depth map that does not fit the camera.
+        """
+        expected = (camera.height, camera.width)
+        fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
+        expect(fits, "depth", f"float32 {expected} as the camera says", f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}")
+        cube = self.bundle.hand.cube
+        center = find_hand(depth, camera, self.search, cube) if near is None else centre_of_mass(depth, camera, near, cube, self.search)
+        if center is None:
+            return None
+        pose = self._estimate(depth, camera, center)
+        if self.refine:
+            pose = self._estimate(depth, camera, centre_of_mass(depth, camera, pose.joints.mean(0), 0.7 * cube, self.search))
+        return pose
+
+    def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
+        window = self._crop.cut(depth, camera, center)[None, ..., None]
+        joints, spread = self.backend.infer(window)
+        deviation = np.sqrt(np.square(spread[0].astype(np.float64)).mean(1)) * self.bundle.manifest.calibration.spread_scale
+        error = float(1.6 * deviation.mean())  # the mean of a three-dimensional normal distribution's distance is 1.6 deviations
+        score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
+        accepted = score >= self.config.min_score
+        reason = "" if accepted else f"score {score:.2f} is below {self.config.min_score:g}"
+        return HandPose(joints[0].astype(np.float64) + center, deviation, center, score, accepted, reason)

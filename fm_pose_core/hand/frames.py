@@ -1,0 +1,137 @@
+"""Depth maps with annotated joints: readers for NYU (Tompson et al. 2014) and ICVL (Tang et al. 2014), and a writer in NYU's layout.
+
+NYU:   ROOT/{train,test}/depth_1_0000001.png (millimetres, green times 256 plus blue) and joint_data.mat
+ICVL:  ROOT/{Training,Testing}/Depth/… (16-bit PNG, millimetres) and labels.txt, or the published list and label files
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.data.bop import write_atomically
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.evaluate.hand import DATASETS, MM, HandDataset
+from fm_pose_core.geometry import Array
+from fm_pose_core.types import Camera
+
+Depth = NDArray[np.float32]
+NYU_OF_36 = (0, 3, 6, 9, 12, 15, 18, 21, 24, 25, 27, 30, 31, 32)  # the 14 joints that are scored among the 36 in joint_data.mat
+NYU_SUBJECTS = {"test": 2440}  # frames from this one on (counted from 0) show the second person of the test set
+
+
+@dataclass(frozen=True)
+class HandFrames:
+    """paths: of the depth maps, N; joints (N, J, 3) metres in the camera's frame; subjects (N,): number of the person."""
+
+    dataset: HandDataset
+    camera: Camera
+    paths: tuple[Path, ...]
+    joints: Array
+    subjects: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def depth(self, index: int) -> Depth:
+        """(H, W) float32 metres, 0 where there is none. Raises InputError for a file that is no depth map."""
+        return read_depth(self.paths[index])
+
+    def chosen(self, indices: Sequence[int] | NDArray[np.int64]) -> "HandFrames":
+        """Those frames alone."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return HandFrames(self.dataset, self.camera, tuple(self.paths[i] for i in indices), self.joints[indices], self.subjects[indices])
+
+
+def read_depth(path: str | Path) -> Depth:
+    """A depth map in metres: a 16-bit PNG of millimetres, or NYU's colour PNG with the depth in green and blue."""
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    expect(values is not None, str(path), "a depth map (PNG)", "nothing that can be read")
+    if values.ndim == 3 and values.shape[2] >= 3 and values.dtype == np.uint8:
+        return (values[..., 1].astype(np.float32) * 256 + values[..., 0]) * np.float32(MM)
+    expect(values.ndim == 2 and values.dtype == np.uint16, str(path), "16 bit, or NYU's colour coding", f"{values.dtype} {values.shape}")
+    return values.astype(np.float32) * np.float32(MM)
+
+
+def read_frames(name: str, root: str | Path, split: str) -> HandFrames:
+    """The frames of one split of `nyu` or `icvl`. Raises InputError for what is missing or broken."""
+    expect(name in DATASETS, "dataset", f"one of {', '.join(DATASETS)}", name)
+    return _read_nyu(Path(root), split) if name == "nyu" else _read_icvl(Path(root), split)
+
+
+def _read_nyu(root: Path, split: str) -> HandFrames:
+    from scipy.io import loadmat
+
+    dataset = DATASETS["nyu"]
+    folder = root / split
+    file = folder / "joint_data.mat"
+    expect(file.is_file(), str(file), "NYU's annotations", "nothing there")
+    try:
+        uvd = np.asarray(loadmat(str(file))["joint_uvd"][0], dtype=np.float64)  # of the first of three cameras
+    except (KeyError, ValueError, IndexError, NotImplementedError) as error:
+        raise InputError(f"{file}: expected NYU's joint_uvd, got {type(error).__name__} {error}") from None
+    expect(uvd.ndim == 3 and uvd.shape[1:] == (36, 3), str(file), "joint_uvd of (cameras, N, 36, 3)", uvd.shape)
+    paths = tuple(folder / f"depth_1_{k + 1:07d}.png" for k in range(len(uvd)))
+    present = np.array([p.is_file() for p in paths])
+    expect(bool(present.any()), str(folder), "depth_1_0000001.png and on", "none")
+    subject = (np.arange(len(uvd)) >= NYU_SUBJECTS.get(split, len(uvd))).astype(np.int64)
+    if (folder / "subjects.txt").is_file():  # a simulated dataset tells who is who
+        subject = np.loadtxt(folder / "subjects.txt", dtype=np.int64, ndmin=1)
+        expect(len(subject) == len(uvd), str(folder / "subjects.txt"), f"{len(uvd)} lines", len(subject))
+    joints = dataset.to_metres(uvd[:, NYU_OF_36])
+    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, subject)
+    return frames if present.all() else frames.chosen(np.nonzero(present)[0])
+
+
+def _read_icvl(root: Path, split: str) -> HandFrames:
+    dataset = DATASETS["icvl"]
+    file = next((p for p in (root / split / "labels.txt", root / f"{split}.txt") if p.is_file()), None)
+    if file is None:
+        raise InputError(f"{root}: expected {split}/labels.txt, with an image's name and 16 joints a line, got nothing")
+    names, rows = [], []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            expect(len(words) == 1 + 3 * len(dataset.joints), f"{file}:{number}", "a name and 48 numbers", f"{len(words)} words")
+            rows.append([float(w) for w in words[1:]])
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{file}:{number}: expected numbers, got {line[:80]!r}") from None
+        names.append(words[0])
+    expect(bool(rows), str(file), "at least one frame", "none")
+    folders = (file.parent / "Depth", file.parent)
+    paths = tuple(next((f / n for f in folders if (f / n).is_file()), folders[0] / n) for n in names)
+    present = np.array([p.is_file() for p in paths])
+    expect(bool(present.any()), str(folders[0]), f"the depth maps that {file.name} names, such as {names[0]}", "none")
+    joints = dataset.to_metres(np.array(rows).reshape(len(rows), -1, 3))
+    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, np.zeros(len(rows), np.int64))
+    return frames if present.all() else frames.chosen(np.nonzero(present)[0])
+
+
+def _camera(dataset: HandDataset, path: Path) -> Camera:
+    height, width = read_depth(path).shape
+    return Camera(np.array([[dataset.fx, 0, dataset.cx], [0, dataset.fy, dataset.cy], [0, 0, 1]]), width, height)
+
+
+def write_nyu(folder: str | Path, depths: Sequence[Depth], joints: Array) -> None:
+    """Write one split in NYU's layout: depths (H, W) metres, joints (N, 14, 3) metres in the frame of NYU's camera."""
+    import io
+
+    from scipy.io import savemat
+
+    folder, dataset = Path(folder), DATASETS["nyu"]
+    uvd = np.zeros((3, len(joints), 36, 3))
+    uvd[0, :, NYU_OF_36] = dataset.to_uvd(joints).transpose(1, 0, 2)
+    for k, depth in enumerate(depths):
+        millimetres = np.rint(np.nan_to_num(depth) / MM).astype(np.uint16)
+        coded = np.dstack([millimetres & 255, millimetres >> 8, np.zeros_like(millimetres)]).astype(np.uint8)
+        write_atomically(folder / f"depth_1_{k + 1:07d}.png", cv2.imencode(".png", coded)[1].tobytes())
+    buffer = io.BytesIO()
+    savemat(buffer, {"joint_uvd": uvd})
+    write_atomically(folder / "joint_data.mat", buffer.getvalue())

@@ -1,0 +1,150 @@
+"""A dataset of "real" hands where none can be had: depth maps of a simulated sensor, in NYU's layout.
+
+They differ from the training renderings as real ones do: another hand (other bone lengths and skin, or the rigged mesh of a file), gestures
+instead of random poses, a sensor with shadows, steps, holes and ragged edges, and something behind the hand.
+
+    fm-pose simulate OUTPUT_DIR --of hands        # writes the splits train (two people) and test (a third)
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core import progress
+from fm_pose_core.data.bop import write_atomically
+from fm_pose_core.data.renderer import DepthRenderer
+from fm_pose_core.evaluate.hand import DATASETS
+from fm_pose_core.geometry import Array
+from fm_pose_core.hand.fitting import rotation_vectors
+from fm_pose_core.hand.frames import write_nyu
+from fm_pose_core.hand.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets, rotations
+from fm_pose_core.hand.skin import SkinnedHand, Thickness, build_skin
+from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
+
+Depth = NDArray[np.float32]
+WIDTH, HEIGHT = 640, 480
+# Bend of thumb, index, middle, ring and pinky (0 straight, 1 closed), and how far the fingers are spread (0 to 1).
+GESTURES = {
+    "open": ((0.1, 0.0, 0.0, 0.0, 0.05), 0.6), "spread": ((0.0, 0.0, 0.0, 0.0, 0.0), 1.0), "fist": ((0.8, 0.95, 0.95, 0.95, 0.95), 0.0),
+    "point": ((0.7, 0.0, 0.9, 0.95, 0.95), 0.1), "two": ((0.8, 0.0, 0.0, 0.9, 0.9), 0.7), "three": ((0.1, 0.0, 0.0, 0.9, 0.95), 0.6),
+    "thumb": ((0.0, 0.9, 0.95, 0.95, 0.95), 0.0), "pinch": ((0.45, 0.5, 0.15, 0.1, 0.1), 0.4), "hook": ((0.3, 0.6, 0.6, 0.6, 0.6), 0.1),
+    "grasp": ((0.4, 0.4, 0.42, 0.45, 0.5), 0.5), "horns": ((0.7, 0.0, 0.9, 0.9, 0.0), 0.3), "relaxed": ((0.25, 0.2, 0.27, 0.33, 0.4), 0.3),
+    "four": ((0.8, 0.0, 0.0, 0.0, 0.0), 0.4), "call": ((0.0, 0.9, 0.95, 0.9, 0.0), 0.4),
+}  # fmt: skip
+
+Person = tuple[SkinnedHand, tuple[Landmark, ...]]
+
+
+def people(count: int, rng: np.random.Generator, hand: SkinnedHand | None = None) -> list[Person]:
+    """Hands with bone lengths of their own: of `hand`'s skin, or of a skin that is not the training's (plumper, knuckles less marked)."""
+    result = []
+    for _ in range(count):
+        start = hand.skeleton if hand is not None else Skeleton()
+        mirror = np.array([-1.0 if start.left else 1.0, 1.0, 1.0])
+        offsets = start.offsets * mirror * rng.uniform(0.93, 1.07) * rng.uniform(0.95, 1.05, (len(start.bones), 1))
+        skeleton = start.with_offsets(offsets)
+        placed = joint_sets()["nyu14"]
+        if hand is not None:
+            skin = hand.reshaped(skeleton)
+        else:
+            thickness = Thickness((0.0112, 0.0098, 0.0092, 0.0080), (0.0142, 0.0126, 0.0115, 0.0096), 0.0118, (0.030, 0.023), 0.10, rng.uniform(0.9, 1.1))
+            skin = build_skin(skeleton, thickness, faces=6000)
+        result.append((skin, placed))
+    return result
+
+
+def gesture_pose(skeleton: Skeleton, name: str, rng: np.random.Generator) -> Array:
+    """Joint angles (A,) of a gesture as a person makes it: about."""
+    bends, spread = GESTURES[name]
+    angles = np.clip(rng.normal(scale=np.radians(4), size=len(skeleton.angles)), skeleton.least, skeleton.largest)
+    for finger, bend in zip(FINGERS, bends, strict=True):
+        for bone in ("proximal", "middle", "distal"):
+            if f"{finger}_{bone}_x" in skeleton.angles:
+                k = skeleton.angles.index(f"{finger}_{bone}_x")
+                angles[k] = np.clip(bend + rng.normal(scale=0.06), 0, 1) * skeleton.largest[k]
+    for finger, way in (("index", -1.0), ("ring", 0.6), ("pinky", 1.0)):
+        k = skeleton.angles.index(f"{finger}_proximal_z")
+        angles[k] = np.clip(way * spread * np.radians(14) * (1 - bends[FINGERS.index(finger)]), skeleton.least[k], skeleton.largest[k])
+    k = skeleton.angles.index("thumb_metacarpal_x")
+    angles[k] = np.clip(bends[0], 0, 1) * 0.8 * skeleton.largest[k]
+    for axis in "xz":
+        k = skeleton.angles.index(f"forearm_{axis}")
+        angles[k] = np.clip(rng.normal(scale=np.radians(14)), skeleton.least[k], skeleton.largest[k])
+    return np.clip(angles, skeleton.least, skeleton.largest)
+
+
+def motion(skeleton: Skeleton, frames: int, rng: np.random.Generator, hold: int = 12) -> Array:
+    """Poses (frames, 6 + A) of a hand that goes from gesture to gesture, upright before the camera, and turns as it goes."""
+    keys = []
+    for _ in range(frames // hold + 2):
+        pose = np.zeros(skeleton.size)
+        pose[RIGID:] = gesture_pose(skeleton, str(rng.choice(list(GESTURES))), rng)
+        turn = np.radians([rng.normal(scale=25), rng.uniform(-100, 100), rng.normal(scale=40)])
+        # Upright: fingers up in the picture (-y), palm to the camera (-z); then turned about the image's axes.
+        upright = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
+        R = rotations(np.array([[0, 0, turn[2]]])) @ rotations(np.array([[turn[0], 0, 0]])) @ rotations(np.array([[0, turn[1], 0]])) @ upright[None]
+        pose[:3] = rotation_vectors(R)[0]
+        pose[3:6] = np.array([rng.uniform(-0.16, 0.16), rng.uniform(-0.08, 0.16), 1.0]) * rng.uniform(0.5, 0.95)
+        keys.append(pose)
+    poses = np.empty((frames, skeleton.size))
+    for i in range(frames):
+        k, t = divmod(i / hold, 1.0)
+        a, b = keys[int(k)], keys[int(k) + 1]
+        t = t * t * (3 - 2 * t)
+        poses[i] = (1 - t) * a + t * b
+        between = rotation_vectors(rotations(b[None, :3]) @ rotations(a[None, :3]).transpose(0, 2, 1))
+        poses[i, :3] = rotation_vectors(rotations(t * between) @ rotations(a[None, :3]))[0]
+    return poses
+
+
+def photograph(renderer: DepthRenderer, hand: SkinnedHand, pose: Array, K: Array, sensor: DepthSensorConfig, rng: np.random.Generator) -> Depth:
+    """A depth map (HEIGHT, WIDTH) metres of the hand before a slanted background, as the sensor reports it."""
+    depth = renderer.render(hand.posed(pose), K)
+    rows, columns = np.nonzero(depth > 0)
+    if not len(rows):
+        return depth
+    v, u = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    far = depth.max() + rng.uniform(0.25, 1.0)
+    behind = (far * (1 + rng.uniform(-0.15, 0.15) * (u / WIDTH - 0.5) + rng.uniform(-0.15, 0.15) * (v / HEIGHT - 0.5))).astype(np.float32)
+    scene = np.where(depth > 0, depth, behind)
+    # Only around the hand the sensor matters; elsewhere it is the background.
+    m = 24
+    box = np.s_[max(0, rows.min() - m) : rows.max() + m, max(0, columns.min() - 3 * m) : columns.max() + 3 * m]
+    result = np.where(rng.uniform(size=scene.shape) < 0.02, 0.0, scene).astype(np.float32)
+    result[box] = sense(np.ascontiguousarray(scene[box]), K, sensor, rng)
+    return result
+
+
+def simulate_hands(
+    output: Path, train: int = 2000, test: int = 500, seed: int = 0, hand: SkinnedHand | None = None, sensor: DepthSensorConfig | None = None, show_progress: bool = False
+) -> Path:
+    """Write `train` frames of two people and `test` of a third. hand: whose skin they have, such as `rigged_hand`'s."""
+    dataset = DATASETS["nyu"]
+    K = np.array([[dataset.fx, 0, dataset.cx], [0, dataset.fy, dataset.cy], [0, 0, 1]])
+    rng = np.random.default_rng([seed, 11])
+    all_people = people(3, rng, hand)
+    for split, persons, count in (("train", all_people[:2], train), ("test", all_people[2:], test)):
+        depths, joints = [], []
+        for skin, placed in persons:
+            frames = count // len(persons)
+            renderer = DepthRenderer(len(skin.vertices), skin.faces, WIDTH, HEIGHT)
+            bone, offset = skin.skeleton.on_bones(placed)
+            poses = motion(skin.skeleton, frames, rng)
+            joints.append(skin.skeleton.points(poses, bone, offset))
+            for pose in progress.over(poses, frames, f"simulate {split}", "frame", show_progress):
+                depths.append(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
+            renderer.close()
+        if depths:
+            write_nyu(output / split, depths, np.concatenate(joints))
+            people_of = np.repeat(np.arange(len(persons)), count // len(persons))
+            write_atomically(output / split / "subjects.txt", "\n".join(map(str, people_of)).encode())
+    return output
+
+
+def picture(depth: Depth, nearest: float, farthest: float) -> NDArray[np.uint8]:
+    """Depth in false colours (H, W, 3) RGB; black where there is none."""
+    share = np.clip((farthest - depth) / (farthest - nearest), 0, 1)
+    colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.where((depth > 0)[..., None], colours, 0).astype(np.uint8)

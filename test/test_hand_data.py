@@ -1,0 +1,271 @@
+"""Depth maps of hands: crop, samples, datasets, sensor, evaluation."""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
+pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
+
+from fm_pose_core.cli import main
+from fm_pose_core.errors import InputError
+from fm_pose_core.evaluate.hand import DATASETS, read_joints, score_joints, write_joints
+from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
+from fm_pose_core.hand.frames import read_depth, read_frames, write_nyu
+from fm_pose_core.hand.prior import PoseConfig, PosePrior
+from fm_pose_core.hand.samples import HandPairs, HandRealConfig, HandRenderer, HandSamples, HandSyntheticConfig, HandView, draw_window
+from fm_pose_core.hand.skeleton import Skeleton, joint_sets
+from fm_pose_core.hand.skin import SkinnedHand, build_skin
+from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
+from fm_pose_core.types import Camera
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data")) / "hand"
+CAMERA = Camera(np.array([[588.03, 0, 320], [0, 587.07, 240], [0, 0, 1]]), 640, 480)
+NYU14 = joint_sets()["nyu14"]
+
+
+@pytest.fixture(scope="module")
+def hand() -> SkinnedHand:
+    return build_skin(Skeleton(), faces=2500)
+
+
+def ball(center: tuple[float, float, float], radius: float, behind: float = 1.4) -> np.ndarray:
+    """A depth map of a sphere before a wall."""
+    v, u = np.mgrid[: CAMERA.height, : CAMERA.width]
+    rays = np.stack([(u - 320) / 588.03, (v - 240) / 587.07, np.ones_like(u, float)], -1)
+    c = np.array(center)
+    a, b = (rays**2).sum(-1), rays @ c
+    inside = b**2 - a * (c @ c - radius**2)
+    depth = np.full(u.shape, behind)
+    depth[inside > 0] = ((b - np.sqrt(np.maximum(inside, 0))) / a)[inside > 0]
+    return depth.astype(np.float32)
+
+
+# Crop
+
+
+def test_the_cube_fills_the_window_and_joints_go_back() -> None:
+    crop, center = HandCrop(HandCropConfig(128, 0.3)), np.array([0.1, -0.05, 0.7])
+    window = crop.cut(ball(tuple(center), 0.06), CAMERA, center)
+    assert window.shape == (128, 128) and window.dtype == np.float32 and window.min() >= -1 and window.max() == 1.0
+    seen = np.argwhere(window < 1)
+    radius = 0.06 / 0.3 * 128 / np.sqrt(1 - (0.06 / 0.7) ** 2)
+    np.testing.assert_allclose(seen.mean(0), 63.5, atol=1.5)
+    assert np.ptp(seen, axis=0) / 2 == pytest.approx(radius, abs=2)
+    assert window[63:65, 63:65].min() == pytest.approx(-0.06 / 0.15, abs=0.02)
+    joints = np.random.default_rng(0).normal(size=(14, 3))
+    np.testing.assert_allclose(crop.to_joints(crop.to_target(joints, center), center), joints)
+
+
+def test_holes_and_what_lies_outside_the_cube_are_background() -> None:
+    crop = HandCrop(HandCropConfig(32, 0.3))
+    values = np.array([0.0, np.nan, 0.7, 0.7 + 0.16, 0.7 - 0.16, 0.7 + 0.075], np.float32)
+    np.testing.assert_allclose(crop.normalise(values, 0.7), [1, 1, 0, 1, 1, 0.5], atol=1e-6)
+
+
+def test_the_nearest_large_blob_is_the_hand() -> None:
+    depth = np.minimum(ball((0.15, 0.0, 0.6), 0.05), ball((-0.2, 0.0, 1.0), 0.12))
+    depth[10:14, 10:14] = 0.3  # small and near: noise
+    center = find_hand(depth, CAMERA)
+    assert center is not None
+    np.testing.assert_allclose(center[:2], [0.15, 0.0], atol=0.01)
+    assert 0.54 < center[2] < 0.61
+    assert find_hand(np.full_like(depth, 2.0), CAMERA) is None
+    assert find_hand(np.zeros_like(depth), CAMERA) is None
+    far = find_hand(depth, CAMERA, SearchConfig(nearest=0.8))
+    assert far is not None and far[0] < -0.1
+
+
+def test_centre_of_mass_moves_to_the_hand() -> None:
+    center = centre_of_mass(ball((0.1, 0.05, 0.7), 0.05), CAMERA, np.array([0.14, 0.02, 0.72]))
+    np.testing.assert_allclose(center[:2], [0.1, 0.05], atol=0.006)
+
+
+# Samples
+
+
+def test_labels_agree_with_the_depth(hand: SkinnedHand) -> None:
+    """The nearest point of the skin, which is surely seen, is where the window has its least depth."""
+    crop, rng = HandCrop(), np.random.default_rng(0)
+    renderer = HandRenderer(hand, NYU14, crop)
+    prior = PosePrior(hand.skeleton, PoseConfig())
+    for _ in range(5):
+        pose = prior.draw(rng)
+        view = renderer.render(pose)
+        vertices = hand.posed(pose).astype(np.float64)
+        front = vertices[np.argmin(vertices[:, 2])]
+        marked = HandView(view.layers, view.camera, view.center, front[None])
+        (window,), (label,) = draw_window(marked, crop, 0.0, 0.0, 0.0, rng)
+        v, u = np.argwhere(window == window.min())[0]
+        expected = crop.affine(view.camera, view.center) @ [*view.camera.pixels(front[None])[0], 1.0]
+        assert np.linalg.norm(np.array([u, v]) - expected) < 3
+        assert window.min() == pytest.approx(label[2] / crop.half, abs=0.02)
+        (window,), (label,) = draw_window(marked, crop, 180.0, 0.01, 0.1, rng)
+        assert window.min() == pytest.approx(label[2] / crop.half, abs=0.02)
+    renderer.renderer.close()
+
+
+def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
+    from fm_pose_core.hand.fitting import rotation_vectors
+    from fm_pose_core.hand.skeleton import rotations
+
+    crop = HandCrop()
+    renderer = HandRenderer(hand, NYU14, crop)
+    pose = PosePrior(hand.skeleton, PoseConfig()).draw(np.random.default_rng(5))
+    R = rotations(np.array([[0, 0, 0.7]]))[0]
+    turned = pose.copy()
+    turned[:3], turned[3:6] = rotation_vectors((R @ rotations(pose[None, :3])[0])[None])[0], R @ pose[3:6]
+
+    class Fixed:
+        """Stands for a random generator that draws this turn and nothing else."""
+
+        def normal(self, scale: float, size: int) -> np.ndarray:
+            return np.zeros(size)
+
+        def uniform(self, low: float, high: float) -> float:
+            return float(np.degrees(0.7)) if high > 1 else 0.0
+
+    view, direct = renderer.render(pose), renderer.render(turned)
+    direct.center = R @ view.center
+    (a,), labels = draw_window(view, crop, 180.0, 0.0, 0.0, Fixed())  # type: ignore[arg-type]
+    b = crop.cut(direct.layers[0], direct.camera, direct.center)
+    both = (a < 1) & (b < 1)
+    assert both.sum() / ((a < 1) | (b < 1)).sum() > 0.94
+    assert np.median(np.abs(a - b)[both]) < 0.01
+    np.testing.assert_allclose(labels, direct.joints - direct.center, atol=1e-9)
+    renderer.renderer.close()
+
+
+def test_samples_differ_and_repeat_by_seed(hand: SkinnedHand) -> None:
+    def some(seed: int) -> list[np.ndarray]:
+        samples = HandSamples([(hand, NYU14)], np.zeros((0, hand.skeleton.size)), HandCrop(), HandSyntheticConfig(), np.random.default_rng(seed), ring=16)
+        drawn = [samples.draw()[0] for _ in range(6)]
+        samples.close()
+        return drawn
+
+    a, b, c = some(1), some(1), some(2)
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not np.array_equal(a[0], c[0]) and not np.array_equal(a[0], a[1])
+
+
+def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
+    """From a dataset whose hand is ours: both halves must then be alike."""
+    from fm_pose_core.data.renderer import DepthRenderer
+
+    rng = np.random.default_rng(0)
+    prior = PosePrior(hand.skeleton, PoseConfig(aside=8.0))
+    poses = [prior.draw(rng) for _ in range(4)]
+    renderer = DepthRenderer(len(hand.vertices), hand.faces, 640, 480)
+    depths = [renderer.render(hand.posed(p), CAMERA.K) for p in poses]
+    renderer.close()
+    joints = hand.skeleton.points(np.stack(poses), *hand.skeleton.on_bones(NYU14))
+    write_nyu(tmp_path / "train", depths, joints)
+    frames = read_frames("nyu", tmp_path, "train")
+    np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
+    pairs = HandPairs(frames, [(hand, NYU14)], np.zeros(4, np.int64), poses, HandCrop(), HandRealConfig(), rng, ring=4)
+    for _ in range(8):
+        real, synthetic, label = pairs.draw()
+        assert real.shape == synthetic.shape == (128, 128, 1) and label.shape == (14, 3)
+        a, b = real[..., 0], synthetic[..., 0]
+        both = (a < 1) & (b < 1)
+        assert both.sum() / ((a < 1) | (b < 1)).sum() > 0.9
+        assert np.median(np.abs(a - b)[both]) < 0.02
+    pairs.close()
+
+
+# Datasets
+
+
+def test_nyu_and_icvl_layouts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    depth = rng.integers(0, 65535, (480, 640)).astype(np.float32) * np.float32(1e-3)
+    joints = rng.normal([0, 0, 0.7], 0.05, (2, 14, 3))
+    write_nyu(tmp_path / "nyu" / "test", [depth, depth[::-1]], joints)
+    frames = read_frames("nyu", tmp_path / "nyu", "test")
+    assert len(frames) == 2 and frames.camera.width == 640
+    np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
+    np.testing.assert_allclose(frames.depth(0), depth, atol=1e-6)
+
+    folder = tmp_path / "icvl" / "Testing" / "Depth" / "test_seq_1"
+    folder.mkdir(parents=True)
+    millimetres = rng.integers(200, 500, (240, 320)).astype(np.uint16)
+    cv2.imwrite(str(folder / "image_0000.png"), millimetres)
+    points = rng.normal([0, 0, 0.35], 0.03, (2, 16, 3))
+    uvd = DATASETS["icvl"].to_uvd(points).reshape(2, -1)
+    lines = [f"test_seq_1/image_000{k}.png " + " ".join(f"{x:.6f}" for x in uvd[k]) for k in range(2)]
+    (tmp_path / "icvl" / "Testing" / "labels.txt").write_text("\n".join(lines) + "\n\n")
+    frames = read_frames("icvl", tmp_path / "icvl", "Testing")
+    assert len(frames) == 1 and frames.camera.height == 240  # the second image is not there
+    np.testing.assert_allclose(frames.joints[0], points[0], atol=1e-6)
+    np.testing.assert_allclose(frames.depth(0), millimetres * np.float32(1e-3))
+
+    with pytest.raises(InputError, match="NYU's annotations"):
+        read_frames("nyu", tmp_path, "test")
+    (tmp_path / "icvl" / "Testing" / "labels.txt").write_text("image.png 1 2 3\n")
+    with pytest.raises(InputError, match=r"labels.txt:1: expected a name and 48 numbers"):
+        read_frames("icvl", tmp_path / "icvl", "Testing")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="depth map"):
+        read_depth(tmp_path / "no.png")
+
+
+def test_sensor_leaves_gaps_and_keeps_the_rest(hand: SkinnedHand) -> None:
+    depth = ball((0.0, 0.0, 0.7), 0.08)
+    for kind in ("structured_light", "time_of_flight"):
+        seen = sense(depth, CAMERA.K, DepthSensorConfig(kind=kind), np.random.default_rng(0))
+        assert seen.dtype == np.float32 and seen.shape == depth.shape and np.isfinite(seen).all()
+        known = seen > 0
+        middle = np.s_[200:280, 280:360]
+        assert known[middle].mean() > 0.9
+        assert np.median(np.abs(seen - depth)[middle][known[middle]]) < 0.004
+    shadow = sense(depth, CAMERA.K, DepthSensorConfig(dropped=0.0, slant=0.0, edge_jitter=0.0), np.random.default_rng(0)) == 0
+    u = np.nonzero(shadow)[1]
+    assert len(u) > 500 and u.mean() < 320  # the projector is to the camera's right: its shadow falls to the left
+    exact = sense(depth, CAMERA.K, DepthSensorConfig("structured_light", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), np.random.default_rng(0))
+    assert exact.shape == depth.shape
+
+
+# Evaluation
+
+
+def test_published_results_give_the_published_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if not (DATA / "nyu").is_dir():
+        pytest.skip(f"{DATA}/nyu is not there (set FM_POSE_DATA)")
+    results = DATA / "nyu" / "results"
+    files = [str(results / f"{name}.txt") for name in ("CVPR18_NYU_DeepPrior++_FM", "ICCVW17_NYU_DeepPrior++", "ICIP17_NYU_REN_4x6x6", "ICCV15_NYU_Feedback")]
+    arguments = ["evaluate", "hand", "--dataset", "nyu", "--groundtruth", str(DATA / "nyu" / "nyu_test_groundtruth_label.txt"), "--predictions", *files]
+    assert main([*arguments, "--json", str(tmp_path / "s.json"), "--figure", str(tmp_path / "f.png")]) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert [round(s["mean_error_mm"], 2) for s in scores] == [7.44, 12.24, 13.39, 15.97]
+    assert [round(100 * s["frames_within"]["20mm"], 1) for s in scores] == [82.8, 44.7, 42.9, 18.9]
+    assert "7.44" in capsys.readouterr().out
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+
+
+def test_files_in_the_published_format(tmp_path: Path) -> None:
+    dataset = DATASETS["nyu"]
+    joints = np.random.default_rng(0).normal([0, 0, 0.7], 0.05, (3, 14, 3))
+    write_joints(tmp_path / "a.txt", dataset, joints, ["a.png", "b.png", "c.png"])
+    write_joints(tmp_path / "b.txt", dataset, joints)
+    for name in "ab":
+        np.testing.assert_allclose(read_joints(tmp_path / f"{name}.txt", dataset), joints, atol=2e-6)
+    moved = joints + np.array([0.003, 0.0, 0.004])
+    moved[1, 5] += [0.0, 0.1, 0.0]
+    score = score_joints("ours", joints, moved, dataset.joints)
+    assert score.errors[0] == pytest.approx(np.full(14, 0.005))
+    assert score.within(0.02) == pytest.approx(2 / 3) and score.within(0.2) == 1.0
+    moved[2, 0] = np.nan
+    assert score_joints("ours", joints, moved, dataset.joints).within(10.0) == pytest.approx(2 / 3)  # a missing joint is no joint
+    (tmp_path / "c.txt").write_text("1 2 3\n")
+    with pytest.raises(InputError, match=r"c\.txt:1: expected 42 numbers"):
+        read_joints(tmp_path / "c.txt", dataset)
+    (tmp_path / "c.txt").write_text(" ".join(["x"] * 42))
+    with pytest.raises(InputError, match=r"c\.txt:1: expected numbers"):
+        read_joints(tmp_path / "c.txt", dataset)
+    with pytest.raises(InputError, match="expected 3 frames"):
+        score_joints("ours", joints, moved[:2], dataset.joints)

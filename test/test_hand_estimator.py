@@ -1,0 +1,93 @@
+"""From a depth map to joints: bundle, backends, estimator; and the whole chain from a simulated dataset to a bundle."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_hand
+import yaml
+
+from fm_pose_core import EstimatorConfig
+from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle, write_hand_bundle
+from fm_pose_core.cli import main
+from fm_pose_core.errors import InputError
+from fm_pose_core.hand.estimator import HandEstimator
+from fm_pose_core.types import Camera
+
+CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_hand.write_toy_hand(tmp_path_factory.mktemp("bundles") / "toy_hand")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_joints_of_the_nearest_hand(bundle: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    estimator = HandEstimator.load(bundle, EstimatorConfig(backend=backend, threads=1))
+    depth = toy_hand.toy_depth(CAMERA, np.array([0.08, -0.04, 0.6]))
+    pose = estimator.estimate(depth, CAMERA)
+    assert pose is not None and pose.accepted
+    np.testing.assert_allclose(pose.joints, toy_hand.toy_joints(depth, CAMERA), atol=1e-5)
+    np.testing.assert_allclose(pose.spread, toy_hand.SPREAD, rtol=1e-5)
+    assert 0.8 < pose.score < 1.0
+
+
+def test_no_hand_and_bad_depth(bundle: Path) -> None:
+    estimator = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1))
+    assert estimator.estimate(np.full((240, 320), 3.0, np.float32), CAMERA) is None
+    assert estimator.estimate(np.full((240, 320), np.nan, np.float32), CAMERA) is None
+    for bad in (np.zeros((240, 320)), np.zeros((10, 10), np.float32), np.zeros((240, 320, 3), np.float32)):
+        with pytest.raises(InputError, match=r"depth: expected float32 \(240, 320\)"):
+            estimator.estimate(bad, CAMERA)  # type: ignore[arg-type]
+    doubtful = estimator.estimate(np.full((240, 320), 3.0, np.float32), CAMERA, np.array([0.0, 0.0, 0.6]))
+    assert doubtful is not None and not doubtful.accepted and doubtful.reason.startswith("score")
+
+
+def test_a_bundle_says_what_it_is_for(bundle: Path, toy_bundle: Path, tmp_path: Path) -> None:
+    assert isinstance(Bundle.load(bundle), HandBundle) and isinstance(Bundle.load(toy_bundle), ObjectBundle)
+    with pytest.raises(InputError, match="expected a bundle of hands, got one for object_pose"):
+        HandEstimator.load(toy_bundle)
+    with pytest.raises(InputError, match="expected a bundle of an object, got one for hand_pose"):
+        ObjectBundle.load(bundle)
+    for change, message in (
+        ({"cube": 300.0}, "hand.cube: expected a side in metres"),
+        ({"bones": (("thumb_tip", "elbow"),)}, "hand.bones: expected pairs of joints"),
+        ({"joints": ("a", "a")}, "hand.joints: expected up to 256 different names"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_hand_bundle(tmp_path / "bad", network=toy_hand.toy_network(), architecture={}, hand=replace(toy_hand.ENTRY, **change))
+        assert not (tmp_path / "bad").exists()
+
+
+def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole chain by its commands, with a tiny network and few images: everything fits together."""
+    for package in ("torch", "pyrender", "skimage"):
+        pytest.importorskip(package, reason="training needs the extra [train]")
+    assert main(["simulate", str(tmp_path / "data"), "--of", "hands", "--photos", "8", "--frames", "6"]) == 0
+    values = {
+        "hand": {"dataset": str(tmp_path / "data"), "shapes": 1},
+        "crop": {"size": 64},
+        "network": {"width": 8, "features": 16},
+        "loss": {"feature_variance": 1.0, "huber": 0.15},
+        "schedule": {"pretrain_images": 24, "images": 24, "batch_synthetic": 4, "batch_pairs": 4, "validate_images": 1000, "workers": 0},
+    }
+    (tmp_path / "hand.yaml").write_text(yaml.safe_dump(values))
+    assert main(["train", str(tmp_path / "hand.yaml"), "--output", str(tmp_path / "run")]) == 0
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--precision", "fp32"]) == 0
+    made = HandBundle.load(tmp_path / "bundle")
+    assert made.hand.joints == toy_hand.NAMES and made.contract.image_shape == (64, 64, 1)
+    window = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 1)).astype(np.float32)
+    answers = [HandEstimator.load(made.path, EstimatorConfig(backend=b, precision="fp32")).backend.infer(window) for b in ("torch", "onnxruntime", "openvino")]
+    for points, spread in answers[1:]:
+        np.testing.assert_allclose(points, answers[0][0], atol=1e-5)
+        np.testing.assert_allclose(spread, answers[0][1], rtol=1e-3)
+    arguments = ["evaluate", "hand", "--dataset", "nyu", "--bundle", str(made.path), "--root", str(tmp_path / "data"), "--json", str(tmp_path / "s.json")]
+    assert main([*arguments, "--save", str(tmp_path / "predictions")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())[0]["frames"] == 6
+    assert len((tmp_path / "predictions" / "bundle.txt").read_text().splitlines()) == 6
+    assert main(["bundle", "show", str(made.path)]) == 0
+    assert "toy" not in capsys.readouterr().out
