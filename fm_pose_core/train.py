@@ -123,7 +123,8 @@ class Trainer:
         if self.world > 1:
             objective = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
         for phase in self.phases[self.phase :]:
-            self._train_phase(phase, objective, data, validation, writer)
+            if self.step < phase.steps:  # else the run was interrupted, or finished, just behind it
+                self._train_phase(phase, objective, data, validation, writer)
             if self._stop:
                 break
             if phase.name == "pretrain":

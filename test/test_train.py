@@ -118,6 +118,21 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     assert after["step"] > before["step"] and json.loads(after["config"])["schedule"]["images"] == short.schedule.images
 
 
+def test_a_finished_run_or_phase_is_not_trained_again(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between two phases loses nothing: the next begins. A finished run stays as it is."""
+    import torch
+
+    config = write_experiment(tmp_path / "box.yaml", dataset)
+    assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
+    before = Trainer(load_experiment(tmp_path / "run" / "config.yaml"), tmp_path / "run")
+    monkeypatch.setattr("fm_pose_core.train.load", lambda *_: pytest.fail("no data is wanted"))
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    after = Trainer(load_experiment(tmp_path / "run" / "config.yaml"), tmp_path / "run")
+    assert (after.phase, after.step) == (before.phase, before.step)
+    for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_resuming_with_another_configuration_is_refused(dataset: Path, tmp_path: Path) -> None:
     config = write_experiment(tmp_path / "box.yaml", dataset, images=12, pretrain_images=12)
     assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
