@@ -85,6 +85,7 @@ def read_data(experiment: HandExperiment) -> HandData:
     c = experiment.hand
     landmarks = joint_sets()[JOINT_SET[c.layout]]
     crop = HandCrop(experiment.crop)
+    expect(experiment.loss.points == 0.0, "loss.points", "0 for hands: L_p is made for objects", experiment.loss.points)
     expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
     training, validation = None, None
     if c.dataset:

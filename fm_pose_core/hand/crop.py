@@ -43,9 +43,10 @@ class HandCrop:
         warped = cv2.warpAffine(depth, self.affine(camera, center), (self.size, self.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         return self.normalise(warped, center[2])
 
-    def normalise(self, depth: Depth, z: float) -> Depth:
-        """Depth (…) metres -> [-1, 1] about `z`; holes and what lies outside the cube are background, 1."""
-        relative = (depth - np.float32(z)) / np.float32(self.half)
+    def normalise(self, depth: Depth, z: float, scale: float = 1.0) -> Depth:
+        """Depth (…) metres -> [-1, 1] about `z`; holes and what lies outside the cube are background, 1. scale: of the hand, when it shall
+        look larger than it is."""
+        relative = (depth - np.float32(z)) * np.float32(scale / self.half)
         outside = ~(np.abs(relative) < 1.0) | (depth <= 0)  # NaN compares false
         relative[outside] = 1.0
         return relative

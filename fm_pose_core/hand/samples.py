@@ -33,7 +33,6 @@ class HandSyntheticConfig:
     displacement: float = knob(0.015, "Standard deviation of the cube's centre from the centre of mass, metres, in each direction.", 0.0, 0.2)
     rescale: float = knob(0.1, "Hands are larger or smaller by a factor in [1 - x, 1 + x].", 0.0, 0.5)
     uses_per_view: int = knob(6, "Samples made of each rendered hand.", 1, 1000)
-    dropout: float = knob(0.0, "Share of samples with random holes and rough edges, beyond the paper.", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ def draw_window(view: HandView, crop: HandCrop, in_plane: float, displacement: f
     windows = []
     for layer in view.layers:
         depth = cv2.warpAffine(layer, M, (crop.size, crop.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-        relative = (depth - np.float32(center[2])) * np.float32(s / crop.half)
-        relative[~(np.abs(relative) < 1.0) | (depth <= 0)] = 1.0
-        windows.append(relative)
+        windows.append(crop.normalise(depth, center[2], s))
     return windows, s * (view.joints - center) @ R.T
 
 

@@ -8,7 +8,6 @@ instead of random poses, a sensor with shadows, steps, holes and ragged edges, a
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -141,10 +140,3 @@ def simulate_hands(
             people_of = np.repeat(np.arange(len(persons)), count // len(persons))
             write_atomically(output / split / "subjects.txt", "\n".join(map(str, people_of)).encode())
     return output
-
-
-def picture(depth: Depth, nearest: float, farthest: float) -> NDArray[np.uint8]:
-    """Depth in false colours (H, W, 3) RGB; black where there is none."""
-    share = np.clip((farthest - depth) / (farthest - nearest), 0, 1)
-    colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    return np.where((depth > 0)[..., None], colours, 0).astype(np.uint8)
