@@ -19,7 +19,7 @@ help:
 	@echo "make clean        remove .venv, caches and outputs"
 
 demo: .venv/overlay.stamp
-	dev/with_ros $(python) -m fm_pose_ros.demo
+	dev/with_ros $(python) -m fm_pose_ros.demo object
 
 test: environment lint
 	dev/with_ros $(python) -m pytest

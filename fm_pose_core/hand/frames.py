@@ -1,7 +1,9 @@
 """Depth maps with annotated joints: readers for NYU (Tompson et al. 2014) and ICVL (Tang et al. 2014), and a writer in NYU's layout.
 
-NYU:   ROOT/{train,test}/depth_1_0000001.png (millimetres, green times 256 plus blue) and joint_data.mat
-ICVL:  ROOT/{Training,Testing}/Depth/… (16-bit PNG, millimetres) and labels.txt, or the published list and label files
+NYU:   ROOT/{train,test}/depth_1_0000001.png (millimetres, green times 256 plus blue) and joint_data.mat (read by SciPy), or labels.txt
+ICVL:  ROOT/{Training,Testing}/Depth/… (16-bit PNG, millimetres) and labels.txt, or {Training,Testing}.txt beside the folder
+
+labels.txt is in the published format of predictions: an image's name, and u, v, d of each joint, a line.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from fm_pose_core.data.bop import write_atomically
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.evaluate.hand import DATASETS, MM, HandDataset
+from fm_pose_core.evaluate.hand import DATASETS, MM, HandDataset, write_joints
 from fm_pose_core.geometry import Array
 from fm_pose_core.types import Camera
 
@@ -59,7 +61,10 @@ def read_depth(path: str | Path) -> Depth:
 def read_frames(name: str, root: str | Path, split: str) -> HandFrames:
     """The frames of one split of `nyu` or `icvl`. Raises InputError for what is missing or broken."""
     expect(name in DATASETS, "dataset", f"one of {', '.join(DATASETS)}", name)
-    return _read_nyu(Path(root), split) if name == "nyu" else _read_icvl(Path(root), split)
+    root = Path(root)
+    if name == "nyu" and ((root / split / "joint_data.mat").is_file() or not (root / split / "labels.txt").is_file()):
+        return _read_nyu(root, split)
+    return _read_list(DATASETS[name], root, split)
 
 
 def _read_nyu(root: Path, split: str) -> HandFrames:
@@ -86,18 +91,17 @@ def _read_nyu(root: Path, split: str) -> HandFrames:
     return frames if present.all() else frames.chosen(np.nonzero(present)[0])
 
 
-def _read_icvl(root: Path, split: str) -> HandFrames:
-    dataset = DATASETS["icvl"]
+def _read_list(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     file = next((p for p in (root / split / "labels.txt", root / f"{split}.txt") if p.is_file()), None)
     if file is None:
-        raise InputError(f"{root}: expected {split}/labels.txt, with an image's name and 16 joints a line, got nothing")
+        raise InputError(f"{root}: expected {split}/labels.txt, with an image's name and {len(dataset.joints)} joints a line, got nothing")
     names, rows = [], []
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         words = line.split()
         if not words:
             continue
         try:
-            expect(len(words) == 1 + 3 * len(dataset.joints), f"{file}:{number}", "a name and 48 numbers", f"{len(words)} words")
+            expect(len(words) == 1 + 3 * len(dataset.joints), f"{file}:{number}", f"a name and {3 * len(dataset.joints)} numbers", f"{len(words)} words")
             rows.append([float(w) for w in words[1:]])
         except ValueError as error:
             if isinstance(error, InputError):
@@ -120,7 +124,7 @@ def _camera(dataset: HandDataset, path: Path) -> Camera:
 
 
 def write_nyu(folder: str | Path, depths: Sequence[Depth], joints: Array) -> None:
-    """Write one split in NYU's layout: depths (H, W) metres, joints (N, 14, 3) metres in the frame of NYU's camera."""
+    """Write one split in NYU's layout, joint_data.mat and labels.txt both: depths (H, W) metres, joints (N, 14, 3) metres in the frame of NYU's camera."""
     import io
 
     from scipy.io import savemat
@@ -128,10 +132,12 @@ def write_nyu(folder: str | Path, depths: Sequence[Depth], joints: Array) -> Non
     folder, dataset = Path(folder), DATASETS["nyu"]
     uvd = np.zeros((3, len(joints), 36, 3))
     uvd[0, :, NYU_OF_36] = dataset.to_uvd(joints).transpose(1, 0, 2)
-    for k, depth in enumerate(depths):
+    names = [f"depth_1_{k + 1:07d}.png" for k in range(len(depths))]
+    for name, depth in zip(names, depths, strict=True):
         millimetres = np.rint(np.nan_to_num(depth) / MM).astype(np.uint16)
         coded = np.dstack([millimetres & 255, millimetres >> 8, np.zeros_like(millimetres)]).astype(np.uint8)
-        write_atomically(folder / f"depth_1_{k + 1:07d}.png", cv2.imencode(".png", coded)[1].tobytes())
+        write_atomically(folder / name, cv2.imencode(".png", coded)[1].tobytes())
+    write_joints(folder / "labels.txt", dataset, joints, names)
     buffer = io.BytesIO()
     savemat(buffer, {"joint_uvd": uvd})
     write_atomically(folder / "joint_data.mat", buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it, on a few frames: the node as a process of its own, real DDS, and the bag read back."""
+"""The demo as `make demo` runs it, on a few frames: the nodes as processes of their own, real DDS, and the bag read back."""
 
 import csv
 import json
@@ -17,6 +17,7 @@ pytest.importorskip("fm_pose_ros.msg", reason="the messages of fm_pose_ros are n
 pytest.importorskip("rosbags", reason="rosbags (the extra [demo]) is not installed")
 
 import tiny_bop as tiny
+import toy_hand
 from ament_index_python.packages import get_package_share_directory
 from rclpy.serialization import deserialize_message
 from rosbags.highlevel import AnyReader
@@ -24,8 +25,12 @@ from rosbags.rosbag2 import Reader
 from vision_msgs.msg import Detection3DArray
 
 from fm_pose_core.data.bop import BopDataset
+from fm_pose_core.evaluate.hand import DATASETS
 from fm_pose_core.geometry import rotation_from_quaternion
-from fm_pose_ros import demo
+from fm_pose_core.hand.frames import write_nyu
+from fm_pose_core.types import Camera
+from fm_pose_ros.demo import player
+from fm_pose_ros.demo.__main__ import main
 
 NODE_TOPICS = {"/object_pose_node/detections", "/object_pose_node/boxes", "/object_pose_node/pose", "/object_pose_node/overlay/compressed", "/tf"}
 CAMERA_TOPICS = {"/image_raw/compressed", "/camera_info", "/detections_2d"}
@@ -45,7 +50,7 @@ def sequence(tmp_path: Path) -> Path:
 
 def arguments(bundle: Path, sequence: Path, output: Path) -> list[str]:
     """The frames of tiny_bop jump, so each needs its detection."""
-    return ["--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--window-source", "detections", "--every", "1"]
+    return ["object", "--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--window-source", "detections", "--every", "1"]
 
 
 def run(argv: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -55,8 +60,8 @@ def run(argv: list[str]) -> "subprocess.CompletedProcess[str]":
 
 def test_demo(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    (output / "demo_bag").mkdir(parents=True)
-    (output / "demo_bag" / "old.mcap").write_text("left by an earlier demo")
+    (output / "bag").mkdir(parents=True)
+    (output / "bag" / "old.mcap").write_text("left by an earlier demo")
     (output / "mine.txt").write_text("not the demo's")
     done = run(arguments(toy_bundle, sequence, output))
     assert done.returncode == 0, done.stderr
@@ -70,7 +75,7 @@ def test_demo(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path) ->
     video = cv2.VideoCapture(str(output / "overlay.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 4
 
-    check_bag(output / "demo_bag", BopDataset(sequence))
+    check_bag(output / "bag", BopDataset(sequence))
 
 
 def check_bag(bag: Path, dataset: BopDataset) -> None:
@@ -98,7 +103,7 @@ def check_bag(bag: Path, dataset: BopDataset) -> None:
             if connection.topic == "/object_pose_node/boxes" and msg.boxes:
                 assert msg.boxes[0].u.shape == (8,)
             if connection.topic == "/tf":
-                assert msg.transforms[0].header.frame_id == demo.FRAME and msg.transforms[0].child_frame_id == "toy_box"
+                assert msg.transforms[0].header.frame_id == player.FRAME and msg.transforms[0].child_frame_id == "toy_box"
     for stamp, im_id in zip(stamps, sorted(truths), strict=True):
         seen = first_seen[stamp]
         assert seen["/image_raw/compressed"] < seen["/object_pose_node/detections"]
@@ -135,15 +140,39 @@ def test_demo_tells_why_the_node_does_not_start(
     domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (sequence / "broken").mkdir()
-    start = demo.start_node
-    monkeypatch.setattr(demo, "start_node", lambda bundle, source, log: start(sequence / "broken", source, log))
-    assert demo.main(arguments(toy_bundle, sequence, tmp_path / "output")) == 1
+    start = player.start_node
+    monkeypatch.setattr(player, "start_node", lambda node, parameters, log: start(node, {**parameters, "bundle": sequence / "broken"}, log))
+    assert main(arguments(toy_bundle, sequence, tmp_path / "output")) == 1
     error = capsys.readouterr().err
     assert error.count("cannot configure") == 2 and "manifest.json" in error  # from the diagnostics, and in the log
 
 
 def test_demo_names_what_is_missing(sequence: Path, tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(arguments(tmp_path / "nothing", sequence, tmp_path / "output")) == 1
+    assert main(arguments(tmp_path / "nothing", sequence, tmp_path / "output")) == 1
     assert "nothing" in capsys.readouterr().err
-    assert demo.main(arguments(toy_bundle, tmp_path / "nowhere", tmp_path / "output")) == 1
+    assert main(arguments(toy_bundle, tmp_path / "nowhere", tmp_path / "output")) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_hand_demo(domain: None, tmp_path: Path) -> None:
+    pytest.importorskip("scipy", reason="scipy (the extra [train]) is not installed")
+    nyu = DATASETS["nyu"]
+    camera = Camera(np.array([[nyu.fx, 0, nyu.cx], [0, nyu.fy, nyu.cy], [0, 0, 1]]), 640, 480)
+    depths = [toy_hand.toy_depth(camera, np.array([0.05 * k, 0.02, 0.7])) for k in range(3)]
+    joints = np.stack([toy_hand.toy_joints(np.rint(depth * 1000).astype(np.float32) * np.float32(1e-3), camera) for depth in depths])
+    joints[1] += [0.0, 0.0, 0.03]  # the truth of this one is another
+    write_nyu(tmp_path / "hands" / "test", [*depths, np.full_like(depths[0], 3.0)], np.concatenate([joints, joints[:1]]))
+    (tmp_path / "hands" / "test" / "joint_data.mat").unlink()  # labels.txt suffices
+
+    bundle, output = toy_hand.write_toy_hand(tmp_path / "toy_hand"), tmp_path / "output"
+    done = run(["hand", "--bundle", str(bundle), "--sequence", str(tmp_path / "hands"), "--output", str(output), "--every", "1"])
+    assert done.returncode == 0, done.stderr
+    assert "4, 3 with a hand" in done.stdout and "50.0 %" in done.stdout and "75.0 %" in done.stdout and "no hand" in done.stdout
+    rows = list(csv.reader((output / "joints.csv").open()))
+    assert [float(row[1]) for row in rows[1:4]] == pytest.approx([0.0, 30.0, 0.0], abs=0.15)
+    assert cv2.imread(str(output / "overlay.png")) is not None
+    with AnyReader([output / "bag"]) as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+        assert counts["/depth/image_rect_raw/compressedDepth"] == counts["/hand_pose_node/joints"] == counts["/camera_info"] == 4
+        valid = [reader.deserialize(raw, c.msgtype).valid for c, _, raw in reader.messages() if c.topic == "/hand_pose_node/joints"]
+    assert valid == [True, True, True, False]

@@ -32,7 +32,7 @@ def test_the_node_publishes_what_the_command_line_computes(
     monkeypatch.setenv("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
     common = ["--bundle", str(ROOT / "models" / bundle), "--frames", frames]
     played = subprocess.run(
-        [sys.executable, "-m", "fm_pose_ros.demo", *common, "--sequence", str(sequence), "--window-source", "gt", "--output", str(tmp_path / "ros")],
+        [sys.executable, "-m", "fm_pose_ros.demo", "object", *common, "--sequence", str(sequence), "--window-source", "gt", "--output", str(tmp_path / "ros")],
         capture_output=True,
         text=True,
         timeout=180,

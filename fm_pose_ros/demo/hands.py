@@ -1,0 +1,139 @@
+"""The demo of hand_pose_node: a sequence of depth maps in NYU's layout."""
+
+import argparse
+import array
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from geometry_msgs.msg import PoseArray
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+from visualization_msgs.msg import MarkerArray
+
+from fm_pose_core.bundle import HandBundle
+from fm_pose_core.data.bop import parse_ids
+from fm_pose_core.errors import expect
+from fm_pose_core.evaluate.hand import MM, THRESHOLDS
+from fm_pose_core.geometry import Array
+from fm_pose_core.hand.frames import HandFrames, read_frames
+from fm_pose_ros.conversions import image_to_rgb
+from fm_pose_ros.demo import player as play_back
+from fm_pose_ros.demo.player import Answer, Player
+from fm_pose_ros.demo.report import latency_line, median, present
+from fm_pose_ros.msg import HandJoints
+
+NODE = "hand_pose_node"
+INPUTS = {"depth/image_rect_raw": Image}
+OUTPUTS = {"joints": HandJoints, "poses": PoseArray, "markers": MarkerArray, "overlay": Image}
+FILES = ("overlay.mp4", "overlay.png", "joints.csv")
+COLUMNS = ("frame", "mean error (mm)", "worst joint", "its error (mm)", "score", "latency (ms)")
+
+
+@dataclass
+class HandRow:
+    """One frame of the table. latency: seconds from sending the depth map to receiving the joints. errors (J,) metres: None without joints."""
+
+    number: int
+    center: tuple[float, float]
+    joints: tuple[str, ...]
+    answered: bool = False
+    errors: Array | None = None
+    score: float = float("nan")
+    latency: float = float("nan")
+    overlay: NDArray[np.uint8] | None = None
+
+    def values(self) -> list[str]:
+        """As they are printed."""
+        if self.errors is None:
+            return [str(self.number), "no hand" if self.answered else "no answer", "", "", "", f"{1e3 * self.latency:.1f}"]
+        worst = int(self.errors.argmax())
+        numbers = (f"{self.errors.mean() / MM:.1f}", self.joints[worst], f"{self.errors[worst] / MM:.1f}", f"{self.score:.2f}")
+        return [str(self.number), *numbers, f"{1e3 * self.latency:.1f}"]
+
+    def caption(self) -> str:
+        """For the picture."""
+        errors = "no hand" if self.errors is None else f"mean {self.errors.mean() / MM:.0f} mm, worst {self.errors.max() / MM:.0f} mm"
+        return f"frame {self.number}: {errors}"
+
+
+def complete(answer: Answer) -> bool:
+    """Whether all that the node sends for this frame is here."""
+    return {"joints", "poses", "markers", "overlay"} <= answer.messages.keys()
+
+
+def play(player: Player, frames: HandFrames, numbers: Sequence[int], rate: float, timeout: float) -> list[HandRow]:
+    """Play the frames at `rate` per second; a row of the table for each."""
+    rows = []
+    player.greet(frames.camera)
+    due = time.monotonic()
+    for k, number in enumerate(numbers):
+        millimetres = np.rint(frames.depth(k) / np.float32(MM)).astype(np.uint16)
+        recorded = CompressedImage(format="16UC1; compressedDepth png")
+        recorded.data = array.array("B", bytes(12) + cv2.imencode(".png", millimetres)[1].tobytes())
+        player.spin(max(0.0, due - time.monotonic()))
+        due = max(due + 1.0 / rate, time.monotonic())
+        messages = {"depth/image_rect_raw": play_back.image(millimetres, "16UC1", player.header())}
+        answer, sent = player.play(frames.camera, messages, recorded, complete, timeout)
+        rows.append(judge(answer, sent, number, frames, k))
+    return rows
+
+
+def judge(answer: Answer, sent: float, number: int, frames: HandFrames, k: int) -> HandRow:
+    """Compare the answer with the truth."""
+    center = frames.camera.pixels(frames.joints[k].mean(0)[None])[0]
+    row = HandRow(number, (float(center[0]), float(center[1])), frames.dataset.joints)
+    if "overlay" in answer.messages:
+        row.overlay = image_to_rgb(answer.messages["overlay"])
+    if "joints" not in answer.messages:
+        return row
+    row.answered, row.latency = True, answer.times["joints"] - sent
+    found = answer.messages["joints"]
+    if found.valid:
+        positions = np.array([[p.x, p.y, p.z] for p in found.positions])
+        row.errors, row.score = np.linalg.norm(positions - frames.joints[k], axis=1), found.score
+    return row
+
+
+def summary(rows: Sequence[HandRow]) -> str:
+    """Errors over the frames with a hand, shares over all frames."""
+    errors = [row.errors for row in rows if row.errors is not None]
+    lost = sum(not row.answered for row in rows)
+    lines = [
+        f"frames                       {len(rows)}, {len(errors)} with a hand" + (f"; {lost} without an answer" if lost else ""),
+        f"joint error                  {np.mean(errors) / MM if errors else float('nan'):.1f} mm mean, {median([e.mean() / MM for e in errors]):.1f} mm in the median frame",
+    ]
+    for t in THRESHOLDS:
+        lines.append(f"all joints < {t / MM:.0f} mm           {100 * sum(bool(e.max() < t) for e in errors) / len(rows):5.1f} %")
+    return "\n".join([*lines, f"latency, depth to joints     {latency_line([row.latency for row in rows if row.answered])}"])
+
+
+def run(args: argparse.Namespace) -> None:
+    """The demo. Raises InputError for what is missing, and if nothing is found in any frame."""
+    bundle = HandBundle.load(args.bundle)
+    frames = read_frames("nyu", args.sequence, args.split)
+    expect(bundle.hand.joints == frames.dataset.joints, str(args.bundle), f"the joints of NYU ({', '.join(frames.dataset.joints)})", bundle.hand.joints)
+    numbers = list(range(len(frames)))
+    if args.frames:
+        chosen = parse_ids(args.frames)
+        numbers = [k for k in numbers if k in chosen]
+    expect(bool(numbers), f"{args.sequence}, split {args.split}", "frames to play", "none")
+    frames = frames.chosen(numbers)
+    output = play_back.new_folder(args.output, FILES)
+    print(f"{len(numbers)} depth maps of a {bundle.name} through {NODE}; starting the node …", flush=True)
+    rows = play_back.session(
+        NODE, {"bundle": args.bundle.resolve()}, INPUTS, OUTPUTS, output, lambda p: play(p, frames, numbers, args.rate, args.timeout)
+    )
+    present(COLUMNS, rows, summary(rows), output, "joints.csv", args.rate, args.every)
+    answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no hand among them"
+    expect(any(row.errors is not None for row in rows), f"{output / 'node.log'}", "hands", answers)
+
+
+def add_arguments(parser: argparse.ArgumentParser, root: Path) -> None:
+    """The options of `python -m fm_pose_ros.demo hand`."""
+    parser.add_argument("--bundle", type=Path, default=root / "models" / "hand", help="bundle of the hand (default: %(default)s)")
+    parser.add_argument("--sequence", type=Path, default=root / "demo" / "hands", help="depth maps in NYU's layout (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")

@@ -1,0 +1,184 @@
+"""The demo of object_pose_node: a BOP sequence, with the 2D detection that begins (or recovers) the tracking."""
+
+import argparse
+import array
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray, ObjectHypothesisWithPose
+from visualization_msgs.msg import MarkerArray
+
+from fm_pose_core.bundle import ObjectBundle
+from fm_pose_core.data.bop import BopDataset, Instance, Result, parse_ids, read_image, write_results
+from fm_pose_core.errors import expect
+from fm_pose_core.evaluate.bop import model_vertices
+from fm_pose_core.evaluate.metrics import ADD_THRESHOLD, PROJECTION_THRESHOLD, PoseErrors, pose_errors
+from fm_pose_core.geometry import Array, apply, rotation_from_quaternion, transform
+from fm_pose_ros.conversions import image_to_rgb
+from fm_pose_ros.demo import player as play_back
+from fm_pose_ros.demo.player import Answer, Player
+from fm_pose_ros.demo.report import latency_line, median, present
+from fm_pose_ros.msg import ProjectedBoxArray
+
+NODE = "object_pose_node"
+INPUTS = {"image_raw": Image, "detections_2d": Detection2DArray}
+OUTPUTS = {"detections": Detection3DArray, "boxes": ProjectedBoxArray, "pose": PoseStamped, "markers": MarkerArray, "overlay": Image}
+FILES = ("overlay.mp4", "overlay.png", "poses.csv", "results.csv")
+COLUMNS = ("frame", "2D (px)", "rotation (°)", "translation (mm)", "ADD (mm)", "score", "latency (ms)")
+
+
+@dataclass
+class ObjectRow:
+    """One frame of the table. latency: seconds from sending the image to receiving the pose. errors: None without a pose."""
+
+    im_id: int
+    center: tuple[float, float]
+    answered: bool = False
+    errors: PoseErrors | None = None
+    score: float = float("nan")
+    latency: float = float("nan")
+    track: str = ""
+    overlay: NDArray[np.uint8] | None = None
+    result: Result | None = None
+
+    def values(self) -> list[str]:
+        """As they are printed."""
+        if self.errors is None:
+            return [str(self.im_id), "no pose" if self.answered else "no answer", "", "", "", "", f"{1e3 * self.latency:.1f}"]
+        e = self.errors
+        numbers = (e.projection_2d, np.degrees(e.rotation), 1e3 * e.translation, 1e3 * e.add)
+        return [str(self.im_id), *(f"{x:.2f}" for x in numbers), f"{self.score:.2f}", f"{1e3 * self.latency:.1f}"]
+
+    def caption(self) -> str:
+        """For the picture."""
+        e = self.errors
+        errors = "no pose" if e is None else f"{e.projection_2d:.1f} px, {np.degrees(e.rotation):.1f} deg, {1e3 * e.translation:.0f} mm"
+        return f"frame {self.im_id}: {errors}"
+
+
+def complete(answer: Answer) -> bool:
+    """Whether all that the node sends for this frame is here: without a pose there is neither ~/pose nor TF."""
+    if not {"detections", "boxes", "overlay"} <= answer.messages.keys():
+        return False
+    return not answer.messages["detections"].detections or {"pose", "tf"} <= answer.messages.keys()
+
+
+def detections(box: Array, class_id: str, header: Header) -> Detection2DArray:
+    """A 2D detector's answer: one box (x0, y0, x1, y1) in pixels."""
+    hypothesis = ObjectHypothesisWithPose()
+    hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = class_id, 0.9
+    found = Detection2D(header=header, results=[hypothesis])
+    found.bbox.center.position.x, found.bbox.center.position.y = float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2
+    found.bbox.size_x, found.bbox.size_y = float(box[2] - box[0]), float(box[3] - box[1])
+    return Detection2DArray(header=header, detections=[found])
+
+
+def play(
+    player: Player, instances: Sequence[Instance], vertices: Array, bundle: ObjectBundle, rate: float, timeout: float, exact: bool
+) -> list[ObjectRow]:
+    """Play all frames at `rate` per second; a row of the table for each. exact: the detections' centre is the true one."""
+    rng = np.random.default_rng(0)
+    rows = []
+    player.greet(instances[0].camera)
+    due = time.monotonic()
+    for instance in instances:
+        pixels = read_image(instance.image_path)
+        recorded = CompressedImage(format="png" if instance.image_path.suffix == ".png" else "jpeg")
+        recorded.data = array.array("B", instance.image_path.read_bytes())
+        uv = instance.camera.pixels(apply(instance.T_camera_object, vertices))
+        box = np.concatenate([uv.min(0), uv.max(0)]) + rng.normal(scale=3.0, size=4)  # detectors are not exact
+        if exact:
+            center = instance.camera.pixels(apply(instance.T_camera_object, bundle.center[None]))[0]
+            box = np.concatenate([center - 40.0, center + 40.0])
+        player.spin(max(0.0, due - time.monotonic()))
+        due = max(due + 1.0 / rate, time.monotonic())
+        header = player.header()
+        messages = {"image_raw": play_back.image(pixels, "rgb8", header), "detections_2d": detections(box, bundle.name, header)}
+        answer, sent = player.play(instance.camera, messages, recorded, complete, timeout)
+        rows.append(judge(answer, sent, instance, vertices, bundle))
+    return rows
+
+
+def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, bundle: ObjectBundle) -> ObjectRow:
+    """Compare the answer with the truth."""
+    center = instance.camera.pixels(apply(instance.T_camera_object, bundle.center[None]))[0]
+    row = ObjectRow(instance.im_id, center=(float(center[0]), float(center[1])))
+    if "overlay" in answer.messages:
+        row.overlay = image_to_rgb(answer.messages["overlay"])
+    if "detections" not in answer.messages:
+        return row
+    row.answered, row.latency = True, answer.times["detections"] - sent
+    found = answer.messages["detections"].detections
+    if found and "pose" in answer.messages:
+        p, q = answer.messages["pose"].pose.position, answer.messages["pose"].pose.orientation
+        T = transform(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([p.x, p.y, p.z]))
+        row.errors = pose_errors(T, instance.T_camera_object, vertices, bundle.diameter, instance.camera, bundle.symmetries)
+        row.score, row.track = found[0].results[0].hypothesis.score, found[0].id
+        row.result = Result(instance.scene_id, instance.im_id, instance.object_id, row.score, T, row.latency)
+    return row
+
+
+def summary(rows: Sequence[ObjectRow], bundle: ObjectBundle) -> str:
+    """Medians over the frames with a pose, shares over all frames."""
+    errors = [row.errors for row in rows if row.errors is not None]
+
+    def share(correct: Sequence[bool]) -> str:
+        return f"{100.0 * sum(correct) / len(rows):5.1f} %"
+
+    tracks = {row.track for row in rows if row.track}
+    lost = sum(not row.answered for row in rows)
+    return "\n".join(
+        [
+            f"frames                       {len(rows)}, {len(errors)} with a pose, in {len(tracks)} track{'s' if len(tracks) != 1 else ''}"
+            + (f"; {lost} without an answer" if lost else ""),
+            f"median error                 {median([e.projection_2d for e in errors]):.2f} px in 2D projection, "
+            f"{np.degrees(median([e.rotation for e in errors])):.2f}°, {1e3 * median([e.translation for e in errors]):.1f} mm",
+            f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {share([e.projection_correct for e in errors])}",
+            f"ADD < {100 * ADD_THRESHOLD:.0f} % of diameter     {share([e.add_correct for e in errors])}   ({1e3 * ADD_THRESHOLD * bundle.diameter:.1f} mm)",
+            f"latency, image to pose       {latency_line([row.latency for row in rows if row.answered])}",
+        ]
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """The demo. Raises InputError for what is missing, and if nothing is found in any frame."""
+    bundle = ObjectBundle.load(args.bundle)
+    dataset = BopDataset(args.sequence)
+    instances = dataset.instances(args.split, [bundle.object_id])
+    if args.frames:
+        chosen = parse_ids(args.frames)
+        instances = [x for x in instances if x.im_id in chosen]
+    expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {bundle.object_id}", "none")
+    vertices = model_vertices(dataset.model(bundle.object_id))
+    output = play_back.new_folder(args.output, FILES)
+    print(f"{len(instances)} frames of {bundle.name} through {NODE}; starting the node …", flush=True)
+    source = "tracking" if args.window_source == "tracking" else "detections"
+    parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections"}
+    exact = args.window_source == "gt"
+    rows = play_back.session(
+        NODE, parameters, INPUTS, OUTPUTS, output, lambda p: play(p, instances, vertices, bundle, args.rate, args.timeout, exact)
+    )
+    write_results(output / "results.csv", [row.result for row in rows if row.result])
+    present(COLUMNS, rows, summary(rows, bundle), output, "poses.csv", args.rate, args.every)
+    answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no pose among them"
+    expect(any(row.errors for row in rows), f"{output / 'node.log'}", "poses", answers)
+
+
+def add_arguments(parser: argparse.ArgumentParser, root: Path) -> None:
+    """The options of `python -m fm_pose_ros.demo object`."""
+    parser.add_argument("--bundle", type=Path, default=root / "models" / "tugboat", help="bundle of the object (default: %(default)s)")
+    parser.add_argument("--sequence", type=Path, default=root / "demo" / "sequence", help="BOP dataset with the frames (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
+    parser.add_argument(
+        "--window-source",
+        choices=("tracking", "detections", "gt"),
+        default="tracking",
+        help="where the node looks; gt: detections with the true centre, as `fm-pose evaluate bop --window gt` (default: %(default)s)",
+    )
