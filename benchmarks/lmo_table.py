@@ -29,6 +29,8 @@ FEW = [
     "object.training_frames=17,41,64,175,217,248,266,477,501,642,667,703,737,756,764,844,1050,1087,1117,1151,1180",
     "schedule.images=120000",
 ]
+# Photographs as they are: novel views of them are renderings.
+NO_RENDERINGS = ["real.novel_views=0.0"]
 # Renderings without this project's options that narrow the gap (light and paint at random): the sampling of section 4.1 but for
 # occluders, jitter and noise.
 PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0"]
@@ -46,11 +48,11 @@ ROWS = {
     "feature_mapping": Row(),
     "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
     "synthetic_only": Row(["method=synthetic_only"], "feature_mapping"),
-    "real_only": Row(["method=real_only"]),
+    "real_only": Row(["method=real_only", *NO_RENDERINGS]),
     "few_feature_mapping": Row(FEW),
     "few_without_mapping": Row(["method=without_mapping", *FEW], "few_feature_mapping"),
-    "few_real_only": Row(["method=real_only", *FEW]),
-    "novel_views": Row(["real.novel_views=0.5", "real.novel_anywhere=0.2", "real.uses_per_view=12"], "feature_mapping"),
+    "few_real_only": Row(["method=real_only", *NO_RENDERINGS, *FEW]),
+    "no_novel_views": Row(NO_RENDERINGS, "feature_mapping"),
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
     "feature_mapping_plain": Row(PLAIN),
     "without_mapping_plain": Row(["method=without_mapping", *PLAIN], "feature_mapping_plain"),
