@@ -13,16 +13,11 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
+from rows import Row, fm_pose, name_of, train
 
 # Every fifth of the 105 training frames, from the third on; fewer images suffice for them (compare the paper's Figure 4).
 FEW = [
@@ -34,14 +29,6 @@ NO_RENDERINGS = ["real.novel_views=0.0"]
 # Renderings without this project's options that narrow the gap (light and paint at random): the sampling of section 4.1 but for
 # occluders, jitter and noise.
 PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """changes: of the configuration. pretrained: the row whose pretraining it shares."""
-
-    changes: Sequence[str] = ()
-    pretrained: str = ""
 
 
 ROWS = {
@@ -69,30 +56,6 @@ MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"
 DISPLACEMENTS = range(5)  # draws of the displaced centres
 COLUMNS = {"proj": "projection_2d_5px", "add": "add_10_percent", "cm_deg": "5cm_5deg"}  # ours: evaluation.json's
 LARGEST_ERROR = 60.0  # pixels
-
-
-def fm_pose(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "fm_pose_core.cli", *map(str, arguments)], check=True, cwd=ROOT)
-
-
-def name_of(obj: str, row: str, seed: int) -> str:
-    return f"{obj}_{row}" + (f"_seed{seed}" if seed else "")
-
-
-def train(obj: str, row: str, seed: int, runs: Path) -> Path:
-    """The row's bundle; trained and exported if it is not there."""
-    name = name_of(obj, row, seed)
-    run, bundle = runs / name, runs / "bundles" / name
-    if bundle.is_dir():
-        return bundle
-    if (run / "checkpoint.pt").is_file():
-        fm_pose("train", "--resume", run)
-    else:
-        changes = [argument for change in (*ROWS[row].changes, f"schedule.seed={seed}") for argument in ("--set", change)]
-        pretrained = ["--pretrained", runs / name_of(obj, ROWS[row].pretrained, seed)] if ROWS[row].pretrained else []
-        fm_pose("train", f"config/train/lmo_{obj}.yaml", "--output", run, *changes, *pretrained)
-    fm_pose("export", run, bundle)
-    return bundle
 
 
 def evaluate(bundle: Path, displace: float, seed: int) -> dict[str, Any]:
@@ -135,10 +98,10 @@ def main() -> None:
         logs: dict[str, np.ndarray] = {}
         cells: dict[str, str] = {}
         for row in arguments.rows:
-            seeds = [s for s in arguments.seeds if not arguments.evaluate_only or (runs / "bundles" / name_of(obj, row, s)).is_dir()]
+            seeds = [s for s in arguments.seeds if not arguments.evaluate_only or (runs / "bundles" / name_of(f"{obj}_", row, s)).is_dir()]
             if not seeds:
                 continue
-            bundles = [train(obj, row, seed, runs) for seed in seeds]
+            bundles = [train(f"config/train/lmo_{obj}.yaml", f"{obj}_", ROWS, row, seed, runs) for seed in seeds]
             centred = [evaluate(b, 0.0, 0) for b in bundles]
             displaced = [evaluate(b, 10.0, draw) for b in bundles for draw in DISPLACEMENTS]
             proj, add, cm_deg = np.mean([shares(e) for e in centred], 0)

@@ -1,6 +1,6 @@
 """Throughput of the training data: finished samples per second against bare renders, on this machine. Prints JSON.
 
-python benchmarks/samples.py [--mesh FILE --unit 0.001] [--workers 2] [--seconds 8]
+python benchmarks/samples.py [--of hands] [--mesh FILE --unit 0.001] [--workers 2] [--seconds 8]
 """
 
 import argparse
@@ -12,6 +12,10 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 from queue import Empty
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software rasteriser: one thread for each process
 
@@ -22,6 +26,13 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
     import numpy as np
     from threadpoolctl import threadpool_limits
 
+    cv2.setNumThreads(1)
+    with threadpool_limits(1):
+        results.put((of_hands if arguments.of == "hands" else of_object)(arguments, np.random.default_rng(worker)))  # type: ignore[attr-defined]
+
+
+def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict[str, float]:
+    """Rates of T^S as the paper's, and with the options of config/train."""
     from fm_pose_core.crop import Crop
     from fm_pose_core.data.appearance import AppearanceConfig
     from fm_pose_core.data.backgrounds import Backgrounds
@@ -29,15 +40,9 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
     from fm_pose_core.data.samples import SyntheticConfig, SyntheticSamples
     from fm_pose_core.data.viewpoints import random_viewpoint
     from fm_pose_core.geometry import box_corners
+    from fm_pose_core.simulation.tugboat import demo_object
 
-    cv2.setNumThreads(1)
-    rng = np.random.default_rng(worker)
-    if arguments.mesh:
-        mesh = load_mesh(arguments.mesh, arguments.unit)
-    else:
-        from fm_pose_core.simulation.tugboat import demo_object
-
-        mesh = demo_object()
+    mesh = load_mesh(arguments.mesh, arguments.unit) if arguments.mesh else demo_object()
     mesh = mesh.simplified(arguments.faces)
     crop = Crop.around(mesh.diameter, 0.65)
     corners = box_corners(*mesh.box)
@@ -48,16 +53,33 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
         "all_options_16_uses": SyntheticConfig(uses_per_view=16, appearance=lit),
     }
     rates = {}
-    with threadpool_limits(1):
-        for name, config in cases.items():
-            samples = SyntheticSamples(mesh, corners, crop, config, Backgrounds([], crop.size, rng), rng)
-            rates[name] = _rate(samples.draw, arguments.seconds)
-            if name == "paper":
-                rates["bare_renders"] = _rate(
-                    lambda s=samples, c=config: s.renderer.render(random_viewpoint(rng, c.viewpoints, s.center)), arguments.seconds
-                )  # type: ignore[misc]
-            samples.close()
-    results.put(rates)  # type: ignore[attr-defined]
+    for name, config in cases.items():
+        samples = SyntheticSamples(mesh, corners, crop, config, Backgrounds([], crop.size, rng), rng)
+        rates[name] = _rate(samples.draw, arguments.seconds)
+        if name == "paper":
+            rates["bare_renders"] = _rate(
+                lambda s=samples, c=config: s.renderer.render(random_viewpoint(rng, c.viewpoints, s.center)), arguments.seconds
+            )  # type: ignore[misc]
+        samples.close()
+    return rates
+
+
+def of_hands(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict[str, float]:
+    """Rates of T^S of hands: six hands in turn, poses of the model's own prior."""
+    import numpy as np
+
+    from fm_pose_core.hand.crop import HandCrop
+    from fm_pose_core.hand.samples import HandSamples, HandSyntheticConfig
+    from fm_pose_core.hand.skeleton import joint_sets
+    from fm_pose_core.hand_experiment import HandConfig, random_hand
+
+    landmarks, config = joint_sets()["nyu14"], HandSyntheticConfig()
+    hands = [random_hand(landmarks, HandConfig(), rng) for _ in range(6)]
+    samples = HandSamples(hands, np.zeros((0, hands[0][0].skeleton.size)), HandCrop(), config, rng)
+    renderer, prior = samples.renderers[0], samples.priors[0]
+    rates = {"hands": _rate(samples.draw, arguments.seconds), "bare_renders": _rate(lambda: renderer.render(prior.draw(rng)), arguments.seconds)}
+    samples.close()
+    return rates
 
 
 def _rate(draw: object, seconds: float) -> float:
@@ -73,6 +95,7 @@ def _rate(draw: object, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", choices=("object", "hands"), default="object", help="what is rendered (default: %(default)s)")
     parser.add_argument("--mesh", type=Path, help="mesh file (default: the demo's object)")
     parser.add_argument("--unit", type=float, default=1e-3, help="the mesh's unit in metres")
     parser.add_argument("--faces", type=int, default=5000, help="simplify the mesh to about so many triangles")

@@ -1,0 +1,55 @@
+"""Trains every row of the hands' table in docs/results.md on simulated depth maps of another hand and prints the table: synthetic only,
+real only, both without g, and feature mapping, on equal budgets. Scored is a person that no training sees. What is there is not made again.
+
+    python benchmarks/hand_table.py --mesh right.glb [--runs runs/hand] [--rows …] [--seeds 0 1]
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from rows import ROOT, Row, fm_pose, name_of, train
+
+ROWS = {
+    "feature_mapping": Row(),
+    "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
+    "synthetic_only": Row(["method=synthetic_only"], "feature_mapping"),
+    "real_only": Row(["method=real_only"]),
+    "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
+    "global_head": Row(["network.extractor=compact_global"]),
+}
+MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mesh", type=Path, required=True, help="rigged hand (GLB) that the simulated camera sees")
+    parser.add_argument("--runs", type=Path, default=Path("runs/hand"), help="folder of the data, runs and bundles")
+    parser.add_argument("--rows", nargs="+", default=MAIN_ROWS, choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the training; figures are means over them")
+    arguments = parser.parse_args()
+    runs = arguments.runs.absolute()
+    data = runs / "data"
+    if not (data / "test" / "joint_data.mat").is_file():
+        fm_pose("simulate", data, "--of", "hands", "--mesh", arguments.mesh.absolute(), "--mapping", ROOT / "config" / "hand" / "webxr.yaml")
+    os.environ["FM_POSE_HANDS"] = str(data)
+
+    bundles = {
+        name_of("", row, seed): train("config/train/hand.yaml", "", ROWS, row, seed, runs) for row in arguments.rows for seed in arguments.seeds
+    }
+    options = [argument for bundle in bundles.values() for argument in ("--bundle", bundle)]
+    scores = runs / "scores.json"
+    fm_pose("evaluate", "hand", "--dataset", "nyu", "--root", data, *options, "--json", scores, "--figure", runs / "figure7.png")
+    by_name = {s["name"]: s for s in json.loads(scores.read_text())}
+    print("\n| row | mean joint error, mm | all joints < 20 mm, % | all joints < 40 mm, % | frames × seeds |\n|---|---|---|---|---|")
+    for row in arguments.rows:
+        own = [by_name[name_of("", row, seed)] for seed in arguments.seeds]
+        within = [100 * np.mean([s["frames_within"][f"{t}mm"] for s in own]) for t in (20, 40)]
+        mean = np.mean([s["mean_error_mm"] for s in own])
+        print(f"| {row} | {mean:.1f} | {within[0]:.1f} | {within[1]:.1f} | {own[0]['frames']} × {len(own)} |")
+
+
+if __name__ == "__main__":
+    main()
