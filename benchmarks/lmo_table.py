@@ -66,7 +66,7 @@ def evaluate(bundle: Path, displace: float, seed: int) -> dict[str, Any]:
         frames = json.loads((bundle / "manifest.json").read_text())["training"]["configuration"]["object"]["validation_frames"]
         root = Path(os.path.expandvars("$FM_POSE_DATA")) / "lmo"
         options = ["--displace", displace, "--seed", seed] if displace else []
-        fm_pose("evaluate", "bop", "--bundle", bundle, "--root", root, "--split", "test", "--window", "gt", "--frames", frames, *options,
+        fm_pose("evaluate", "bop", "--bundle", bundle, "--root", root, "--split", "test", "--window", "gt", "--views", 1, "--frames", frames, *options,
                 "--csv", report / "poses.csv", "--output", report)  # fmt: skip
     evaluation: dict[str, Any] = json.loads((report / "evaluation.json").read_text())
     return evaluation

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm_pose_core import __version__
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EstimatorConfig, from_dict
 from fm_pose_core.errors import InputError, expect
 
 if TYPE_CHECKING:
@@ -136,6 +136,12 @@ def _add_engine_options(p: argparse.ArgumentParser) -> None:
         p.add_argument(
             f"--{name}", choices=f.metadata["choices"], default=f.default, help=f"{f.metadata['description']} (default: %(default)s)"
         )
+    f = EstimatorConfig.__dataclass_fields__["views"]
+    p.add_argument("--views", type=int, default=f.default, metavar="N", help=f"{f.metadata['description']} (default: %(default)s)")
+
+
+def _estimator_config(args: argparse.Namespace, **more: object) -> EstimatorConfig:
+    return from_dict(EstimatorConfig, {"backend": args.backend, "precision": args.precision, "views": args.views, **more})
 
 
 def _add_evaluate_bop(group: Any) -> None:
@@ -315,7 +321,7 @@ def _evaluate_hand(args: argparse.Namespace) -> None:
 
         frames = read_frames(args.dataset, args.root, args.split)
         for path in args.bundle:
-            estimator = HandEstimator.load(path, EstimatorConfig(backend=args.backend, precision=args.precision, min_score=0.0))
+            estimator = HandEstimator.load(path, _estimator_config(args, min_score=0.0))
             joints = predict_joints(estimator, frames, args.window == "gt", sys.stderr.isatty())
             scores.append(score_joints(path.name, frames.joints, joints, dataset.joints))
             if args.save:
@@ -331,7 +337,7 @@ def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, PoseEstimator
     """The estimators by object id, and what to note about them."""
     from fm_pose_core.estimator import PoseEstimator
 
-    config = EstimatorConfig(backend=args.backend, precision=args.precision)
+    config = _estimator_config(args)
     estimators: dict[int, PoseEstimator] = {}
     for path in args.bundle:
         estimator = PoseEstimator.load(path, config)
@@ -387,7 +393,7 @@ def _infer(args: argparse.Namespace) -> None:
     fx, fy, cx, cy = _numbers("--camera", args.camera, 4)
     image = read_image(args.image)
     camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), image.shape[1], image.shape[0])
-    estimator = PoseEstimator.load(args.bundle, EstimatorConfig(backend=args.backend, precision=args.precision))
+    estimator = PoseEstimator.load(args.bundle, _estimator_config(args))
     pose = estimator.estimate(image, camera, Window(*_numbers("--window", args.window, 2)))
     T = pose.T_camera_object
     print(f"object       {estimator.bundle.name}")

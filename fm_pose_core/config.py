@@ -22,8 +22,8 @@ def knob(default: Any, description: str, low: float | None = None, high: float |
 
 
 @dataclass(frozen=True)
-class EstimatorConfig:
-    """How the estimator runs and which poses it accepts."""
+class EngineConfig:
+    """How a network runs, and which answers are accepted; for objects and hands."""
 
     backend: str = knob(
         "auto", "Inference engine; auto takes the first one that loads.", choices=("auto", "tensorrt", "openvino", "onnxruntime", "torch")
@@ -34,10 +34,17 @@ class EstimatorConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     threads: int = knob(0, "CPU threads for inference; 0 lets the backend choose.", 0, 256)
+    views: int = knob(4, "Views of each window, a little displaced and turned, whose answers are averaged; 1: the window alone, as in the paper.", 1, 32)
+    min_score: float = knob(0.15, "Gate: smallest score that is accepted.", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class EstimatorConfig(EngineConfig):
+    """The same for objects, whose poses pass one more gate."""
+
     max_reprojection_error: float = knob(
         8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0
     )
-    min_score: float = knob(0.15, "Gate: smallest score that is accepted.", 0.0, 1.0)
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:

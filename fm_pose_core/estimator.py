@@ -48,9 +48,16 @@ class PoseEstimator:
         _check_image(image, camera)
         if not windows:
             return []
-        cuts = [self._crop.cut(image, camera, window) for window in windows]  # the virtual camera's pixels and orientation
-        corners, spread = self.backend.infer(np.stack([pixels for pixels, _ in cuts]))  # h(g(f(x)))
-        return [self._pose(c, s, R, camera) for c, s, (_, R) in zip(corners, spread, cuts, strict=True)]  # PnP
+        n = self.config.views
+        views = self._crop.views(n)
+        cuts = [self._crop.cut(image, camera, window, view)[0] for window in windows for view in views]
+        corners, spread = self.backend.infer(np.stack(cuts))  # h(g(f(x)))
+        poses = []
+        for k, window in enumerate(windows):
+            one = slice(n * k, n * (k + 1))
+            corners_window = np.mean([self._crop.turned(c, R) for c, R in zip(corners[one], views, strict=True)], 0)
+            poses.append(self._pose(corners_window, spread[one].mean(0), self._crop.rotation(camera, window), camera))  # PnP
+        return poses
 
     def window_of(self, T_camera_object: Array, camera: Camera) -> Window:
         """The window that centres on an object at this pose: where to look in the next frame.

@@ -1,4 +1,4 @@
-"""Parameters of the hand node, beside those of the search (SearchConfig), the estimator (EstimatorConfig) and of every node (NodeConfig)."""
+"""Parameters of the hand node, beside those of the search (SearchConfig), the network (EngineConfig) and of every node (NodeConfig)."""
 
 from dataclasses import dataclass
 

@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.crop import SearchConfig
@@ -33,7 +33,7 @@ class HandPoseNode(PoseNodeBase):
     compressed_suffix = "/compressedDepth"
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__("hand_pose_node", {HandNodeConfig: FIXED, SearchConfig: (), EstimatorConfig: ESTIMATOR_FIXED}, **kwargs)
+        super().__init__("hand_pose_node", {HandNodeConfig: FIXED, SearchConfig: (), EngineConfig: ESTIMATOR_FIXED}, **kwargs)
         self._estimator: HandEstimator | None = None
         self._matcher = Matcher(1, 0.0)
 
@@ -45,7 +45,7 @@ class HandPoseNode(PoseNodeBase):
     def setup(self) -> None:
         """Load the bundle, create the publishers."""
         expect(bool(self.settings.bundle), "bundle", "the folder of a bundle", "an empty parameter")
-        self._estimator = HandEstimator.load(os.path.expanduser(self.settings.bundle), self.parameters.get(EstimatorConfig))
+        self._estimator = HandEstimator.load(os.path.expanduser(self.settings.bundle), self.parameters.get(EngineConfig))
         self._joints = self.publisher(HandJoints, "~/joints")
         self._pose_array = self.publisher(PoseArray, "~/poses")
         self._markers = self.publisher(MarkerArray, "~/markers")
@@ -100,7 +100,7 @@ class HandPoseNode(PoseNodeBase):
         """Find the hand, estimate, publish. Without a hand the message says so; an old pose is never repeated."""
         estimator = self._estimator
         assert estimator is not None
-        estimator.config, estimator.search = self.parameters.get(EstimatorConfig), self.parameters.get(SearchConfig)
+        estimator.config, estimator.search = self.parameters.get(EngineConfig), self.parameters.get(SearchConfig)
         estimator.refine = self.settings.refine
         pose = None
         if self.settings.window_source == "nearest":

@@ -59,7 +59,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_evaluate_a_bundle_from_end_to_end(root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The toy network finds the box in frames 2 and 3, and nothing in frame 5."""
     out, report = tmp_path / "out.csv", tmp_path / "report"
-    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--split", "test", "--window", "gt"]
+    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--split", "test", "--window", "gt", "--views", "1"]
     assert main([*arguments, "--csv", str(out), "--output", str(report), "--backend", "onnxruntime"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")).split()
     assert row[2:4] == ["3", "2"] and row[4:7] == ["66.7", "66.7", "66.7"]  # n, found; shares
@@ -80,7 +80,7 @@ def test_evaluate_a_bundle_from_end_to_end(root: Path, toy_bundle: Path, tmp_pat
 def test_evaluate_displaced_and_a_part_of_the_frames(
     root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--frames", "3,5", "--backend", "onnxruntime"]
+    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--frames", "3,5", "--views", "1", "--backend", "onnxruntime"]
     poses = []
     for name in ("a.csv", "b.csv"):
         assert main([*arguments, "--displace", "5", "--seed", "4", "--csv", str(tmp_path / name)]) == 0
@@ -143,7 +143,7 @@ def test_infer_finds_the_object_and_draws_it(root: Path, toy_bundle: Path, tmp_p
     K = tiny_bop.CAMERA.K
     camera = ",".join(str(x) for x in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
     u, v = tiny_bop.FRAMES[3]
-    arguments = ["infer", "--bundle", str(toy_bundle), "--image", str(image), "--camera", camera, "--window", f"{u},{v}"]
+    arguments = ["infer", "--bundle", str(toy_bundle), "--image", str(image), "--camera", camera, "--window", f"{u},{v}", "--views", "1"]
     assert main([*arguments, "--output", str(tmp_path / "o.png"), "--backend", "onnxruntime"]) == 0
     text = capsys.readouterr().out
     position = re.search(r"position +(\S+) (\S+) (\S+) m", text)
@@ -163,7 +163,7 @@ def test_bundle_show(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_written_csv_is_what_bop_reads(root: Path, toy_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
-    assert main(["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--csv", str(out), "--backend", "onnxruntime"]) == 0
+    assert main(["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--csv", str(out), "--views", "1", "--backend", "onnxruntime"]) == 0
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]

@@ -21,13 +21,13 @@ CAMERAS = {
 
 @pytest.fixture(scope="module")
 def estimator(toy_bundle: Path) -> PoseEstimator:
-    return PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1))
+    return PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1))
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
 def test_the_pose_in_the_image_is_found(toy_bundle: Path, camera: Camera, backend: str) -> None:
-    estimator = PoseEstimator.load(toy_bundle, EstimatorConfig(backend=backend, threads=1))
+    estimator = PoseEstimator.load(toy_bundle, EstimatorConfig(backend=backend, threads=1, views=1))
     for u, v in ((325.0, 236.0), (120.4, 90.8), (520.0, 400.0)):
         truth = toy.toy_pose(camera, u, v)
         pose = estimator.estimate(toy.toy_image(camera, u, v), camera, Window(u, v))
@@ -71,13 +71,38 @@ def test_many_windows_are_one_window_many_times(estimator: PoseEstimator) -> Non
     assert estimator.estimate_many(image, camera, []) == []
 
 
+def test_views_of_a_window_answer_for_the_window(toy_bundle: Path) -> None:
+    """A network that says where the spot is: every view sees it elsewhere and turned, and all say the same of the image."""
+    seen = []
+
+    class Spot:
+        name, device, precision = "spot", "none", "fp32"
+
+        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            v, u = np.mgrid[: images.shape[1], : images.shape[2]]
+            light = images.astype(np.float64).sum(-1)
+            at = np.stack([(light * x).sum((1, 2)) / light.sum((1, 2)) for x in (u, v)], -1)
+            seen.append(at)
+            return np.repeat(at[:, None], 8, 1), np.ones((len(images), 8, 2))
+
+    for camera in CAMERAS.values():
+        rows, columns = np.mgrid[:480, :640]
+        image = np.repeat(np.rint(255 * np.exp(-((columns - 318.0) ** 2 + (rows - 183.0) ** 2) / 50.0))[..., None], 3, -1).astype(np.uint8)
+        for views in (1, 2, 4, 7):
+            estimator = PoseEstimator(PoseEstimator.load(toy_bundle).bundle, Spot(), EstimatorConfig(views=views))
+            first, second = estimator.estimate_many(image, camera, [Window(300.0, 190.0), Window(330.0, 170.0)])
+            assert seen[-1].shape == (2 * views, 2) and (views == 1 or np.ptp(seen[-1][:views], 0).min() > 4)
+            for pose in (first, second):
+                np.testing.assert_allclose(pose.corners, np.tile([318.0, 183.0], (8, 1)), atol=0.1)
+
+
 def test_gates_refuse_with_a_reason(toy_bundle: Path, estimator: PoseEstimator) -> None:
     camera = CAMERAS["ideal"]
     nothing = estimator.estimate(np.zeros((480, 640, 3), np.uint8), camera, Window(320.0, 240.0))
     assert not nothing.accepted and "reprojection error" in nothing.reason
     swapped = toy.toy_image(camera, 320.0, 240.0)[..., ::-1]
     assert not estimator.estimate(swapped, camera, Window(320.0, 240.0)).accepted
-    strict = PoseEstimator.load(toy_bundle, EstimatorConfig(min_score=0.99))
+    strict = PoseEstimator.load(toy_bundle, EstimatorConfig(min_score=0.99, views=1))
     pose = strict.estimate(toy.toy_image(camera, 320.0, 240.0), camera, Window(320.0, 240.0))
     assert not pose.accepted and "score" in pose.reason
 
@@ -107,7 +132,7 @@ def test_covariance_predicts_the_scatter_in_the_camera_frame(estimator: PoseEsti
         def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return exact + rng.normal(scale=1.0, size=exact.shape), np.full(exact.shape, np.sqrt(0.75))  # 0.5² + 0.75 = 1
 
-    noisy = PoseEstimator(estimator.bundle, Noisy())
+    noisy = PoseEstimator(estimator.bundle, Noisy(), EstimatorConfig(views=1))
     normalised, scores = [], []
     for _ in range(200):
         pose = noisy.estimate(image, camera, window)

@@ -27,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_joints_of_the_nearest_hand(bundle: Path, backend: str) -> None:
     pytest.importorskip(backend)
-    estimator = HandEstimator.load(bundle, EstimatorConfig(backend=backend, threads=1))
+    estimator = HandEstimator.load(bundle, EstimatorConfig(backend=backend, threads=1, views=1))
     depth = toy_hand.toy_depth(CAMERA, np.array([0.08, -0.04, 0.6]))
     pose = estimator.estimate(depth, CAMERA)
     assert pose is not None and pose.accepted
@@ -36,8 +36,33 @@ def test_joints_of_the_nearest_hand(bundle: Path, backend: str) -> None:
     assert 0.8 < pose.score < 1.0
 
 
+def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
+    """A network that says where the ball is: every view sees it elsewhere and turned, and all say the same of the room."""
+
+    class Ball:
+        name, device, precision = "ball", "none", "fp32"
+
+        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            size = images.shape[1]
+            v, u = (np.mgrid[:size, :size] - (size - 1) / 2) * toy_hand.CROP.cube / size
+            hand = images[..., 0] < 1
+            depth = images[..., 0] * toy_hand.CROP.cube / 2
+            at = np.array([[m[0][k].mean(), m[1][k].mean(), d[k].mean()] for k, d in zip(hand, depth, strict=True) for m in [(u, v)]])
+            return np.repeat(at[:, None], len(toy_hand.NAMES), 1), np.ones((len(images), len(toy_hand.NAMES), 3))
+
+    center = np.array([0.03, -0.02, 0.6])
+    depth = toy_hand.toy_depth(CAMERA, center)
+    for views in (1, 2, 4, 7):
+        estimator = HandEstimator(HandBundle.load(bundle), Ball(), EstimatorConfig(views=views))
+        pose = estimator.estimate(depth, CAMERA, np.array([0.04, -0.03, 0.6]))
+        assert pose is not None
+        # What is in front of the ball's centre is seen: the mean depth is nearer. A cube's front view is a projection at the cube's depth.
+        np.testing.assert_allclose(pose.joints[:, :2], np.tile(center[:2], (14, 1)), atol=2e-3)
+        np.testing.assert_allclose(pose.joints[:, 2], 0.6 - 2 / 3 * toy_hand.RADIUS, atol=3e-3)
+
+
 def test_no_hand_and_bad_depth(bundle: Path) -> None:
-    estimator = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1))
+    estimator = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1))
     assert estimator.estimate(np.full((240, 320), 3.0, np.float32), CAMERA) is None
     assert estimator.estimate(np.full((240, 320), np.nan, np.float32), CAMERA) is None
     for bad in (np.zeros((240, 320)), np.zeros((10, 10), np.float32), np.zeros((240, 320, 3), np.float32)):

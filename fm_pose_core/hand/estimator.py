@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.bundle import HandBundle
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
@@ -40,16 +40,16 @@ class HandEstimator:
     """
 
     def __init__(
-        self, bundle: HandBundle, backend: Backend, config: EstimatorConfig | None = None, search: SearchConfig | None = None, refine: bool = False
+        self, bundle: HandBundle, backend: Backend, config: EngineConfig | None = None, search: SearchConfig | None = None, refine: bool = False
     ) -> None:
         self.bundle, self.backend = bundle, backend
-        self.config, self.search, self.refine = config or EstimatorConfig(), search or SearchConfig(), refine
+        self.config, self.search, self.refine = config or EngineConfig(), search or SearchConfig(), refine
         self._crop = HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube))
 
     @classmethod
-    def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None, search: SearchConfig | None = None, refine: bool = False) -> "HandEstimator":
+    def load(cls, bundle_dir: str | Path, config: EngineConfig | None = None, search: SearchConfig | None = None, refine: bool = False) -> "HandEstimator":
         """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
-        config = config or EstimatorConfig()
+        config = config or EngineConfig()
         bundle = HandBundle.load(bundle_dir)
         return cls(bundle, load_backend(bundle, config), config, search, refine)
 
@@ -71,11 +71,18 @@ class HandEstimator:
         return pose
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
-        window = self._crop.cut(depth, camera, center)[None, ..., None]
-        joints, spread = self.backend.infer(window)
-        deviation = np.sqrt(np.square(spread[0].astype(np.float64)).mean(1)) * self.bundle.manifest.calibration.spread_scale
+        views = self._crop.views(self.config.views)
+        windows = np.stack([self._crop.cut(depth, camera, center + shift, turn) for shift, turn in views])[..., None]
+        answers, spread = self.backend.infer(windows)
+        joints = np.mean([a.astype(np.float64) @ _about_z(turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)], 0)
+        deviation = np.sqrt(np.square(spread.astype(np.float64)).mean((0, 2))) * self.bundle.manifest.calibration.spread_scale
         error = float(1.6 * deviation.mean())  # the mean of a three-dimensional normal distribution's distance is 1.6 deviations
         score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
         accepted = score >= self.config.min_score
         reason = "" if accepted else f"score {score:.2f} is below {self.config.min_score:g}"
-        return HandPose(joints[0].astype(np.float64) + center, deviation, center, score, accepted, reason)
+        return HandPose(joints, deviation, center, score, accepted, reason)
+
+
+def _about_z(angle: float) -> Array:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])

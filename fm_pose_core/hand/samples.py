@@ -62,10 +62,7 @@ def draw_window(view: HandView, crop: HandCrop, in_plane: float, displacement: f
     angle, s = np.radians(rng.uniform(-in_plane, in_plane)), 1.0 + rng.uniform(-rescale, rescale)
     c, n = np.cos(angle), np.sin(angle)
     R = np.array([[c, -n, 0.0], [n, c, 0.0], [0.0, 0.0, 1.0]])
-    middle = (crop.size - 1) / 2
-    A = s * R[:2, :2]  # a larger hand is a hand in a smaller cube
-    turn = np.column_stack([A, middle - A @ [middle, middle]])
-    M = turn @ np.vstack([crop.affine(view.camera, center), [0, 0, 1]])
+    M = crop.turning(angle, s) @ np.vstack([crop.affine(view.camera, center), [0, 0, 1]])  # a larger hand is a hand in a smaller cube
     windows = []
     for layer in view.layers:
         depth = cv2.warpAffine(layer, M, (crop.size, crop.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

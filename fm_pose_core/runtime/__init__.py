@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 
@@ -40,13 +40,13 @@ class Backend(Protocol):
         ...
 
 
-def load_backend(bundle: Bundle, config: EstimatorConfig | None = None) -> Backend:
+def load_backend(bundle: Bundle, config: EngineConfig | None = None) -> Backend:
     """Load the bundle's network with the engine, precision and threads that `config` asks for.
 
     Raises InputError if the chosen engine isn't installed (naming what to install), cannot do the precision, or cannot
     load the network; "auto" takes the first engine that loads.
     """
-    config = config or EstimatorConfig()
+    config = config or EngineConfig()
     if config.backend != "auto":
         return _load(config.backend, bundle, config)
     failures = []
@@ -80,7 +80,7 @@ def check_images(images: Images, contract: Contract) -> None:
     expect(fits, "images", f"{kind} (N, {', '.join(map(str, shape))})", f"{images.dtype} {images.shape}")
 
 
-def _load(name: str, bundle: Bundle, config: EstimatorConfig) -> Backend:
+def _load(name: str, bundle: Bundle, config: EngineConfig) -> Backend:
     module, packages, install = BACKENDS[name]
     wanted = f"the Python package {' or '.join(packages)}"
     expect(_installed(name), f"backend {name}", wanted, f"none installed; try: pip install {install}")

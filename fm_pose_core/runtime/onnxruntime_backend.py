@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_contract, check_images
 
@@ -15,7 +15,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     precision = "fp32"
 
-    def __init__(self, bundle: Bundle, config: EstimatorConfig) -> None:
+    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
         import onnxruntime as ort
 
         expect(config.precision in ("auto", "fp32"), "precision", "fp32 or auto with onnxruntime on a CPU", config.precision)
@@ -41,6 +41,6 @@ def _shapes(tensors: Any) -> dict[str, tuple]:
     return {t.name: tuple(d if isinstance(d, int) else None for d in t.shape) for t in tensors}
 
 
-def load(bundle: Bundle, config: EstimatorConfig) -> OnnxRuntimeBackend:
+def load(bundle: Bundle, config: EngineConfig) -> OnnxRuntimeBackend:
     """The network of `bundle` in ONNX Runtime."""
     return OnnxRuntimeBackend(bundle, config)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_contract, check_images
@@ -22,7 +22,7 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 class OpenVinoBackend:
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, config: EstimatorConfig) -> None:
+    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
         import openvino as ov
 
         core = ov.Core()
@@ -71,6 +71,6 @@ def _shape(tensor: Any) -> tuple:
     return tuple(None if d.is_dynamic else d.get_length() for d in tensor.get_partial_shape())
 
 
-def load(bundle: Bundle, config: EstimatorConfig) -> OpenVinoBackend:
+def load(bundle: Bundle, config: EngineConfig) -> OpenVinoBackend:
     """The network of `bundle` in OpenVINO."""
     return OpenVinoBackend(bundle, config)

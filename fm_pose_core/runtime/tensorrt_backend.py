@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_images
@@ -176,7 +176,7 @@ class Driver:
             raise InputError(f"backend tensorrt: expected {call} to succeed, got CUDA error {status}")
 
 
-def load(bundle: Bundle, config: EstimatorConfig) -> TensorRtBackend:
+def load(bundle: Bundle, config: EngineConfig) -> TensorRtBackend:
     """Build the engine for the GPU of this machine, and load it. Building takes seconds to minutes."""
     precision = "fp16" if config.precision == "auto" else config.precision
     expect(precision in ("fp16", "fp32"), "precision", "fp16, fp32 or auto with TensorRT", precision)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_images
 
@@ -14,7 +14,7 @@ from fm_pose_core.runtime import Floats, Images, check_images
 class TorchBackend:
     name = "torch"
 
-    def __init__(self, bundle: Bundle, config: EstimatorConfig) -> None:
+    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
         import torch
 
         from fm_pose_core.networks import build_fused
@@ -68,6 +68,6 @@ def _read_weights(network: Any, bundle: Bundle) -> None:
     network.load_state_dict(weights)
 
 
-def load(bundle: Bundle, config: EstimatorConfig) -> TorchBackend:
+def load(bundle: Bundle, config: EngineConfig) -> TorchBackend:
     """The network of `bundle` in PyTorch, on the GPU if there is one."""
     return TorchBackend(bundle, config)

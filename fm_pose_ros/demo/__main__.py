@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.add_argument("--rate", type=float, default=10.0, help="frames per second (default: %(default)s)")
         p.add_argument("--frames", metavar="IDS", help="play these frames only, such as 0-29,60")
         p.add_argument("--every", type=int, default=5, help="print every so many rows (default: %(default)s)")
+        p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the node, such as views=1; may be repeated")
         p.add_argument("--timeout", type=float, default=3.0, help="seconds to wait for the answer to a frame (default: %(default)s)")
     args = parser.parse_args(argv)
     failed = False

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
     output = play_back.new_folder(args.output, FILES)
     print(f"{len(numbers)} depth maps of a {bundle.name} through {NODE}; starting the node …", flush=True)
     rows = play_back.session(
-        NODE, {"bundle": args.bundle.resolve()}, INPUTS, OUTPUTS, output, lambda p: play(p, frames, numbers, args.rate, args.timeout)
+        NODE, {"bundle": args.bundle.resolve(), **play_back.given(args.set)}, INPUTS, OUTPUTS, output, lambda p: play(p, frames, numbers, args.rate, args.timeout)
     )
     present(COLUMNS, rows, summary(rows), output, "joints.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no hand among them"

@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
     output = play_back.new_folder(args.output, FILES)
     print(f"{len(instances)} frames of {bundle.name} through {NODE}; starting the node …", flush=True)
     source = "tracking" if args.window_source == "tracking" else "detections"
-    parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections"}
+    parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections", **play_back.given(args.set)}
     exact = args.window_source == "gt"
     rows = play_back.session(
         NODE, parameters, INPUTS, OUTPUTS, output, lambda p: play(p, instances, vertices, bundle, args.rate, args.timeout, exact)

@@ -176,6 +176,13 @@ def start_node(node: str, parameters: Mapping[str, object], log: Path) -> "subpr
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env={**MIDDLEWARE, **os.environ})
 
 
+def given(settings: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, … of the command line."""
+    for setting in settings:
+        expect(bool(setting.partition("=")[1]), "--set", "NAME=VALUE", setting)
+    return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
+
+
 def stop_node(process: "subprocess.Popen[bytes]") -> None:
     """Ctrl-C, and harder if that is not heard."""
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):

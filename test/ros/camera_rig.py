@@ -163,7 +163,8 @@ class Rig(Peer):
     ) -> None:
         """parameters: {ns} in a name stands for the namespace. topics: as for Peer."""
         super().__init__(listen, **topics)
-        values: dict[str, Any] = {"bundle": str(bundle), "backend": "onnxruntime", "threads": 1, "diagnostics_period": 0.2}
+        values: dict[str, Any] = {"bundle": str(bundle), "backend": "onnxruntime", "threads": 1, "diagnostics_period": 0.2, "views": 1}
+        # One view: the toy networks answer in a fixed pattern, which does not turn with the window.
         if node_class is ObjectPoseNode:
             values["window_source"] = "fixed"
         overrides = [Parameter(name.format(ns=self.namespace), value=value) for name, value in {**values, **parameters}.items()]

@@ -50,7 +50,7 @@ def sequence(tmp_path: Path) -> Path:
 
 def arguments(bundle: Path, sequence: Path, output: Path) -> list[str]:
     """The frames of tiny_bop jump, so each needs its detection."""
-    return ["object", "--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--window-source", "detections", "--every", "1"]
+    return ["object", "--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--window-source", "detections", "--every", "1", "--set", "views=1"]
 
 
 def run(argv: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -165,7 +165,7 @@ def test_hand_demo(domain: None, tmp_path: Path) -> None:
     (tmp_path / "hands" / "test" / "joint_data.mat").unlink()  # labels.txt suffices
 
     bundle, output = toy_hand.write_toy_hand(tmp_path / "toy_hand"), tmp_path / "output"
-    done = run(["hand", "--bundle", str(bundle), "--sequence", str(tmp_path / "hands"), "--output", str(output), "--every", "1"])
+    done = run(["hand", "--bundle", str(bundle), "--sequence", str(tmp_path / "hands"), "--output", str(output), "--every", "1", "--set", "views=1"])
     assert done.returncode == 0, done.stderr
     assert "4, 3 with a hand" in done.stdout and "50.0 %" in done.stdout and "75.0 %" in done.stdout and "no hand" in done.stdout
     rows = list(csv.reader((output / "joints.csv").open()))

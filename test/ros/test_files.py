@@ -7,7 +7,7 @@ import pytest
 import yaml
 from camera_rig import Peer  # noqa: F401 (skips this file where there is no ROS)
 
-from fm_pose_core.config import EstimatorConfig, from_dict
+from fm_pose_core.config import EngineConfig, EstimatorConfig, from_dict
 from fm_pose_core.hand.crop import SearchConfig
 from fm_pose_ros.hand_config import FIXED as HAND_FIXED
 from fm_pose_ros.hand_config import HandNodeConfig
@@ -18,7 +18,7 @@ from fm_pose_ros.object_pose_node import ESTIMATOR_FIXED
 
 ROOT = Path(__file__).parents[2]
 OBJECT = {ObjectNodeConfig: FIXED, EstimatorConfig: ESTIMATOR_FIXED, NodeConfig: BASE_FIXED}
-HAND = {HandNodeConfig: HAND_FIXED, SearchConfig: (), EstimatorConfig: ESTIMATOR_FIXED, NodeConfig: BASE_FIXED}
+HAND = {HandNodeConfig: HAND_FIXED, SearchConfig: (), EngineConfig: ESTIMATOR_FIXED, NodeConfig: BASE_FIXED}
 NODES = pytest.mark.parametrize(("name", "page", "configs"), [("object_pose", "ros.md", OBJECT), ("hand_pose", "hand.md", HAND)])
 
 

@@ -53,7 +53,7 @@ def depth_msg(depth: np.ndarray, stamp: float, encoding: str = "16UC1", padding:
 
 
 def reference(bundle: Path, depth: np.ndarray) -> HandPose:
-    pose = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1)).estimate(depth, CAMERA)
+    pose = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1)).estimate(depth, CAMERA)
     assert pose is not None and pose.accepted
     return pose
 

@@ -17,7 +17,7 @@ HERE = {"window_u": U, "window_v": V}
 
 def reference(bundle: Path, camera: Camera = CAMERA, u: float = U, v: float = V, image: np.ndarray | None = None) -> ObjectPose:
     """What the estimator says without ROS."""
-    estimator = PoseEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1))
+    estimator = PoseEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1))
     pose = estimator.estimate(toy_image(camera, u, v) if image is None else image, camera, Window(u, v))
     assert pose.accepted
     return pose
