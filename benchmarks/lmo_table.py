@@ -26,9 +26,9 @@ FEW = [
 ]
 # Photographs as they are: novel views of them are renderings.
 NO_RENDERINGS = ["real.novel_views=0.0"]
-# Renderings without this project's options that narrow the gap (light and paint at random): the sampling of section 4.1 but for
-# occluders, jitter and noise.
-PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0"]
+# Without this project's options that narrow the gap (light and paint at random, novel views): the sampling of section 4.1 but for occluders,
+# jitter and noise.
+PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0", *NO_RENDERINGS]
 
 
 ROWS = {

@@ -1,0 +1,53 @@
+"""The effect of the learned mapping (section 3.2 of the paper): how far the features of validation photographs are from those of renderings
+under the same pose, before and after g. Mean and standard deviation of the absolute differences of all coefficients, in standard deviations of
+the renderings' features over images. Prints JSON.
+
+    FM_POSE_DATA=… python benchmarks/feature_gap.py RUN [RUN …]
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fm_pose_core.experiment import load_experiment
+from fm_pose_core.export import fused_of
+from fm_pose_core.networks import FeatureMapping
+
+# Each validation photograph as it is, slightly displaced; its rendering is drawn over it.
+AS_IT_IS = [
+    "real.novel_views=0", "real.plain=1", "real.in_plane=0", "real.appearance.occluders=0", "real.appearance.colour=0", "real.appearance.blur=0",
+    "real.appearance.noise=0",
+]  # fmt: skip
+
+
+@torch.inference_mode()
+def gap(run: Path, pairs: int) -> dict[str, dict[str, float]]:
+    """Before and after the mapping; only before where there is no g."""
+    network = fused_of(run, load_experiment(run / "config.yaml"))
+    frames = load_experiment(run / "config.yaml").object.validation_frames  # type: ignore[attr-defined]
+    changes = [f"object.training_frames={frames}", "object.validation_frames=''", "method=feature_mapping", *AS_IT_IS]
+    _, T_M = load_experiment(run / "config.yaml", changes).read_data().source.open(False, True, np.random.default_rng(0))
+    assert T_M is not None
+    drawn = [T_M.draw() for _ in range(pairs)]
+    T_M.close()
+    real, rendered = (network.f(FeatureMapping.normalise(torch.from_numpy(np.stack([d[k] for d in drawn])))) for k in (0, 1))
+    spread = rendered.std(0).mean()
+    result = {"before": (real - rendered).abs() / spread}
+    if not isinstance(network.g, torch.nn.Identity):
+        result["after"] = (network.g(real) - rendered).abs() / spread
+    return {name: {"mean": round(float(d.mean()), 3), "std": round(float(d.std()), 3)} for name, d in result.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a training run")
+    parser.add_argument("--pairs", type=int, default=150, help="how many pairs (default: %(default)s)")
+    arguments = parser.parse_args()
+    print(json.dumps({run.name: gap(run, arguments.pairs) for run in arguments.runs}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
