@@ -27,35 +27,37 @@ NYU_SUBJECTS = {"test": 2440}  # frames from this one on (counted from 0) show t
 
 @dataclass(frozen=True)
 class HandFrames:
-    """paths: of the depth maps, N; joints (N, J, 3) metres in the camera's frame; subjects (N,): number of the person."""
+    """paths: of the depth maps, N; joints (N, J, 3) metres in the camera's frame, NaN where they are not known; subjects (N,): number of the
+    person; unit: metres, of the numbers in 16-bit files."""
 
     dataset: HandDataset
     camera: Camera
     paths: tuple[Path, ...]
     joints: Array
     subjects: NDArray[np.int64]
+    unit: float = MM
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def depth(self, index: int) -> Depth:
         """(H, W) float32 metres, 0 where there is none. Raises InputError for a file that is no depth map."""
-        return read_depth(self.paths[index])
+        return read_depth(self.paths[index], self.unit)
 
     def chosen(self, indices: Sequence[int] | NDArray[np.int64]) -> "HandFrames":
         """Those frames alone."""
         indices = np.asarray(indices, dtype=np.int64)
-        return HandFrames(self.dataset, self.camera, tuple(self.paths[i] for i in indices), self.joints[indices], self.subjects[indices])
+        return HandFrames(self.dataset, self.camera, tuple(self.paths[i] for i in indices), self.joints[indices], self.subjects[indices], self.unit)
 
 
-def read_depth(path: str | Path) -> Depth:
-    """A depth map in metres: a 16-bit PNG of millimetres, or NYU's colour PNG with the depth in green and blue."""
+def read_depth(path: str | Path, unit: float = MM) -> Depth:
+    """A depth map in metres: a 16-bit PNG in steps of `unit` metres, or NYU's colour PNG with millimetres in green and blue."""
     values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     expect(values is not None, str(path), "a depth map (PNG)", "nothing that can be read")
     if values.ndim == 3 and values.shape[2] >= 3 and values.dtype == np.uint8:
         return (values[..., 1].astype(np.float32) * 256 + values[..., 0]) * np.float32(MM)
     expect(values.ndim == 2 and values.dtype == np.uint16, str(path), "16 bit, or NYU's colour coding", f"{values.dtype} {values.shape}")
-    return values.astype(np.float32) * np.float32(MM)
+    return values.astype(np.float32) * np.float32(unit)
 
 
 def read_frames(name: str, root: str | Path, split: str) -> HandFrames:
@@ -65,6 +67,17 @@ def read_frames(name: str, root: str | Path, split: str) -> HandFrames:
     if name == "nyu" and ((root / split / "joint_data.mat").is_file() or not (root / split / "labels.txt").is_file()):
         return _read_nyu(root, split)
     return _read_list(DATASETS[name], root, split)
+
+
+def read_unlabelled(folder: str | Path, dataset: HandDataset, K: Array, unit: float = MM) -> HandFrames:
+    """All depth maps (16-bit PNG in steps of `unit` metres) in `folder` and below, in the order of their names; no joints are known. K (3, 3):
+    of their camera, pixels. Raises InputError if there are none."""
+    paths = sorted(Path(folder).rglob("*.png"), key=lambda p: (p.parent, len(p.stem), p.stem))
+    expect(bool(paths), str(folder), "depth maps (PNG)", "none")
+    joints = np.full((len(paths), len(dataset.joints), 3), np.nan)
+    height, width = read_depth(paths[0]).shape
+    camera = Camera(np.asarray(K, dtype=np.float64), width, height)
+    return HandFrames(dataset, camera, tuple(paths), joints, np.zeros(len(paths), np.int64), unit)
 
 
 def _read_nyu(root: Path, split: str) -> HandFrames:

@@ -1,4 +1,4 @@
-"""The demo of hand_pose_node: a sequence of depth maps in NYU's layout."""
+"""The demo of hand_pose_node: a sequence of depth maps in NYU's layout, or a folder of depth maps without labels."""
 
 import argparse
 import array
@@ -16,10 +16,10 @@ from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.bundle import HandBundle
 from fm_pose_core.data.bop import parse_ids
-from fm_pose_core.errors import expect
-from fm_pose_core.evaluate.hand import MM, THRESHOLDS
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.evaluate.hand import DATASETS, MM, THRESHOLDS
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.frames import HandFrames, read_frames
+from fm_pose_core.hand.frames import HandFrames, read_frames, read_unlabelled
 from fm_pose_ros.conversions import image_to_rgb
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.player import Answer, Player
@@ -35,12 +35,14 @@ COLUMNS = ("frame", "mean error (mm)", "worst joint", "its error (mm)", "score",
 
 @dataclass
 class HandRow:
-    """One frame of the table. latency: seconds from sending the depth map to receiving the joints. errors (J,) metres: None without joints."""
+    """One frame of the table. latency: seconds from sending the depth map to receiving the joints. errors (J,) metres: None where no hand
+    was found, or the truth is not known."""
 
     number: int
     center: tuple[float, float]
     joints: tuple[str, ...]
     answered: bool = False
+    found: bool = False
     errors: Array | None = None
     score: float = float("nan")
     latency: float = float("nan")
@@ -48,16 +50,19 @@ class HandRow:
 
     def values(self) -> list[str]:
         """As they are printed."""
-        if self.errors is None:
+        if not self.found:
             return [str(self.number), "no hand" if self.answered else "no answer", "", "", "", f"{1e3 * self.latency:.1f}"]
+        if self.errors is None:
+            return [str(self.number), "", "", "", f"{self.score:.2f}", f"{1e3 * self.latency:.1f}"]
         worst = int(self.errors.argmax())
         numbers = (f"{self.errors.mean() / MM:.1f}", self.joints[worst], f"{self.errors[worst] / MM:.1f}", f"{self.score:.2f}")
         return [str(self.number), *numbers, f"{1e3 * self.latency:.1f}"]
 
     def caption(self) -> str:
         """For the picture."""
-        errors = "no hand" if self.errors is None else f"mean {self.errors.mean() / MM:.0f} mm, worst {self.errors.max() / MM:.0f} mm"
-        return f"frame {self.number}: {errors}"
+        if self.errors is None:
+            return f"frame {self.number}: " + (f"score {self.score:.2f}" if self.found else "no hand")
+        return f"frame {self.number}: mean {self.errors.mean() / MM:.0f} mm, worst {self.errors.max() / MM:.0f} mm"
 
 
 def complete(answer: Answer) -> bool:
@@ -84,8 +89,7 @@ def play(player: Player, frames: HandFrames, numbers: Sequence[int], rate: float
 
 def judge(answer: Answer, sent: float, number: int, frames: HandFrames, k: int) -> HandRow:
     """Compare the answer with the truth."""
-    center = frames.camera.pixels(frames.joints[k].mean(0)[None])[0]
-    row = HandRow(number, (float(center[0]), float(center[1])), frames.dataset.joints)
+    row = HandRow(number, (frames.camera.width / 2, frames.camera.height / 2), frames.dataset.joints)
     if "overlay" in answer.messages:
         row.overlay = image_to_rgb(answer.messages["overlay"])
     if "joints" not in answer.messages:
@@ -94,27 +98,41 @@ def judge(answer: Answer, sent: float, number: int, frames: HandFrames, k: int) 
     found = answer.messages["joints"]
     if found.valid:
         positions = np.array([[p.x, p.y, p.z] for p in found.positions])
-        row.errors, row.score = np.linalg.norm(positions - frames.joints[k], axis=1), found.score
+        u, v = frames.camera.pixels(positions.mean(0)[None])[0]
+        row.found, row.center, row.score = True, (float(u), float(v)), found.score
+        if np.isfinite(frames.joints[k]).all():
+            row.errors = np.linalg.norm(positions - frames.joints[k], axis=1)
     return row
 
 
 def summary(rows: Sequence[HandRow]) -> str:
-    """Errors over the frames with a hand, shares over all frames."""
+    """Errors over the frames with a hand, shares over all frames; the errors only where the truth is known."""
     errors = [row.errors for row in rows if row.errors is not None]
-    lost = sum(not row.answered for row in rows)
-    lines = [
-        f"frames                       {len(rows)}, {len(errors)} with a hand" + (f"; {lost} without an answer" if lost else ""),
-        f"joint error                  {np.mean(errors) / MM if errors else float('nan'):.1f} mm mean, {median([e.mean() / MM for e in errors]):.1f} mm in the median frame",
-    ]
-    for t in THRESHOLDS:
-        lines.append(f"all joints < {t / MM:.0f} mm           {100 * sum(bool(e.max() < t) for e in errors) / len(rows):5.1f} %")
+    found, lost = sum(row.found for row in rows), sum(not row.answered for row in rows)
+    lines = [f"frames                       {len(rows)}, {found} with a hand" + (f"; {lost} without an answer" if lost else "")]
+    if errors:
+        of_frames = median([e.mean() / MM for e in errors])
+        lines.append(f"joint error                  {np.mean(errors) / MM:.1f} mm mean, {of_frames:.1f} mm in the median frame")
+        for t in THRESHOLDS:
+            lines.append(f"all joints < {t / MM:.0f} mm           {100 * sum(bool(e.max() < t) for e in errors) / len(rows):5.1f} %")
     return "\n".join([*lines, f"latency, depth to joints     {latency_line([row.latency for row in rows if row.answered])}"])
+
+
+def read(args: argparse.Namespace) -> HandFrames:
+    """Labelled frames in NYU's layout, or with --camera all depth maps in the folder."""
+    if not args.camera:
+        return read_frames("nyu", args.sequence, args.split)
+    try:
+        fx, fy, cx, cy = (float(x) for x in args.camera.split(","))
+    except ValueError:
+        raise InputError(f"--camera: expected FX,FY,CX,CY, got {args.camera}") from None
+    return read_unlabelled(args.sequence, DATASETS["nyu"], np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), args.unit)
 
 
 def run(args: argparse.Namespace) -> None:
     """The demo. Raises InputError for what is missing, and if nothing is found in any frame."""
     bundle = HandBundle.load(args.bundle)
-    frames = read_frames("nyu", args.sequence, args.split)
+    frames = read(args)
     expect(bundle.hand.joints == frames.dataset.joints, str(args.bundle), f"the joints of NYU ({', '.join(frames.dataset.joints)})", bundle.hand.joints)
     numbers = list(range(len(frames)))
     if args.frames:
@@ -129,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     )
     present(COLUMNS, rows, summary(rows), output, "joints.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no hand among them"
-    expect(any(row.errors is not None for row in rows), f"{output / 'node.log'}", "hands", answers)
+    expect(any(row.found for row in rows), f"{output / 'node.log'}", "hands", answers)
 
 
 def add_arguments(parser: argparse.ArgumentParser, root: Path) -> None:
@@ -137,3 +155,5 @@ def add_arguments(parser: argparse.ArgumentParser, root: Path) -> None:
     parser.add_argument("--bundle", type=Path, default=root / "models" / "hand", help="bundle of the hand (default: %(default)s)")
     parser.add_argument("--sequence", type=Path, default=root / "demo" / "hands", help="depth maps in NYU's layout (default: %(default)s)")
     parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
+    parser.add_argument("--camera", metavar="FX,FY,CX,CY", help="the sequence is a folder of depth maps without labels, of this camera (pixels)")
+    parser.add_argument("--unit", type=float, default=MM, metavar="METRES", help="with --camera: of the depth maps' numbers (default: %(default)s)")
