@@ -16,9 +16,9 @@ from fm_pose_core.experiment import load_experiment
 from fm_pose_core.export import fused_of
 from fm_pose_core.networks import FeatureMapping
 
-# Each validation photograph as it is, slightly displaced; its rendering is drawn over it.
+# Validation photographs (visible by more than 25 %) as they are, slightly displaced; their renderings are drawn over them.
 AS_IT_IS = [
-    "real.novel_views=0", "real.plain=1", "real.in_plane=0", "real.appearance.occluders=0", "real.appearance.colour=0", "real.appearance.blur=0",
+    "real.novel_views=0", "real.plain=1", "real.in_plane=0", "real.rescale=0", "real.appearance.occluders=0", "real.appearance.colour=0", "real.appearance.blur=0",
     "real.appearance.noise=0",
 ]  # fmt: skip
 

@@ -41,7 +41,7 @@ def main() -> None:
     }
     options = [argument for bundle in bundles.values() for argument in ("--bundle", bundle)]
     scores = runs / "scores.json"
-    fm_pose("evaluate", "hand", "--dataset", "nyu", "--root", data, *options, "--json", scores, "--figure", runs / "figure7.png")
+    fm_pose("evaluate", "hand", "--dataset", "nyu", "--root", data, "--views", 1, *options, "--json", scores, "--figure", runs / "figure7.png")
     by_name = {s["name"]: s for s in json.loads(scores.read_text())}
     print("\n| row | mean joint error, mm | all joints < 20 mm, % | all joints < 40 mm, % | frames × seeds |\n|---|---|---|---|---|")
     for row in arguments.rows:

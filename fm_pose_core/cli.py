@@ -346,7 +346,7 @@ def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, PoseEstimator
         estimators[object_id] = estimator
     first = next(iter(estimators.values()))
     engine = f"{first.backend.name} {first.backend.precision} on {first.backend.device}"
-    return estimators, {"bundles": [str(b) for b in args.bundle], "backend": engine, "fm_pose_version": __version__}
+    return estimators, {"bundles": [str(b) for b in args.bundle], "backend": engine, "views": config.views, "fm_pose_version": __version__}
 
 
 def _download_bop(args: argparse.Namespace) -> None:

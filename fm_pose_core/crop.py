@@ -14,7 +14,18 @@ from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, exp_so3, inverse_intrinsics, project, rotation_looking_along
 from fm_pose_core.types import Camera, Window
 
-VIEW_SHIFT, VIEW_TURN = 0.05, np.radians(10.0)  # of the views that are averaged: shares of the window's width, radians
+VIEW_SHIFT, VIEW_TURN = 0.05, np.radians(10.0)  # of the views that are averaged: share of the window's width, radians
+
+
+def view_offsets(count: int) -> list[tuple[float, float, float]]:
+    """Of `count` views about a window: shift (u, v) as shares of its width, and turn in radians. One is the window itself; more stand on a
+    small circle, turned to and fro. The errors of their answers differ, their mean's is smaller."""
+    expect(count >= 1, "views", "a number from 1", count)
+    if count == 1:
+        return [(0.0, 0.0, 0.0)]
+    angles = np.pi / 4 + 2 * np.pi * np.arange(count) / count
+    turns = [0.0 if count % 2 and k == count - 1 else VIEW_TURN * (-1) ** k for k in range(count)]
+    return [(VIEW_SHIFT * float(np.cos(a)), VIEW_SHIFT * float(np.sin(a)), t) for a, t in zip(angles, turns, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -43,16 +54,9 @@ class Crop:
         return rotation_looking_along(camera.rays(np.array([[window.u, window.v]]))[0])
 
     def views(self, count: int) -> list[Array]:
-        """R_window_view (3, 3) of `count` virtual cameras about the window's: itself alone, or ones that look along a small circle around
-        it, each turned a little in its plane. The errors of their answers differ, their mean's is smaller."""
-        if count == 1:
-            return [np.eye(3)]
-        views = []
-        for angle in np.pi / 4 + 2 * np.pi * np.arange(count) / count:
-            u, v = VIEW_SHIFT * self.size * np.array([np.cos(angle), np.sin(angle)]) / self.focal
-            turn = exp_so3(np.array([0.0, 0.0, VIEW_TURN * np.sin(2 * angle)]))
-            views.append(rotation_looking_along(np.array([u, v, 1.0])) @ turn)
-        return views
+        """R_window_view (3, 3) of `count` virtual cameras about the window's, see `view_offsets`."""
+        f = self.focal / self.size
+        return [rotation_looking_along(np.array([u / f, v / f, 1.0])) @ exp_so3(np.array([0.0, 0.0, t])) for u, v, t in view_offsets(count)]
 
     def cut(self, image: NDArray[np.uint8], camera: Camera, window: Window, view: Array | None = None) -> tuple[NDArray[np.uint8], Array]:
         """Resample `image` (H, W) or (H, W, C) into the window. view: R_window_view (3, 3), for another than the window's own.
@@ -95,10 +99,10 @@ class Crop:
             part = cv2.pyrDown(part)  # pixel (u, v) of the half is (2 u, 2 v) of the whole
         return part, low.astype(np.float64), factor
 
-    def turned(self, pixels: Array, R_window_view: Array) -> Array:
+    def view_to_window(self, pixels: Array, R_window_view: Array) -> Array:
         """(N, 2) pixels of a view -> pixels of the window."""
         rays = np.column_stack([pixels, np.ones(len(pixels))]) @ inverse_intrinsics(self.K).T
-        return project(self.K, rays @ R_window_view.T)
+        return self.to_window(rays @ R_window_view.T, np.eye(3))
 
     def to_window(self, points_camera: Array, R_camera_window: Array) -> Array:
         """(N, 3) camera-frame points -> (N, 2) window pixels."""

@@ -55,8 +55,9 @@ class PoseEstimator:
         poses = []
         for k, window in enumerate(windows):
             one = slice(n * k, n * (k + 1))
-            corners_window = np.mean([self._crop.turned(c, R) for c, R in zip(corners[one], views, strict=True)], 0)
-            poses.append(self._pose(corners_window, spread[one].mean(0), self._crop.rotation(camera, window), camera))  # PnP
+            answers = np.array([self._crop.view_to_window(c, R) for c, R in zip(corners[one], views, strict=True)])
+            deviation = np.sqrt(np.square(spread[one]).mean(0) + answers.var(0).mean())  # expected, and as far as the views disagree
+            poses.append(self._pose(answers.mean(0), deviation, self._crop.rotation(camera, window), camera))  # PnP
         return poses
 
     def window_of(self, T_camera_object: Array, camera: Camera) -> Window:

@@ -136,10 +136,19 @@ def _in_metres(values: NDArray[Any]) -> NDArray[np.float32]:
 
 def rgb_to_image(rgb: NDArray[np.uint8], header: Header) -> Image:
     """(H, W, 3) uint8 RGB -> Image, rgb8."""
-    height, width = rgb.shape[:2]
+    return _to_image(rgb, "rgb8", header)
+
+
+def millimetres_to_image(depth: NDArray[np.uint16], header: Header) -> Image:
+    """(H, W) uint16 millimetres -> Image, 16UC1."""
+    return _to_image(depth, "16UC1", header)
+
+
+def _to_image(pixels: NDArray[Any], encoding: str, header: Header) -> Image:
+    height, width = pixels.shape[:2]
     # rclpy takes an array.array as it is; of any other sequence it checks every byte.
-    data = array.array("B", rgb.tobytes())
-    return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)
+    data = array.array("B", pixels.tobytes())
+    return Image(header=header, height=height, width=width, encoding=encoding, step=pixels.nbytes // height, data=data)
 
 
 def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:

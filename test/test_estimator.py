@@ -169,7 +169,7 @@ def test_score_uses_the_bundles_calibration(estimator: PoseEstimator) -> None:
     strict = replace(estimator.bundle, manifest=replace(manifest, calibration=replace(manifest.calibration, spread_scale=10.0)))
     window = Window(320.0, 240.0)
     a = estimator.estimate(image, camera, window).score
-    b = PoseEstimator(strict, estimator.backend).estimate(image, camera, window).score
+    b = PoseEstimator(strict, estimator.backend, estimator.config).estimate(image, camera, window).score
     variance = [0.5**2 + (scale * toy.SPREAD) ** 2 for scale in (1.0, 10.0)]  # with pnp.FLOOR
     assert (1 / b - 1) == pytest.approx(variance[1] / variance[0] * (1 / a - 1), rel=1e-3)
 

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
+from fm_pose_core.crop import view_offsets
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.types import Camera
 
 Depth = NDArray[np.float32]
-VIEW_SHIFT, VIEW_TURN = 0.05, np.radians(10.0)  # of the views that are averaged: shares of the cube's side, radians
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,9 @@ class HandCrop:
         self.size, self.half = self.config.size, self.config.cube / 2
 
     def views(self, count: int) -> list[tuple[Array, float]]:
-        """`count` cubes about a centre: by how much each is displaced (3,), metres, and turned about the optical axis, radians. One is the
-        cube itself; more stand on a small circle. The errors of their answers differ, their mean's is smaller."""
-        if count == 1:
-            return [(np.zeros(3), 0.0)]
-        angles = np.pi / 4 + 2 * np.pi * np.arange(count) / count
-        shift = VIEW_SHIFT * 2 * self.half
-        return [(shift * np.array([np.cos(a), np.sin(a), 0.0]), float(VIEW_TURN * np.sin(2 * a))) for a in angles]
+        """Of `count` cubes about a centre: by how much each is displaced (3,), metres, and turned about the optical axis, radians; see
+        `view_offsets`."""
+        return [(2 * self.half * np.array([u, v, 0.0]), turn) for u, v, turn in view_offsets(count)]
 
     def cut(self, depth: Depth, camera: Camera, center: Array, turn: float = 0.0) -> Depth:
         """-> (size, size) float32 in [-1, 1]: depth relative to `center` (3,) metres, in half cubes; 1 for what is behind the cube, in
@@ -75,6 +71,11 @@ class HandCrop:
         c, n, middle = scale * np.cos(angle), scale * np.sin(angle), (self.size - 1) / 2
         A = np.array([[c, -n], [n, c]])
         return np.column_stack([A, middle - A @ [middle, middle]])
+
+    def turned(self, points: Array, angle: float, scale: float = 1.0) -> Array:
+        """Points (…, 3) relative to the cube's centre as `turning` moves them."""
+        c, n = np.cos(angle), np.sin(angle)
+        return scale * points @ np.array([[c, -n, 0.0], [n, c, 0.0], [0.0, 0.0, 1.0]]).T
 
     def to_target(self, joints: Array, center: Array) -> Array:
         """Joints (…, 3) metres -> relative to the cube's centre, in half cubes."""

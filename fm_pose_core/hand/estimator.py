@@ -74,15 +74,11 @@ class HandEstimator:
         views = self._crop.views(self.config.views)
         windows = np.stack([self._crop.cut(depth, camera, center + shift, turn) for shift, turn in views])[..., None]
         answers, spread = self.backend.infer(windows)
-        joints = np.mean([a.astype(np.float64) @ _about_z(turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)], 0)
-        deviation = np.sqrt(np.square(spread.astype(np.float64)).mean((0, 2))) * self.bundle.manifest.calibration.spread_scale
+        joints = np.array([self._crop.turned(a.astype(np.float64), -turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)])
+        variance = np.square(spread.astype(np.float64)).mean((0, 2)) + joints.var(0).mean(1)  # expected, and as far as the views disagree
+        deviation = np.sqrt(variance) * self.bundle.manifest.calibration.spread_scale
         error = float(1.6 * deviation.mean())  # the mean of a three-dimensional normal distribution's distance is 1.6 deviations
         score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
         accepted = score >= self.config.min_score
         reason = "" if accepted else f"score {score:.2f} is below {self.config.min_score:g}"
-        return HandPose(joints, deviation, center, score, accepted, reason)
-
-
-def _about_z(angle: float) -> Array:
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        return HandPose(joints.mean(0), deviation, center, score, accepted, reason)

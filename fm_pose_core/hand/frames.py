@@ -51,7 +51,8 @@ class HandFrames:
 
 
 def read_depth(path: str | Path, unit: float = MM) -> Depth:
-    """A depth map in metres: a 16-bit PNG in steps of `unit` metres, or NYU's colour PNG with millimetres in green and blue."""
+    """A depth map in metres: a 16-bit PNG in steps of `unit` metres, or NYU's colour PNG with millimetres in green and blue. Raises
+    InputError for another file."""
     values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     expect(values is not None, str(path), "a depth map (PNG)", "nothing that can be read")
     if values.ndim == 3 and values.shape[2] >= 3 and values.dtype == np.uint8:
@@ -74,19 +75,25 @@ def read_unlabelled(folder: str | Path, dataset: HandDataset, K: Array, unit: fl
     of their camera, pixels. Raises InputError if there are none."""
     paths = sorted(Path(folder).rglob("*.png"), key=lambda p: (p.parent, len(p.stem), p.stem))
     expect(bool(paths), str(folder), "depth maps (PNG)", "none")
+    shapes = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in paths]
+    for path, values in zip(paths, shapes, strict=True):
+        fits = values is not None and values.dtype == np.uint16 and values.shape == shapes[0].shape
+        expect(fits, str(path), "a depth map of 16 bit, as large as the first", "another file")
     joints = np.full((len(paths), len(dataset.joints), 3), np.nan)
-    height, width = read_depth(paths[0]).shape
+    height, width = shapes[0].shape
     camera = Camera(np.asarray(K, dtype=np.float64), width, height)
     return HandFrames(dataset, camera, tuple(paths), joints, np.zeros(len(paths), np.int64), unit)
 
 
 def _read_nyu(root: Path, split: str) -> HandFrames:
-    from scipy.io import loadmat
-
     dataset = DATASETS["nyu"]
     folder = root / split
     file = folder / "joint_data.mat"
-    expect(file.is_file(), str(file), "NYU's annotations", "nothing there")
+    expect(file.is_file(), str(file), "NYU's annotations (or labels.txt beside it)", "nothing there")
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise InputError(f"{file}: expected SciPy to read it (pip install scipy), got none") from None
     try:
         uvd = np.asarray(loadmat(str(file))["joint_uvd"][0], dtype=np.float64)  # of the first of three cameras
     except (KeyError, ValueError, IndexError, NotImplementedError) as error:
@@ -95,13 +102,20 @@ def _read_nyu(root: Path, split: str) -> HandFrames:
     paths = tuple(folder / f"depth_1_{k + 1:07d}.png" for k in range(len(uvd)))
     present = np.array([p.is_file() for p in paths])
     expect(bool(present.any()), str(folder), "depth_1_0000001.png and on", "none")
-    subject = (np.arange(len(uvd)) >= NYU_SUBJECTS.get(split, len(uvd))).astype(np.int64)
-    if (folder / "subjects.txt").is_file():  # a simulated dataset tells who is who
-        subject = np.loadtxt(folder / "subjects.txt", dtype=np.int64, ndmin=1)
-        expect(len(subject) == len(uvd), str(folder / "subjects.txt"), f"{len(uvd)} lines", len(subject))
     joints = dataset.to_metres(uvd[:, NYU_OF_36])
-    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, subject)
+    subjects = _subjects(folder, len(uvd), NYU_SUBJECTS.get(split))
+    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, subjects)
     return frames if present.all() else frames.chosen(np.nonzero(present)[0])
+
+
+def _subjects(folder: Path, count: int, second: int | None = None) -> NDArray[np.int64]:
+    """Who is seen in each frame: as subjects.txt says (a simulated dataset has one); without it a second person from frame `second` on."""
+    file = folder / "subjects.txt"
+    if not file.is_file():
+        return (np.arange(count) >= (count if second is None else second)).astype(np.int64)
+    subjects = np.loadtxt(file, dtype=np.int64, ndmin=1)
+    expect(len(subjects) == count, str(file), f"{count} lines", len(subjects))
+    return subjects
 
 
 def _read_list(dataset: HandDataset, root: Path, split: str) -> HandFrames:
@@ -127,7 +141,7 @@ def _read_list(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     present = np.array([p.is_file() for p in paths])
     expect(bool(present.any()), str(folders[0]), f"the depth maps that {file.name} names, such as {names[0]}", "none")
     joints = dataset.to_metres(np.array(rows).reshape(len(rows), -1, 3))
-    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, np.zeros(len(rows), np.int64))
+    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, _subjects(file.parent, len(rows)))
     return frames if present.all() else frames.chosen(np.nonzero(present)[0])
 
 

@@ -60,14 +60,12 @@ def draw_window(view: HandView, crop: HandCrop, in_plane: float, displacement: f
     cube's centre, metres."""
     center = view.center + rng.normal(scale=displacement, size=3)
     angle, s = np.radians(rng.uniform(-in_plane, in_plane)), 1.0 + rng.uniform(-rescale, rescale)
-    c, n = np.cos(angle), np.sin(angle)
-    R = np.array([[c, -n, 0.0], [n, c, 0.0], [0.0, 0.0, 1.0]])
     M = crop.turning(angle, s) @ np.vstack([crop.affine(view.camera, center), [0, 0, 1]])  # a larger hand is a hand in a smaller cube
     windows = []
     for layer in view.layers:
         depth = cv2.warpAffine(layer, M, (crop.size, crop.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         windows.append(crop.normalise(depth, center[2], s))
-    return windows, s * (view.joints - center) @ R.T
+    return windows, crop.turned(view.joints - center, angle, s)
 
 
 class Ring:

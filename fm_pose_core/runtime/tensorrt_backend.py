@@ -22,7 +22,7 @@ from fm_pose_core.runtime import Floats, Images, check_images
 
 log = logging.getLogger(__name__)
 
-LARGEST_BATCH = 8
+USUAL_BATCH, LARGEST_BATCH = 4, 16  # windows: one with its views; four
 
 
 def build_engine(
@@ -56,7 +56,7 @@ def build_engine(
         _target(trt, config, compute_capability)
     shape = bundle.contract.image_shape
     profile = builder.create_optimization_profile()
-    profile.set_shape("image", (1, *shape), (1, *shape), (largest_batch, *shape))
+    profile.set_shape("image", (1, *shape), (min(USUAL_BATCH, largest_batch), *shape), (largest_batch, *shape))
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

@@ -1,11 +1,11 @@
-"""Entry point of the demo: one of its two parts with options, or both as they are."""
+"""Entry point of the demo."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import InputError, expect
 from fm_pose_ros.demo import hands, objects
 from fm_pose_ros.demo.player import ROOT
 
@@ -14,28 +14,27 @@ PARTS = {"object": objects, "hand": hands}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 if a node did not start, or found nothing."""
-    parser = argparse.ArgumentParser(prog="python -m fm_pose_ros.demo", description="Play recorded sequences into the nodes; without a part, both.")
-    parts = parser.add_subparsers(dest="part", metavar="PART")
+    parser = argparse.ArgumentParser(prog="python -m fm_pose_ros.demo", description="Play recorded sequences into the nodes.")
+    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     for name, part in PARTS.items():
         what = f"play a sequence into {part.NODE}"
         p = parts.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
         part.add_arguments(p, ROOT)
         p.add_argument("--output", type=Path, default=Path("demo_output") / name, help="folder for the results (default: %(default)s)")
         p.add_argument("--rate", type=float, default=10.0, help="frames per second (default: %(default)s)")
-        p.add_argument("--frames", metavar="IDS", help="play these frames only, such as 0-29,60")
+        p.add_argument("--frames", metavar="IDS", help="play these frames only, such as 0-29,60 (hands: counted from 0)")
         p.add_argument("--every", type=int, default=5, help="print every so many rows (default: %(default)s)")
         p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the node, such as views=1; may be repeated")
         p.add_argument("--timeout", type=float, default=3.0, help="seconds to wait for the answer to a frame (default: %(default)s)")
     args = parser.parse_args(argv)
-    failed = False
-    for part_args in [args] if args.part else [parser.parse_args([name]) for name in PARTS]:
-        try:
-            PARTS[part_args.part].run(part_args)
-        except InputError as error:
-            print(f"demo: {error}", file=sys.stderr)
-            failed = True
-        print(flush=True)
-    return int(failed)
+    try:
+        expect(args.rate > 0, "--rate", "frames per second, above 0", args.rate)
+        expect(args.every > 0, "--every", "a number from 1", args.every)
+        PARTS[args.part].run(args)
+    except InputError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

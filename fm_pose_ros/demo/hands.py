@@ -20,7 +20,7 @@ from fm_pose_core.errors import InputError, expect
 from fm_pose_core.evaluate.hand import DATASETS, MM, THRESHOLDS
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.frames import HandFrames, read_frames, read_unlabelled
-from fm_pose_ros.conversions import image_to_rgb
+from fm_pose_ros.conversions import image_to_rgb, millimetres_to_image
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.player import Answer, Player
 from fm_pose_ros.demo.report import latency_line, median, present
@@ -61,7 +61,7 @@ class HandRow:
     def caption(self) -> str:
         """For the picture."""
         if self.errors is None:
-            return f"frame {self.number}: " + (f"score {self.score:.2f}" if self.found else "no hand")
+            return f"frame {self.number}: " + (f"score {self.score:.2f}" if self.found else "no hand" if self.answered else "no answer")
         return f"frame {self.number}: mean {self.errors.mean() / MM:.0f} mm, worst {self.errors.max() / MM:.0f} mm"
 
 
@@ -76,12 +76,12 @@ def play(player: Player, frames: HandFrames, numbers: Sequence[int], rate: float
     player.greet(frames.camera)
     due = time.monotonic()
     for k, number in enumerate(numbers):
-        millimetres = np.rint(frames.depth(k) / np.float32(MM)).astype(np.uint16)
+        millimetres = np.clip(np.rint(frames.depth(k) / np.float32(MM)), 0, 65535).astype(np.uint16)
         recorded = CompressedImage(format="16UC1; compressedDepth png")
         recorded.data = array.array("B", bytes(12) + cv2.imencode(".png", millimetres)[1].tobytes())
         player.spin(max(0.0, due - time.monotonic()))
         due = max(due + 1.0 / rate, time.monotonic())
-        messages = {"depth/image_rect_raw": play_back.image(millimetres, "16UC1", player.header())}
+        messages = {"depth/image_rect_raw": millimetres_to_image(millimetres, player.header())}
         answer, sent = player.play(frames.camera, messages, recorded, complete, timeout)
         rows.append(judge(answer, sent, number, frames, k))
     return rows
@@ -122,6 +122,7 @@ def read(args: argparse.Namespace) -> HandFrames:
     """Labelled frames in NYU's layout, or with --camera all depth maps in the folder."""
     if not args.camera:
         return read_frames("nyu", args.sequence, args.split)
+    expect(args.unit > 0, "--unit", "metres, above 0", args.unit)
     try:
         fx, fy, cx, cy = (float(x) for x in args.camera.split(","))
     except ValueError:
@@ -140,10 +141,11 @@ def run(args: argparse.Namespace) -> None:
         numbers = [k for k in numbers if k in chosen]
     expect(bool(numbers), f"{args.sequence}, split {args.split}", "frames to play", "none")
     frames = frames.chosen(numbers)
+    settings = play_back.given(args.set)
     output = play_back.new_folder(args.output, FILES)
     print(f"{len(numbers)} depth maps of a {bundle.name} through {NODE}; starting the node …", flush=True)
     rows = play_back.session(
-        NODE, {"bundle": args.bundle.resolve(), **play_back.given(args.set)}, INPUTS, OUTPUTS, output, lambda p: play(p, frames, numbers, args.rate, args.timeout)
+        NODE, {"bundle": args.bundle.resolve(), **settings}, INPUTS, OUTPUTS, output, lambda p: play(p, frames, numbers, args.rate, args.timeout)
     )
     present(COLUMNS, rows, summary(rows), output, "joints.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no hand among them"

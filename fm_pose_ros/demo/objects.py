@@ -21,7 +21,7 @@ from fm_pose_core.errors import expect
 from fm_pose_core.evaluate.bop import model_vertices
 from fm_pose_core.evaluate.metrics import ADD_THRESHOLD, PROJECTION_THRESHOLD, PoseErrors, pose_errors
 from fm_pose_core.geometry import Array, apply, rotation_from_quaternion, transform
-from fm_pose_ros.conversions import image_to_rgb
+from fm_pose_ros.conversions import image_to_rgb, rgb_to_image
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.player import Answer, Player
 from fm_pose_ros.demo.report import latency_line, median, present
@@ -100,7 +100,7 @@ def play(
         player.spin(max(0.0, due - time.monotonic()))
         due = max(due + 1.0 / rate, time.monotonic())
         header = player.header()
-        messages = {"image_raw": play_back.image(pixels, "rgb8", header), "detections_2d": detections(box, bundle.name, header)}
+        messages = {"image_raw": rgb_to_image(pixels, header), "detections_2d": detections(box, bundle.name, header)}
         answer, sent = player.play(instance.camera, messages, recorded, complete, timeout)
         rows.append(judge(answer, sent, instance, vertices, bundle))
     return rows
@@ -157,10 +157,11 @@ def run(args: argparse.Namespace) -> None:
         instances = [x for x in instances if x.im_id in chosen]
     expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {bundle.object_id}", "none")
     vertices = model_vertices(dataset.model(bundle.object_id))
+    settings = play_back.given(args.set)
     output = play_back.new_folder(args.output, FILES)
     print(f"{len(instances)} frames of {bundle.name} through {NODE}; starting the node …", flush=True)
     source = "tracking" if args.window_source == "tracking" else "detections"
-    parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections", **play_back.given(args.set)}
+    parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections", **settings}
     exact = args.window_source == "gt"
     rows = play_back.session(
         NODE, parameters, INPUTS, OUTPUTS, output, lambda p: play(p, instances, vertices, bundle, args.rate, args.timeout, exact)

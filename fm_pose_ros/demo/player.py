@@ -1,6 +1,7 @@
 """A camera on one side of a node, a listener on the other, and the node's process between them."""
 
 import array
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,6 @@ import numpy as np
 import rclpy
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -156,14 +156,6 @@ def camera_info(camera: Camera, header: Header) -> CameraInfo:
     return info
 
 
-def image(pixels: NDArray[Any], encoding: str, header: Header) -> Image:
-    """pixels (H, W) or (H, W, C) -> message."""
-    height, width = pixels.shape[:2]
-    msg = Image(header=header, height=height, width=width, encoding=encoding, step=pixels.strides[0])
-    msg.data = array.array("B", pixels.tobytes())
-    return msg
-
-
 def start_node(node: str, parameters: Mapping[str, object], log: Path) -> "subprocess.Popen[bytes]":
     """The executable that `ros2 run fm_pose_ros NODE` would run, its output in `log`."""
     try:
@@ -201,21 +193,21 @@ def session(
     """Start the node, `play`, stop it: the rows of the table. output: folder for node.log and the bag. Raises InputError, with the node's
     last words, if it does not become active."""
     log = output / "node.log"
-    bag = Bag(output / "bag", NAMESPACE)
-    process = start_node(node, parameters, log)
-    player = Player(bag, node, inputs, outputs)
-    try:
+    with contextlib.ExitStack() as stack:
+        bag = Bag(output / "bag", NAMESPACE)
+        stack.callback(bag.close)
+        process = start_node(node, parameters, log)
+        stack.callback(stop_node, process)
+        player = Player(bag, node, inputs, outputs)
+        stack.callback(player.close)
         begin = time.monotonic()
-        player.wait_for_node(process)
+        try:
+            player.wait_for_node(process)
+        except InputError as error:
+            words = log.read_text(errors="replace").splitlines()[-20:]
+            raise InputError("\n".join([f"{error}", f"The node's last words ({log}):", *words])) from None
         print(f"active after {time.monotonic() - begin:.1f} s; playing …\n", flush=True)
         return play(player)
-    except InputError as error:
-        words = log.read_text(errors="replace").splitlines()[-20:]
-        raise InputError("\n".join([f"{error}", f"The node's last words ({log}):", *words])) from None
-    finally:
-        player.close()
-        stop_node(process)
-        bag.close()
 
 
 def new_folder(path: Path, files: Sequence[str]) -> Path:

@@ -66,8 +66,6 @@ def captioned(row: Row) -> Picture:
 def write_video(rows: Sequence[Row], path: Path, rate: float) -> bool:
     """The overlays as MP4. Returns whether OpenCV could write it."""
     pictures = [captioned(row) for row in rows if row.overlay is not None]
-    if not pictures:
-        return False
     height, width = pictures[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))  # type: ignore[attr-defined]
     for picture in pictures:
@@ -79,8 +77,6 @@ def write_video(rows: Sequence[Row], path: Path, rate: float) -> bool:
 def write_contact_sheet(rows: Sequence[Row], path: Path, columns: int = 4, count: int = 12) -> None:
     """`count` overlays, evenly chosen, cut around what is looked for: half the image's width each."""
     shown = [row for row in rows if row.overlay is not None]
-    if not shown:
-        return
     chosen = [shown[round(i)] for i in np.linspace(0, len(shown) - 1, min(count, len(shown)))]
     tiles = []
     for row in chosen:
@@ -100,8 +96,10 @@ def present(columns: Sequence[str], rows: Sequence[Row], summary: str, output: P
     """Print every `every`-th row and the summary; write the table and the pictures into `output`, and print where they are."""
     print(f"{table(columns, rows, every)}\n\n{summary}\n")
     write_csv(columns, rows, output / csv_name)
-    video = write_video(rows, output / "overlay.mp4", rate)
-    write_contact_sheet(rows, output / "overlay.png")
-    print(f"video  {output / 'overlay.mp4'}" if video else "video  none: this OpenCV cannot write MP4")
-    print(f"image  {output / 'overlay.png'}\ntable  {output / csv_name}")
+    if any(row.overlay is not None for row in rows):
+        video = write_video(rows, output / "overlay.mp4", rate)
+        print(f"video  {output / 'overlay.mp4'}" if video else "video  none: this OpenCV cannot write MP4")
+        write_contact_sheet(rows, output / "overlay.png")
+        print(f"image  {output / 'overlay.png'}")
+    print(f"table  {output / csv_name}")
     print(f"bag    {output / 'bag'}   (open in Foxglove, or: ros2 bag play {output / 'bag'})")
