@@ -75,8 +75,7 @@ class HandEstimator:
         windows = np.stack([self._crop.cut(depth, camera, center + shift, turn) for shift, turn in views])[..., None]
         answers, spread = self.backend.infer(windows)
         joints = np.array([self._crop.turned(a.astype(np.float64), -turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)])
-        variance = np.square(spread.astype(np.float64)).mean((0, 2)) + joints.var(0).mean(1)  # expected, and as far as the views disagree
-        deviation = np.sqrt(variance) * self.bundle.manifest.calibration.spread_scale
+        deviation = np.sqrt(np.square(spread.astype(np.float64)).mean((0, 2))) * self.bundle.manifest.calibration.spread_scale
         error = float(1.6 * deviation.mean())  # the mean of a three-dimensional normal distribution's distance is 1.6 deviations
         score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
         accepted = score >= self.config.min_score
