@@ -43,7 +43,7 @@ ROWS = {
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
     "feature_mapping_plain": Row(PLAIN),
     "without_mapping_plain": Row(["method=without_mapping", *PLAIN], "feature_mapping_plain"),
-    "global_head": Row(["network.extractor=compact_global"]),
+    "global_head": Row(["network.extractor=compact_global", "loss.points=0.0"]),  # L_p needs cells
 }
 
 
