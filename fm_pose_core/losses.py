@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fm_pose_core.config import knob
+from fm_pose_core.errors import expect
 from fm_pose_core.networks import FeatureMapping
 
 POINT_SCALE = 0.05  # metres: about half the size of a hand-held object
@@ -52,6 +53,8 @@ class Objective(nn.Module):
 
     def __init__(self, model: FeatureMapping, config: LossConfig, method: str) -> None:
         super().__init__()
+        cells = model.h.anchors.shape[1]
+        expect(config.points == 0 or cells > 1, "loss.points", f"0 for {model.config.extractor}, which has no cells (L_p)", config.points)
         self.model, self.config, self.method = model, config, method
         # For L_p alone: which point of the object a cell shows, and whether it shows one.
         self.surface = nn.Linear(model.feature_size, 4) if config.points > 0 else None

@@ -85,6 +85,12 @@ def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     assert not trained or (trained == {"error.weight", "error.bias"}) == (loss == "L_u")
 
 
+def test_the_dense_task_needs_cells() -> None:
+    model = FeatureMapping(NetworkConfig(extractor="compact_global", width=8), object_contract(32))
+    with pytest.raises(InputError, match="loss.points: expected 0 for compact_global"):
+        Objective(model, LossConfig(points=1.0), "feature_mapping")
+
+
 def test_the_target_of_the_mapping_can_be_held() -> None:
     """With target_gradient off, L_g's gradient is that of a constant target."""
     gradients = []
