@@ -87,7 +87,7 @@ def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
 
 def test_the_dense_task_needs_cells() -> None:
     model = FeatureMapping(NetworkConfig(extractor="compact_global", width=8), object_contract(32))
-    with pytest.raises(InputError, match="loss.points: expected 0 for compact_global"):
+    with pytest.raises(InputError, match=r"loss\.points: expected 0 for compact_global"):
         Objective(model, LossConfig(points=1.0), "feature_mapping")
 
 
