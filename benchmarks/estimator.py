@@ -2,7 +2,7 @@
 
     python benchmarks/estimator.py BUNDLE [--backends openvino onnxruntime] [--runs 300] [--threads 0] [--width 640 --height 480]
 
-One noise image goes through crop, network (batch 1, and 4: the default number of views) and PnP again and again. Since a network's answer to noise is no pose,
+One noise image goes through crop, network (batch 1, and 4, the default number of views) and PnP again and again. Since a network's answer to noise is no pose,
 PnP gets the corners of a plausible pose, with noise of 1 px, in place of that answer.
 """
 
@@ -66,13 +66,13 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
     window = Window(0.4 * width, 0.6 * height)
     crop, box = estimator.bundle.crop, estimator.bundle.box_corners
     pixels = crop.cut(image, camera, window)[0][None]
-    four = np.repeat(pixels, 4, 0)
+    several = np.repeat(pixels, EstimatorConfig().views, 0)
     distance = crop.focal * estimator.bundle.diameter / (0.7 * crop.size)
     T = transform(exp_so3(np.array([0.5, -0.8, 0.3])), np.array([0.0, 0.0, distance]))
     corners = crop.to_window(apply(T, box), np.eye(3)) + rng.normal(size=(8, 2))
     spread = np.ones((8, 2))
     plausible = Plausible(estimator.backend, corners, spread)
-    single, whole = (PoseEstimator(estimator.bundle, plausible, EstimatorConfig(views=views)) for views in (1, 4))
+    single, whole = (PoseEstimator(estimator.bundle, plausible, EstimatorConfig(views=views)) for views in (1, len(several)))
     return {
         "backend": estimator.backend.name,
         "device": estimator.backend.device,
@@ -81,10 +81,10 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
         "milliseconds": {
             "crop": percentiles(lambda: crop.cut(image, camera, window), options.runs),
             "network": percentiles(lambda: estimator.backend.infer(pixels), options.runs),
-            "network_of_4": percentiles(lambda: estimator.backend.infer(four), options.runs),
+            f"network_of_{len(several)}": percentiles(lambda: estimator.backend.infer(several), options.runs),
             "pnp": percentiles(lambda: solve_pnp(box, corners, crop.K, spread), options.runs),
             "estimate": percentiles(lambda: single.estimate(image, camera, window), options.runs),
-            "estimate_of_4_views": percentiles(lambda: whole.estimate(image, camera, window), options.runs),
+            f"estimate_of_{len(several)}_views": percentiles(lambda: whole.estimate(image, camera, window), options.runs),
         },
     }
 

@@ -1,4 +1,4 @@
-"""Trains every row of the hands' table in docs/results.md on simulated depth maps of another hand and prints the table: synthetic only,
+"""Trains the rows of a table for hands on simulated depth maps of another hand and prints the table: synthetic only,
 real only, both without g, and feature mapping, on equal budgets. Scored is a person that no training sees. What is there is not made again.
 
     python benchmarks/hand_table.py --mesh right.glb [--runs runs/hand] [--rows …] [--seeds 0 1]

@@ -29,8 +29,6 @@ NO_RENDERINGS = ["real.novel_views=0.0"]
 # Without this project's options that narrow the gap (light and paint at random, novel views): the sampling of section 4.1 but for occluders,
 # jitter and noise.
 PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0", *NO_RENDERINGS]
-
-
 ROWS = {
     "feature_mapping": Row(),
     "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
@@ -45,17 +43,15 @@ ROWS = {
     "without_mapping_plain": Row(["method=without_mapping", *PLAIN], "feature_mapping_plain"),
     "global_head": Row(["network.extractor=compact_global", "loss.points=0.0"]),  # L_p needs cells
 }
+MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
+DISPLACEMENTS = range(5)  # draws of the displaced centres
+COLUMNS = {"proj": "projection_2d_5px", "add": "add_10_percent", "cm_deg": "5cm_5deg"}  # ours: evaluation.json's
+LARGEST_ERROR = 60.0  # pixels
 
 
 def baseline_of(row: str) -> str:
     """The row without g of the same images."""
     return "few_without_mapping" if row.startswith("few_") else "without_mapping_plain" if row.endswith("_plain") else "without_mapping"
-
-
-MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
-DISPLACEMENTS = range(5)  # draws of the displaced centres
-COLUMNS = {"proj": "projection_2d_5px", "add": "add_10_percent", "cm_deg": "5cm_5deg"}  # ours: evaluation.json's
-LARGEST_ERROR = 60.0  # pixels
 
 
 def evaluate(bundle: Path, displace: float, seed: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm_pose_core import __version__
-from fm_pose_core.config import EstimatorConfig, from_dict
+from fm_pose_core.config import EstimatorConfig, from_dict, parse_numbers
 from fm_pose_core.errors import InputError, expect
 
 if TYPE_CHECKING:
@@ -390,11 +390,11 @@ def _infer(args: argparse.Namespace) -> None:
     from fm_pose_core.geometry import quaternion_from_rotation
     from fm_pose_core.types import Camera, Window
 
-    fx, fy, cx, cy = _numbers("--camera", args.camera, 4)
+    fx, fy, cx, cy = parse_numbers("--camera", args.camera, 4)
     image = read_image(args.image)
     camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), image.shape[1], image.shape[0])
     estimator = PoseEstimator.load(args.bundle, _estimator_config(args))
-    pose = estimator.estimate(image, camera, Window(*_numbers("--window", args.window, 2)))
+    pose = estimator.estimate(image, camera, Window(*parse_numbers("--window", args.window, 2)))
     T = pose.T_camera_object
     print(f"object       {estimator.bundle.name}")
     print(f"accepted     {'yes' if pose.accepted else 'no: ' + pose.reason}")
@@ -418,15 +418,6 @@ def _encode(image: "NDArray[np.uint8]", path: Path) -> bytes:
         return bytes(cv2.imencode(path.suffix, image[..., ::-1])[1])
     except cv2.error:
         raise InputError(f"{path}: expected the suffix of an image format, as .png or .jpg, got {path.suffix!r}") from None
-
-
-def _numbers(name: str, text: str, count: int) -> list[float]:
-    try:
-        values = [float(x) for x in text.split(",")]
-    except ValueError:
-        values = []
-    expect(len(values) == count, name, f"{count} numbers separated by commas", repr(text))
-    return values
 
 
 def _bundle_show(args: argparse.Namespace) -> None:

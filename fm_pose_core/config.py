@@ -154,3 +154,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     result: dict[str, Any] = plain(dataclasses.asdict(config))
     return result
+
+
+def parse_numbers(name: str, text: str, count: int) -> list[float]:
+    """'1,2.5' -> [1.0, 2.5]. Raises InputError that names the option if there are not `count` numbers."""
+    try:
+        values = [float(x) for x in text.split(",")]
+    except ValueError:
+        values = []
+    expect(len(values) == count, name, f"{count} numbers separated by commas", repr(text))
+    return values

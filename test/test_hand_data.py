@@ -15,7 +15,7 @@ from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.evaluate.hand import DATASETS, read_joints, score_joints, write_joints
 from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
-from fm_pose_core.hand.frames import read_depth, read_frames, write_nyu
+from fm_pose_core.hand.frames import read_depth, read_frames, read_unlabelled, write_nyu
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
 from fm_pose_core.hand.samples import HandPairs, HandRealConfig, HandRenderer, HandSamples, HandSyntheticConfig, HandView, draw_window
 from fm_pose_core.hand.skeleton import Skeleton, joint_sets
@@ -269,3 +269,20 @@ def test_files_in_the_published_format(tmp_path: Path) -> None:
         read_joints(tmp_path / "c.txt", dataset)
     with pytest.raises(InputError, match="expected 3 frames"):
         score_joints("ours", joints, moved[:2], dataset.joints)
+
+
+def test_depth_maps_without_labels(tmp_path: Path) -> None:
+    K = np.array([[400.0, 0, 30], [0, 400, 20], [0, 0, 1]])
+    with pytest.raises(InputError, match=r"expected depth maps \(PNG\), got none"):
+        read_unlabelled(tmp_path, DATASETS["nyu"], K)
+    for name, value in (("b/2", 8000), ("a/10", 4000), ("a/9", 2000)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((40, 60), value, np.uint16))
+    frames = read_unlabelled(tmp_path, DATASETS["nyu"], K, 0.000125)
+    assert [float(frames.depth(k).mean()) for k in range(3)] == pytest.approx([0.25, 0.5, 1.0])
+    assert (frames.camera.width, frames.camera.height) == (60, 40) and np.isnan(frames.chosen([1]).joints).all()
+    assert frames.chosen([2]).depth(0).mean() == pytest.approx(1.0)  # the unit goes along
+    for bad in (np.zeros((40, 60, 3), np.uint8), np.zeros((20, 60), np.uint16)):
+        cv2.imwrite(str(tmp_path / "b" / "3.png"), bad)
+        with pytest.raises(InputError, match="expected a depth map of 16 bit, 60x40 as the first"):
+            read_unlabelled(tmp_path, DATASETS["nyu"], K)

@@ -75,12 +75,12 @@ def read_unlabelled(folder: str | Path, dataset: HandDataset, K: Array, unit: fl
     of their camera, pixels. Raises InputError if there are none."""
     paths = sorted(Path(folder).rglob("*.png"), key=lambda p: (p.parent, len(p.stem), p.stem))
     expect(bool(paths), str(folder), "depth maps (PNG)", "none")
-    shapes = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in paths]
-    for path, values in zip(paths, shapes, strict=True):
-        fits = values is not None and values.dtype == np.uint16 and values.shape == shapes[0].shape
-        expect(fits, str(path), "a depth map of 16 bit, as large as the first", "another file")
+    height, width = read_depth(paths[0]).shape
+    for path in paths:
+        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        fits = values is not None and values.dtype == np.uint16 and values.shape == (height, width)
+        expect(fits, str(path), f"a depth map of 16 bit, {width}x{height} as the first", "another file")
     joints = np.full((len(paths), len(dataset.joints), 3), np.nan)
-    height, width = shapes[0].shape
     camera = Camera(np.asarray(K, dtype=np.float64), width, height)
     return HandFrames(dataset, camera, tuple(paths), joints, np.zeros(len(paths), np.int64), unit)
 

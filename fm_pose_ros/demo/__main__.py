@@ -19,7 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, part in PARTS.items():
         what = f"play a sequence into {part.NODE}"
         p = parts.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-        part.add_arguments(p, ROOT)
+        p.add_argument("--bundle", type=Path, default=ROOT / "models" / part.BUNDLE, help="bundle to run (default: %(default)s)")
+        p.add_argument("--sequence", type=Path, default=ROOT / "demo" / part.SEQUENCE, help=f"{part.LAYOUT} with the frames (default: %(default)s)")
+        p.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
+        part.add_arguments(p)
         p.add_argument("--output", type=Path, default=Path("demo_output") / name, help="folder for the results (default: %(default)s)")
         p.add_argument("--rate", type=float, default=10.0, help="frames per second (default: %(default)s)")
         p.add_argument("--frames", metavar="IDS", help="play these frames only, such as 0-29,60 (hands: counted from 0)")

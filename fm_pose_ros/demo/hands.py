@@ -2,10 +2,8 @@
 
 import argparse
 import array
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,8 +13,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.bundle import HandBundle
+from fm_pose_core.config import parse_numbers
 from fm_pose_core.data.bop import parse_ids
-from fm_pose_core.errors import InputError, expect
+from fm_pose_core.errors import expect
 from fm_pose_core.evaluate.hand import DATASETS, MM, THRESHOLDS
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.frames import HandFrames, read_frames, read_unlabelled
@@ -29,6 +28,7 @@ from fm_pose_ros.msg import HandJoints
 NODE = "hand_pose_node"
 INPUTS = {"depth/image_rect_raw": Image}
 OUTPUTS = {"joints": HandJoints, "poses": PoseArray, "markers": MarkerArray, "overlay": Image}
+BUNDLE, SEQUENCE, LAYOUT = "hand", "hands", "dataset in NYU's layout"
 FILES = ("overlay.mp4", "overlay.png", "joints.csv")
 COLUMNS = ("frame", "mean error (mm)", "worst joint", "its error (mm)", "score", "latency (ms)")
 
@@ -74,13 +74,10 @@ def play(player: Player, frames: HandFrames, numbers: Sequence[int], rate: float
     """Play the frames at `rate` per second; a row of the table for each."""
     rows = []
     player.greet(frames.camera)
-    due = time.monotonic()
-    for k, number in enumerate(numbers):
+    for k, number in enumerate(player.paced(numbers, rate)):
         millimetres = np.clip(np.rint(frames.depth(k) / np.float32(MM)), 0, 65535).astype(np.uint16)
         recorded = CompressedImage(format="16UC1; compressedDepth png")
         recorded.data = array.array("B", bytes(12) + cv2.imencode(".png", millimetres)[1].tobytes())
-        player.spin(max(0.0, due - time.monotonic()))
-        due = max(due + 1.0 / rate, time.monotonic())
         messages = {"depth/image_rect_raw": millimetres_to_image(millimetres, player.header())}
         answer, sent = player.play(frames.camera, messages, recorded, complete, timeout)
         rows.append(judge(answer, sent, number, frames, k))
@@ -123,10 +120,7 @@ def read(args: argparse.Namespace) -> HandFrames:
     if not args.camera:
         return read_frames("nyu", args.sequence, args.split)
     expect(args.unit > 0, "--unit", "metres, above 0", args.unit)
-    try:
-        fx, fy, cx, cy = (float(x) for x in args.camera.split(","))
-    except ValueError:
-        raise InputError(f"--camera: expected FX,FY,CX,CY, got {args.camera}") from None
+    fx, fy, cx, cy = parse_numbers("--camera", args.camera, 4)
     return read_unlabelled(args.sequence, DATASETS["nyu"], np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), args.unit)
 
 
@@ -152,10 +146,7 @@ def run(args: argparse.Namespace) -> None:
     expect(any(row.found for row in rows), f"{output / 'node.log'}", "hands", answers)
 
 
-def add_arguments(parser: argparse.ArgumentParser, root: Path) -> None:
-    """The options of `python -m fm_pose_ros.demo hand`."""
-    parser.add_argument("--bundle", type=Path, default=root / "models" / "hand", help="bundle of the hand (default: %(default)s)")
-    parser.add_argument("--sequence", type=Path, default=root / "demo" / "hands", help="depth maps in NYU's layout (default: %(default)s)")
-    parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `python -m fm_pose_ros.demo object` has not."""
     parser.add_argument("--camera", metavar="FX,FY,CX,CY", help="the sequence is a folder of depth maps without labels, of this camera (pixels)")
     parser.add_argument("--unit", type=float, default=MM, metavar="METRES", help="with --camera: of the depth maps' numbers (default: %(default)s)")

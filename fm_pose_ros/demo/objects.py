@@ -2,10 +2,8 @@
 
 import argparse
 import array
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -30,6 +28,7 @@ from fm_pose_ros.msg import ProjectedBoxArray
 NODE = "object_pose_node"
 INPUTS = {"image_raw": Image, "detections_2d": Detection2DArray}
 OUTPUTS = {"detections": Detection3DArray, "boxes": ProjectedBoxArray, "pose": PoseStamped, "markers": MarkerArray, "overlay": Image}
+BUNDLE, SEQUENCE, LAYOUT = "tugboat", "sequence", "BOP dataset"
 FILES = ("overlay.mp4", "overlay.png", "poses.csv", "results.csv")
 COLUMNS = ("frame", "2D (px)", "rotation (°)", "translation (mm)", "ADD (mm)", "score", "latency (ms)")
 
@@ -87,8 +86,7 @@ def play(
     rng = np.random.default_rng(0)
     rows = []
     player.greet(instances[0].camera)
-    due = time.monotonic()
-    for instance in instances:
+    for instance in player.paced(instances, rate):
         pixels = read_image(instance.image_path)
         recorded = CompressedImage(format="png" if instance.image_path.suffix == ".png" else "jpeg")
         recorded.data = array.array("B", instance.image_path.read_bytes())
@@ -97,8 +95,6 @@ def play(
         if exact:
             center = instance.camera.pixels(apply(instance.T_camera_object, bundle.center[None]))[0]
             box = np.concatenate([center - 40.0, center + 40.0])
-        player.spin(max(0.0, due - time.monotonic()))
-        due = max(due + 1.0 / rate, time.monotonic())
         header = player.header()
         messages = {"image_raw": rgb_to_image(pixels, header), "detections_2d": detections(box, bundle.name, header)}
         answer, sent = player.play(instance.camera, messages, recorded, complete, timeout)
@@ -172,11 +168,8 @@ def run(args: argparse.Namespace) -> None:
     expect(any(row.errors for row in rows), f"{output / 'node.log'}", "poses", answers)
 
 
-def add_arguments(parser: argparse.ArgumentParser, root: Path) -> None:
-    """The options of `python -m fm_pose_ros.demo object`."""
-    parser.add_argument("--bundle", type=Path, default=root / "models" / "tugboat", help="bundle of the object (default: %(default)s)")
-    parser.add_argument("--sequence", type=Path, default=root / "demo" / "sequence", help="BOP dataset with the frames (default: %(default)s)")
-    parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `python -m fm_pose_ros.demo hand` has not."""
     parser.add_argument(
         "--window-source",
         choices=("tracking", "detections", "gt"),

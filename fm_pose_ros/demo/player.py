@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,6 +112,14 @@ class Player:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
+
+    def paced(self, frames: Sequence[T], rate: float) -> Iterator[T]:
+        """The frames at `rate` per second, slower if their answers take longer; what arrives meanwhile is handled."""
+        due = time.monotonic()
+        for frame in frames:
+            self.spin(max(0.0, due - time.monotonic()))
+            due = max(due + 1.0 / rate, time.monotonic())
+            yield frame
 
     def header(self) -> Header:
         """Of a frame that the camera takes now."""
