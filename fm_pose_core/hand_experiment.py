@@ -98,7 +98,7 @@ def read_data(experiment: HandExperiment) -> HandData:
     rng = np.random.default_rng([experiment.schedule.seed, 7])
     hands = [random_hand(landmarks, c, rng) for _ in range(c.shapes)]
     given = np.zeros((0, hands[0][0].skeleton.size))
-    if training is None or experiment.method == "synthetic_only":
+    if training is None:
         return HandData(HandSource(crop, experiment.synthetic, experiment.real, hands, given), c, training, validation)
     fitted, of_frame, poses = fit_frames(training, landmarks, c.left)
     source = HandSource(crop, experiment.synthetic, experiment.real, hands, np.stack(poses), training, fitted, of_frame, poses)

@@ -35,6 +35,7 @@ from fm_pose_ros.parameters import Parameters
 
 JUMP = 0.1  # seconds: stamps that go back by more than this mean another run of the bag or simulation, not jitter
 GRACE = 1.0  # seconds after activation before a missing topic is worth a warning
+NO_CAMERA = "none received"  # in the diagnostics, as long as no camera_info came
 
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 
@@ -245,12 +246,13 @@ class PoseNodeBase(LifecycleNode):
             self._watched = (self.statistics.started, 0, 0, 0.0)
             self._camera, self._stamp = None, 0.0
             self.reset()
+            # Before the images: where both wait, the executor takes them in this order.
+            self._infos = self.subscription(CameraInfo, "camera_info", self._on_camera_info)
             if self.parameters.get(NodeConfig).image_transport == "raw":
                 self._images = self.subscription(Image, self.image_topic, self._on_image, self.image_depth)
             else:  # Follows a remapping of the topic.
                 topic = self.resolve_topic_name(self.image_topic) + self.compressed_suffix
                 self._images = self.subscription(CompressedImage, topic, self._on_image, self.image_depth)
-            self._infos = self.subscription(CameraInfo, "camera_info", self._on_camera_info)
             self.start()
         except Exception:
             self.get_logger().error(f"cannot activate:\n{traceback.format_exc()}")
@@ -364,7 +366,7 @@ class PoseNodeBase(LifecycleNode):
 
     def _camera_state(self) -> str:
         if self._camera is None:
-            return "none received"
+            return NO_CAMERA
         if isinstance(self._camera, InputError):
             return f"invalid: {self._camera}"
         kind = "rectified" if not self._camera.distortion.size else self._camera.distortion_model

@@ -14,7 +14,7 @@ pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.evaluate.hand import DATASETS, read_joints, score_joints, write_joints
-from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
+from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand, hand_near
 from fm_pose_core.hand.frames import read_depth, read_frames, read_unlabelled, write_nyu
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
 from fm_pose_core.hand.samples import HandPairs, HandRealConfig, HandRenderer, HandSamples, HandSyntheticConfig, HandView, draw_window
@@ -71,14 +71,29 @@ def test_holes_and_what_lies_outside_the_cube_are_background() -> None:
 def test_the_nearest_large_blob_is_the_hand() -> None:
     depth = np.minimum(ball((0.15, 0.0, 0.6), 0.05), ball((-0.2, 0.0, 1.0), 0.12))
     depth[10:14, 10:14] = 0.3  # small and near: noise
-    center = find_hand(depth, CAMERA)
-    assert center is not None
-    np.testing.assert_allclose(center[:2], [0.15, 0.0], atol=0.01)
-    assert 0.54 < center[2] < 0.61
+    hand = find_hand(depth, CAMERA)
+    assert hand is not None
+    np.testing.assert_allclose(hand.center[:2], [0.15, 0.0], atol=0.01)
+    assert 0.54 < hand.center[2] < 0.61
     assert find_hand(np.full_like(depth, 2.0), CAMERA) is None
     assert find_hand(np.zeros_like(depth), CAMERA) is None
     far = find_hand(depth, CAMERA, SearchConfig(nearest=0.8))
-    assert far is not None and far[0] < -0.1
+    assert far is not None and far.center[0] < -0.1
+    named = find_hand(depth, CAMERA, near=np.array([-0.15, 0.03, 1.0]))
+    assert named is not None and named.center[0] < -0.1
+
+
+def test_a_body_close_behind_does_not_draw_the_window_away() -> None:
+    """A ball 10 cm before a wall that is much larger: the centre stays, and the wall is no part of the window."""
+    wall = np.full((480, 640), 0.8, np.float32)
+    hand = find_hand(np.minimum(ball((0.05, 0.0, 0.65), 0.05), wall), CAMERA)
+    assert hand is not None
+    np.testing.assert_allclose(hand.center, [0.05, 0.0, 0.62], atol=0.015)
+    window = HandCrop().cut(hand.depth, CAMERA, hand.center)
+    ball_alone = HandCrop().cut(ball((0.05, 0.0, 0.65), 0.05), CAMERA, hand.center)
+    assert ((window < 1) != (ball_alone < 1)).mean() < 0.03  # what is left of the wall is a rim beside the edge
+    unseen = hand_near(np.zeros_like(wall), CAMERA, np.array([0.05, 0.0, 0.62]))
+    np.testing.assert_allclose(unseen.center, [0.05, 0.0, 0.62])
 
 
 def test_centre_of_mass_moves_to_the_hand() -> None:

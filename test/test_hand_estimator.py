@@ -70,7 +70,9 @@ def test_no_hand_and_bad_depth(bundle: Path) -> None:
     for bad in (np.zeros((240, 320)), np.zeros((10, 10), np.float32), np.zeros((240, 320, 3), np.float32)):
         with pytest.raises(InputError, match=r"depth: expected float32 \(240, 320\)"):
             estimator.estimate(bad, CAMERA)  # type: ignore[arg-type]
-    doubtful = estimator.estimate(np.full((240, 320), 3.0, np.float32), CAMERA, np.array([0.0, 0.0, 0.6]))
+    assert estimator.estimate(np.full((240, 320), 1.0, np.float32), CAMERA, np.array([0.0, 0.0, 0.6])) is None
+    estimator.config = EstimatorConfig(min_score=0.95, views=1)
+    doubtful = estimator.estimate(toy_hand.toy_depth(CAMERA, np.array([0.0, 0.0, 0.6])), CAMERA)
     assert doubtful is not None and not doubtful.accepted and doubtful.reason.startswith("score")
 
 

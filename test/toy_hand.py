@@ -37,8 +37,9 @@ def toy_depth(camera: Camera, center: Array, radius: float = RADIUS, wall: float
 
 def toy_joints(depth: np.ndarray, camera: Camera) -> Array:
     """(14, 3) metres: what the toy network says, computed without it."""
-    center = find_hand(depth, camera, cube=CROP.cube)
-    assert center is not None
+    hand = find_hand(depth, camera, cube=CROP.cube)
+    assert hand is not None
+    center = hand.center
     window = HandCrop(CROP).cut(depth, camera, center)
     mean_z = float(np.minimum(window, 1.0)[window < 1].mean()) * CROP.cube / 2
     return center + PATTERN + [0.0, 0.0, mean_z]

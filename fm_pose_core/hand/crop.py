@@ -2,6 +2,7 @@
 around the hand's centre of mass, resized, depth normalised to [-1, 1]."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.types import Camera
 
 Depth = NDArray[np.float32]
+MASS = 2 / 3  # of the cube's side: the centre of mass is that of what lies within; less of the forearm than the cube holds
+JUMP = 0.02  # metres: between neighbouring pixels, where one thing ends and another begins
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class SearchConfig:
 
     nearest: float = knob(0.15, "Nearest depth at which a hand is looked for, metres.", 0.01, 20.0)
     farthest: float = knob(1.5, "Farthest depth, metres.", 0.01, 20.0)
-    smallest: float = knob(0.002, "Smallest visible area of a hand, square metres.", 0.0, 1.0)
+    smallest: float = knob(0.0025, "Smallest visible area of a hand, square metres.", 0.0, 1.0)
 
 
 class HandCrop:
@@ -86,32 +89,51 @@ class HandCrop:
         return target * self.half + center
 
 
-def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30) -> Array | None:
-    """The centre (3,) metres of the nearest blob in the depth range, or None. The centre of mass of what lies within a cube around
-    the blob's nearest part, moved on until it stays (mean shift)."""
+class FoundHand(NamedTuple):
+    """center (3,): of mass, metres. depth (H, W): the depth map with holes where other things are seen that are larger than the cube, such
+    as a body or a wall."""
+
+    center: Array
+    depth: Depth
+
+
+def find_hand(
+    depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30, near: Array | None = None
+) -> FoundHand | None:
+    """The hand in a depth map (H, W) float32 metres, or None. What the depth does not jump within is one thing; of those in the depth range
+    that are large enough, the hand is the nearest, or the one that is about `near` (3,), metres."""
     s = search or SearchConfig()
-    inside = (depth >= s.nearest) & (depth <= s.farthest)
-    count, labels, _, _ = cv2.connectedComponentsWithStats(_without_edges(depth, inside), connectivity=4)
-    if count < 2:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(_without_edges(depth, s), connectivity=4)
+    pixels = s.smallest * camera.K[0, 0] * camera.K[1, 1] / s.farthest**2  # that a hand has at least
+    things = [t for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= pixels and (t := _thing(depth, camera, labels, stats[k], k)).area >= s.smallest]
+    if not things:
         return None
-    flat = labels.ravel()
-    values = depth.ravel()
-    pixel_area = (values.astype(np.float64) ** 2) / (camera.K[0, 0] * camera.K[1, 1])  # square metres, seen frontally
-    areas = np.bincount(flat, np.where(flat > 0, pixel_area, 0.0), count)
-    large = [k for k in range(1, count) if areas[k] >= s.smallest]
-    if not large:
-        return None
-    near = {k: float(np.percentile(values[flat == k], 2)) for k in large}
-    blob = min(large, key=lambda k: near[k])
-    v, u = np.nonzero((labels == blob) & (depth < near[blob] + cube / 2))
-    return centre_of_mass(depth, camera, _points(depth, camera, u, v).mean(0), cube, s)
+    if near is None:
+        hand = min(things, key=lambda t: t.front)
+        start = hand.points[hand.points[:, 2] < hand.front + MASS * cube / 2].mean(0)
+    else:
+        start = np.asarray(near, dtype=np.float64)
+        seen = [int((np.abs(t.points - start).max(1) < MASS * cube / 2).sum()) for t in things]
+        if not max(seen):
+            return None
+        hand = things[int(np.argmax(seen))]
+    others = np.isin(np.arange(count), [t.label for t in things if t is not hand and np.ptp(t.points, axis=0).max() > cube])
+    alone = np.where(others[labels], np.float32(0), depth) if others.any() else depth
+    return FoundHand(centre_of_mass(alone, camera, start, cube, s), alone)
 
 
-def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30, search: SearchConfig | None = None, rounds: int = 4) -> Array:
-    """The centre (3,) of the points within the cube around `start`, repeated; `start` itself where there are none."""
+def hand_near(depth: Depth, camera: Camera, joints_mean: Array, cube: float = 0.30) -> FoundHand:
+    """The hand where annotated joints say that it is (their mean (3,), metres), however little of it is seen."""
+    about = SearchConfig(max(0.01, joints_mean[2] - cube), joints_mean[2] + cube)
+    return find_hand(depth, camera, about, cube, joints_mean) or FoundHand(joints_mean, depth)
+
+
+def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30, search: SearchConfig | None = None, rounds: int = 6) -> Array:
+    """The centre (3,) of the points around `start` within `MASS` of the cube, moved on until it stays (mean shift); `start` itself where
+    there are none."""
     s = search or SearchConfig()
     center = np.asarray(start, dtype=np.float64)
-    half = cube / 2
+    half = MASS * cube / 2
     for _ in range(rounds):
         u, v = camera.K[0, 0] * center[0] / center[2] + camera.K[0, 2], camera.K[1, 1] * center[1] / center[2] + camera.K[1, 2]
         ru, rv = half * camera.K[0, 0] / center[2], half * camera.K[1, 1] / center[2]
@@ -120,18 +142,41 @@ def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.3
         rows, columns = np.nonzero((np.abs(part - center[2]) < half) & (part >= s.nearest) & (part <= s.farthest))
         if not len(rows):
             return center
-        center = _points(depth, camera, columns + u0, rows + v0).mean(0)
+        last, center = center, _points(depth, camera, columns + u0, rows + v0).mean(0)
+        if np.abs(center - last).max() < 1e-3:
+            break
     return center
 
 
-def _without_edges(depth: Depth, inside: NDArray[np.bool_], jump: float = 0.03) -> NDArray[np.uint8]:
-    """`inside` without the pixels where the depth jumps, so that a hand before the body is a blob of its own."""
+class _Thing(NamedTuple):
+    """points (N, 3) metres; front: depth of its nearest part; area: square metres, as if seen frontally."""
+
+    label: int
+    points: Array
+    front: float
+    area: float
+
+
+def _thing(depth: Depth, camera: Camera, labels: NDArray[np.int32], stats: NDArray[np.int32], label: int) -> _Thing:
+    x, y, w, h = stats[:4]
+    rows, columns = np.nonzero(labels[y : y + h, x : x + w] == label)
+    points = _points(depth, camera, columns + x, rows + y)
+    area = float(np.square(points[:, 2]).sum()) / (camera.K[0, 0] * camera.K[1, 1])
+    return _Thing(label, points, float(np.percentile(points[:, 2], 2)), area)
+
+
+def _without_edges(depth: Depth, search: SearchConfig) -> NDArray[np.uint8]:
+    """1 in the depth range, except on both sides of a jump."""
     known = np.nan_to_num(depth)
-    step_u = np.zeros(depth.shape, bool)
-    step_v = np.zeros(depth.shape, bool)
-    step_u[:, 1:] = np.abs(np.diff(known, axis=1)) > jump
-    step_v[1:] = np.abs(np.diff(known, axis=0)) > jump
-    return (inside & ~step_u & ~step_v).astype(np.uint8)
+    inside = cv2.inRange(known, search.nearest, search.farthest)  # type: ignore[call-overload]
+    steps_u = (cv2.absdiff(known[:, 1:], known[:, :-1]) > JUMP).view(np.uint8)
+    steps_v = (cv2.absdiff(known[1:], known[:-1]) > JUMP).view(np.uint8)
+    inside &= 1
+    inside[:, 1:] &= ~steps_u
+    inside[:, :-1] &= ~steps_u
+    inside[1:] &= ~steps_v
+    inside[:-1] &= ~steps_v
+    return inside
 
 
 def _points(depth: Depth, camera: Camera, u: NDArray[np.int64], v: NDArray[np.int64]) -> Array:

@@ -56,18 +56,18 @@ class HandEstimator:
     def estimate(self, depth: Depth, camera: Camera, near: Array | None = None) -> HandPose | None:
         """The hand in a depth map (H, W) float32 metres, 0 or NaN where there is none; None if there is no hand in the depth range.
 
-        near (3,) metres: about where the hand is; without it, the nearest blob. Raises InputError for a depth map that does not fit the camera.
+        near (3,) metres: about where the hand is; without it, the nearest thing that is large enough. Raises InputError for a depth map that does not fit the camera.
         """
         expected = (camera.height, camera.width)
         fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
         expect(fits, "depth", f"float32 {expected} as the camera says", f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}")
         cube = self.bundle.hand.cube
-        center = find_hand(depth, camera, self.search, cube) if near is None else centre_of_mass(depth, camera, near, cube, self.search)
-        if center is None:
+        hand = find_hand(depth, camera, self.search, cube, near)
+        if hand is None:
             return None
-        pose = self._estimate(depth, camera, center)
+        pose = self._estimate(hand.depth, camera, hand.center)
         if self.refine:
-            pose = self._estimate(depth, camera, centre_of_mass(depth, camera, pose.joints.mean(0), 0.7 * cube, self.search))
+            pose = self._estimate(hand.depth, camera, centre_of_mass(hand.depth, camera, pose.joints.mean(0), cube, self.search))
         return pose
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fm_pose_core.config import knob
 from fm_pose_core.data.renderer import DepthRenderer
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.crop import HandCrop, centre_of_mass
+from fm_pose_core.hand.crop import HandCrop, centre_of_mass, hand_near
 from fm_pose_core.hand.frames import HandFrames
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
 from fm_pose_core.hand.skeleton import Landmark
@@ -164,8 +164,8 @@ class HandPairs:
     def _read(self) -> HandView:
         i = int(self.rng.integers(len(self.frames)))
         renderer, camera = self.renderers[self.of_frame[i]], self.frames.camera
-        depth, joints = self.frames.depth(i), self.frames.joints[i]
-        center = centre_of_mass(depth, camera, joints.mean(0), 2 * self.crop.half)
+        joints = self.frames.joints[i]
+        center, depth = hand_near(self.frames.depth(i), camera, joints.mean(0), 2 * self.crop.half)
         patch = renderer.patch_camera(center)
         M = patch.K @ np.linalg.inv(camera.K)
         size = (patch.width, patch.height)

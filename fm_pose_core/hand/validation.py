@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fm_pose_core.evaluate.hand import THRESHOLDS
-from fm_pose_core.hand.crop import HandCrop, centre_of_mass
+from fm_pose_core.hand.crop import HandCrop, hand_near
 from fm_pose_core.hand.frames import HandFrames
 from fm_pose_core.networks import FeatureMapping, Fused
 
@@ -20,10 +20,9 @@ class HandValidation:
         chosen = np.linspace(0, len(frames) - 1, min(LARGEST, len(frames))).astype(int)
         windows, truths = [], []
         for i in chosen:
-            depth = frames.depth(int(i))
-            center = centre_of_mass(depth, frames.camera, frames.joints[i].mean(0), 2 * crop.half)
-            windows.append(crop.cut(depth, frames.camera, center)[..., None])
-            truths.append(frames.joints[i] - center)
+            hand = hand_near(frames.depth(int(i)), frames.camera, frames.joints[i].mean(0), 2 * crop.half)
+            windows.append(crop.cut(hand.depth, frames.camera, hand.center)[..., None])
+            truths.append(frames.joints[i] - hand.center)
         self.windows, self.truths = torch.from_numpy(np.stack(windows)), np.stack(truths)
 
     @torch.no_grad()

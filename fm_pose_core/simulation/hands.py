@@ -99,13 +99,13 @@ def motion(skeleton: Skeleton, frames: int, rng: np.random.Generator, hold: int 
 
 
 def photograph(renderer: DepthRenderer, hand: SkinnedHand, pose: Array, K: Array, sensor: DepthSensorConfig, rng: np.random.Generator) -> Depth:
-    """A depth map (HEIGHT, WIDTH) metres of the hand before a slanted background, as the sensor reports it."""
+    """A depth map (HEIGHT, WIDTH) metres of the hand before something slanted (a wall, a body), as the sensor reports it."""
     depth = renderer.render(hand.posed(pose), K)
     rows, columns = np.nonzero(depth > 0)
     if not len(rows):
         return depth
     v, u = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    far = depth.max() + rng.uniform(0.25, 1.0)
+    far = depth.max() + rng.uniform(0.08, 1.0)
     behind = (far * (1 + rng.uniform(-0.15, 0.15) * (u / WIDTH - 0.5) + rng.uniform(-0.15, 0.15) * (v / HEIGHT - 0.5))).astype(np.float32)
     scene = np.where(depth > 0, depth, behind)
     # Only around the hand the sensor matters; elsewhere it is the background.

@@ -27,6 +27,7 @@ from fm_pose_core.errors import InputError, expect
 from fm_pose_core.types import Camera
 from fm_pose_ros.conversions import image_to_rgb
 from fm_pose_ros.demo.bag import Bag
+from fm_pose_ros.node_base import NO_CAMERA
 
 ROOT = Path(__file__).resolve().parents[2]
 # The middleware of both processes stays on this machine, and Fast DDS holds whole images in shared memory: with its defaults it
@@ -64,7 +65,7 @@ class Player:
         self._node = rclpy.create_node("demo", namespace=NAMESPACE)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        kinds = {"camera_info": CameraInfo, **inputs}
+        kinds = {**inputs, "camera_info": CameraInfo}
         self._publishers = {
             topic: self._node.create_publisher(kind, topic, qos_profile_sensor_data if kind in (Image, CameraInfo) else 10)
             for topic, kind in kinds.items()
@@ -72,7 +73,7 @@ class Player:
         self._answers: dict[int, Answer] = {}
         self._subscriptions = [self._listen(kind, f"{NAMESPACE}/{node}/{name}", name) for name, kind in outputs.items()]
         self._tf = self._listen(TFMessage, "/tf", "tf")
-        self._failure = ""
+        self._failure, self._camera_state = "", NO_CAMERA
         self._diagnostics = self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _listen(self, kind: type, topic: str, name: str) -> Any:
@@ -93,6 +94,7 @@ class Player:
         mine = [status for status in msg.status if status.name.split(":")[0].strip("/").startswith(f"{NAMESPACE}/{self._name}".strip("/"))]
         for status in mine:
             self._failure = status.message if status.level == DiagnosticStatus.ERROR else ""
+            self._camera_state = next((x.value for x in status.values if x.key == "camera_info"), NO_CAMERA)
         if mine:
             self._bag.write("/diagnostics", msg, time.time_ns())
 
@@ -126,9 +128,13 @@ class Player:
         return Header(stamp=self._node.get_clock().now().to_msg(), frame_id=FRAME)
 
     def greet(self, camera: Camera) -> None:
-        """A camera_info ahead of the first image, as a running camera has sent many."""
-        self._publishers["camera_info"].publish(camera_info(camera, self.header()))
-        self.spin(0.3)
+        """camera_info ahead of the first image, as a running camera has sent many, until the node's diagnostics say that it came: then both
+        sides hear each other. Raises InputError if that takes too long."""
+        end = time.monotonic() + START_TIMEOUT
+        while self._camera_state == NO_CAMERA:
+            expect(time.monotonic() < end, self._name, f"to receive camera_info within {START_TIMEOUT:.0f} s", NO_CAMERA)
+            self._publishers["camera_info"].publish(camera_info(camera, self.header()))
+            self.spin(0.1)
 
     def play(
         self, camera: Camera, messages: Mapping[str, Any], recorded: CompressedImage, complete: Callable[[Answer], bool], timeout: float
