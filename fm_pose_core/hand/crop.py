@@ -168,7 +168,7 @@ def _thing(depth: Depth, camera: Camera, labels: NDArray[np.int32], stats: NDArr
 def _without_edges(depth: Depth, search: SearchConfig) -> NDArray[np.uint8]:
     """1 in the depth range, except on both sides of a jump."""
     known = np.nan_to_num(depth)
-    inside = cv2.inRange(known, search.nearest, search.farthest)  # type: ignore[call-overload]
+    inside = cv2.inRange(known, search.nearest, search.farthest)
     steps_u = (cv2.absdiff(known[:, 1:], known[:, :-1]) > JUMP).view(np.uint8)
     steps_v = (cv2.absdiff(known[1:], known[:-1]) > JUMP).view(np.uint8)
     inside &= 1
