@@ -12,7 +12,7 @@ ros_sources := CMakeLists.txt package.xml $(wildcard msg/*.msg dev/overlay/*/* d
 .PHONY: help demo test lint environment clean FORCE
 
 help:
-	@echo "make demo         a camera sequence through the real node in ROS 2: table, overlay video, bag (installs what it needs)"
+	@echo "make demo         camera sequences through the real nodes in ROS 2: tables, overlay videos, bags (installs what it needs)"
 	@echo "make test         linters and all tests (installs what it needs)"
 	@echo "make lint         linters only"
 	@echo "make environment  only install: .venv with everything; then  dev/with_ros COMMAND...  or  source dev/env.sh"
@@ -20,6 +20,7 @@ help:
 
 demo: .venv/overlay.stamp
 	dev/with_ros $(python) -m fm_pose_ros.demo object
+	dev/with_ros $(python) -m fm_pose_ros.demo hand
 
 test: environment lint
 	dev/with_ros $(python) -m pytest

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import cv2
 import torch
 import torch.distributed as dist
 import yaml
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from fm_pose_core.config import to_dict
 from fm_pose_core.data.bop import write_atomically
 from fm_pose_core.data.loader import load
+from fm_pose_core.data.sheet import draw_batch
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.experiment import Data, Experiment, Validator, expand, load_experiment
 from fm_pose_core.losses import Objective
@@ -67,7 +69,8 @@ def phases(experiment: Experiment, world: int = 1) -> list[Phase]:
 
 
 class Trainer:
-    """One run: its folder holds config.yaml, checkpoint.pt, pretrained.pt (after the pretraining), log.jsonl and TensorBoard's files."""
+    """One run: its folder holds config.yaml, checkpoint.pt, pretrained.pt (after the pretraining), log.jsonl, TensorBoard's files, and
+    samples_PHASE.png: what the network sees."""
 
     def __init__(self, experiment: Experiment, run: Path, pretrained: Path | None = None) -> None:
         self.experiment, self.run = experiment, run
@@ -153,7 +156,10 @@ class Trainer:
         with tqdm(total=total, initial=start, desc=label, unit="img", unit_scale=True, disable=self.rank != 0, mininterval=1.0) as progress:
             while self.step < phase.steps and not self._agree_to_stop():
                 began = time.monotonic()
-                losses = self._one_step(objective, next(stream))
+                batch = next(stream)
+                if self.step == 0 and self.rank == 0:
+                    self._draw(batch, phase)
+                losses = self._one_step(objective, batch)
                 self.step += 1
                 self.seconds += time.monotonic() - began
                 progress.update(phase.batch)
@@ -173,6 +179,10 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
         self.save()
+
+    def _draw(self, batch: dict[str, Tensor], phase: Phase) -> None:
+        picture = draw_batch({k: v.cpu().numpy() for k, v in batch.items()}, self.experiment.contract())
+        write_atomically(self.run / f"samples_{phase.name}.png", cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
     def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         for group in self.optimizer.param_groups:

@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 
 from fm_pose_core import EstimatorConfig, PoseEstimator
-from fm_pose_core.bundle import ObjectBundle
+from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle
+from fm_pose_core.config import EngineConfig
 from fm_pose_core.data.bop import BopDataset, parse_ids
 from fm_pose_core.evaluate.bop import evaluate_bop
+from fm_pose_core.evaluate.hand import predict_joints, score_joints
+from fm_pose_core.hand.estimator import HandEstimator
+from fm_pose_core.hand.frames import read_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data"))
 BUNDLES = sorted(p.parent for p in (ROOT / "models").glob("*/manifest.json"))
+OBJECTS = [p for p in BUNDLES if isinstance(Bundle.load(p), ObjectBundle)]
+HANDS = [p for p in BUNDLES if isinstance(Bundle.load(p), HandBundle)]
+ENGINES = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "auto")]
 
 
 @pytest.mark.parametrize("name", ["duck", "holepuncher"])
@@ -30,9 +37,9 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
     assert evaluation.score_correlation < -0.2  # a higher score means a smaller error
 
 
-@pytest.mark.parametrize("path", BUNDLES, ids=lambda p: p.name)
-@pytest.mark.parametrize(("backend", "precision", "tolerance"), [("onnxruntime", "fp32", 0.1), ("openvino", "fp32", 0.1), ("openvino", "auto", 0.1)])
-def test_backends_agree_with_torch(path: Path, backend: str, precision: str, tolerance: float) -> None:
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.name)
+@pytest.mark.parametrize(("backend", "precision"), ENGINES)
+def test_backends_agree_with_torch(path: Path, backend: str, precision: str) -> None:
     """Corners in window pixels: within 0.1 px, in fp32 and in what auto chooses."""
     pytest.importorskip("torch", reason="the reference is torch (pip install '.[train]')")
     bundle = ObjectBundle.load(path)
@@ -50,7 +57,31 @@ def test_backends_agree_with_torch(path: Path, backend: str, precision: str, tol
     images = np.stack(crops)
     want, _ = PoseEstimator.load(path, EstimatorConfig(backend="torch", precision="fp32")).backend.infer(images)
     got, _ = PoseEstimator.load(path, EstimatorConfig(backend=backend, precision=precision)).backend.infer(images)
-    assert np.abs(got - want).max() < tolerance
+    assert np.abs(got - want).max() < 0.1
+
+
+def test_the_hand_is_found_in_the_demo_s_frames() -> None:
+    """docs/results.md has the figures of the whole test split; here hands are found as the node finds them."""
+    frames = read_frames("nyu", ROOT / "demo" / "hands", "test")
+    assert len(HANDS) >= 1
+    predictions = predict_joints(HandEstimator.load(ROOT / "models" / "hand"), frames, near_truth=False)
+    score = score_joints("hand", frames.joints, predictions, frames.dataset.joints)
+    assert score.mean < 0.016 and score.within(0.04) > 0.6
+
+
+@pytest.mark.parametrize("path", HANDS, ids=lambda p: p.name)
+@pytest.mark.parametrize(("backend", "precision"), ENGINES)
+def test_backends_agree_with_torch_on_hands(path: Path, backend: str, precision: str) -> None:
+    """Joints: within a tenth of a millimetre."""
+    pytest.importorskip("torch", reason="the reference is torch (pip install '.[train]')")
+    frames = read_frames("nyu", ROOT / "demo" / "hands", "test")
+    answers = []
+    for config in (EngineConfig("torch", "fp32"), EngineConfig(backend, precision)):
+        estimator = HandEstimator.load(path, config)
+        poses = [estimator.estimate(frames.depth(k), frames.camera) for k in range(0, len(frames), 9)]
+        answers.append([pose.joints for pose in poses if pose is not None])
+    assert len(answers[0]) == len(answers[1]) > 0
+    assert np.abs(np.array(answers[0]) - np.array(answers[1])).max() < 1e-4
 
 
 def test_every_bundle_is_small() -> None:

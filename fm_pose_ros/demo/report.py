@@ -74,7 +74,7 @@ def write_video(rows: Sequence[Row], path: Path, rate: float) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def write_contact_sheet(rows: Sequence[Row], path: Path, columns: int = 4, count: int = 12) -> None:
+def write_contact_sheet(rows: Sequence[Row], path: Path, columns: int = 4, count: int = 20) -> None:
     """`count` overlays, evenly chosen, cut around what is looked for: half the image's width each."""
     shown = [row for row in rows if row.overlay is not None]
     chosen = [shown[round(i)] for i in np.linspace(0, len(shown) - 1, min(count, len(shown)))]
