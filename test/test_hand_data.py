@@ -18,9 +18,10 @@ from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centr
 from fm_pose_core.hand.frames import read_depth, read_frames, read_unlabelled, write_nyu
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
 from fm_pose_core.hand.samples import HandPairs, HandRealConfig, HandRenderer, HandSamples, HandSyntheticConfig, HandView, draw_window
-from fm_pose_core.hand.skeleton import Skeleton, joint_sets
+from fm_pose_core.hand.skeleton import RIGID, Skeleton, joint_sets
 from fm_pose_core.hand.skin import SkinnedHand, build_skin
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
+from fm_pose_core.simulation.hands import with_forearm
 from fm_pose_core.types import Camera
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,6 +192,22 @@ def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
         assert both.sum() / ((a < 1) | (b < 1)).sum() > 0.9
         assert np.median(np.abs(a - b)[both]) < 0.02
     pairs.close()
+
+
+def test_simulated_hands_have_a_forearm(hand: SkinnedHand) -> None:
+    """It follows the wrist, joins the hand, and its length is what is asked for."""
+    with_arm = with_forearm(hand, length=0.25)
+    count = len(hand.vertices)
+    bent = hand.bind.copy()
+    bent[RIGID + hand.skeleton.angles.index("forearm_x")] += 0.6
+    before, after = with_arm.posed(hand.bind)[count:], with_arm.posed(bent)[count:]
+    wrist = hand.skeleton.points(hand.bind[None], *hand.skeleton.on_bones(NYU14))[0, [i for i, x in enumerate(NYU14) if x.bone == "forearm"]].mean(0)
+    distance = np.linalg.norm(before - wrist, axis=1)
+    assert distance.min() < 0.04 and distance.max() == pytest.approx(0.25, abs=0.03)
+    np.testing.assert_allclose(with_arm.posed(hand.bind)[:count], hand.posed(hand.bind), atol=1e-6)
+    assert np.linalg.norm(after - before, axis=1).max() == pytest.approx(2 * 0.25 * np.sin(0.3), abs=0.03)  # turned about the wrist
+    inside = np.linalg.norm(after[:, None] - after[None], axis=-1) - np.linalg.norm(before[:, None] - before[None], axis=-1)
+    assert np.abs(inside).max() < 1e-5  # as one piece
 
 
 # Datasets

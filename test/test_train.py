@@ -75,6 +75,7 @@ def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     assert {"L_hS", "L_hR", "L_g", "L"} <= set(log[-2]) and "validation/proj_5px" in log[-1]
     assert load_experiment(tmp_path / "run" / "config.yaml") == load_experiment(config)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    assert all((tmp_path / "run" / f"samples_{phase}.png").is_file() for phase in ("pretrain", "joint"))
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle")]) == 0
     estimator = PoseEstimator.load(tmp_path / "bundle")
     assert estimator.bundle.name == "obj_000001" and estimator.bundle.mesh_path is not None

@@ -1,6 +1,7 @@
 """A picture of a training batch with its labels: wrong units, mirrored hands or shifted corners are seen here first."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ TILE = 192
 DOT, LINE = (255, 140, 0), (0, 200, 0)
 
 
-def draw_batch(batch: Mapping[str, NDArray[np.generic]], contract: Contract, count: int = 8) -> Image:
+def draw_batch(batch: Mapping[str, NDArray[Any]], contract: Contract, count: int = 8) -> Image:
     """The first `count` samples of each kind in `batch` (names as in data/loader.py), a row each, (H, W, 3) uint8 RGB. Columns of
     T^R and T^M belong together. Points of a hand are drawn as if seen from afar."""
     rows = []
@@ -29,7 +30,7 @@ def draw_batch(batch: Mapping[str, NDArray[np.generic]], contract: Contract, cou
     return np.vstack(rows)
 
 
-def _tile(window: NDArray[np.generic], label: NDArray[np.generic], contract: Contract) -> Image:
+def _tile(window: NDArray[Any], label: NDArray[Any], contract: Contract) -> Image:
     if contract.channels == 1:  # near is bright, background black
         window = np.repeat(np.uint8(120 - 110 * window) * np.uint8(window < 1), 3, -1)
     tile = cv2.resize(np.ascontiguousarray(window), (TILE, TILE), interpolation=cv2.INTER_NEAREST)

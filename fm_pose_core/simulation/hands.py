@@ -63,7 +63,7 @@ def with_forearm(
     y = np.linspace(-0.012, length, rings)
     t = np.clip(y / length, 0, 1)[:, None]
     around = np.linspace(0, 2 * np.pi, sides, endpoint=False)
-    x, z = (((1 - t) * wrist[k] + t * end[k]) * f(around) for k, f in enumerate((np.cos, np.sin)))
+    x, z = (((1 - t) * wrist[k] + t * end[k]) * circle for k, circle in enumerate((np.cos(around), np.sin(around))))
     local = np.stack([x, np.repeat(y[:, None], sides, 1), z], -1).reshape(-1, 3)
     local = np.vstack([local, [0, y[0], 0], [0, y[-1], 0]])  # the middles of the two lids
     bone = hand.skeleton.names.index("forearm")
