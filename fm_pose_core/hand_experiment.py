@@ -19,7 +19,7 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.hand.crop import HandCrop, HandCropConfig
 from fm_pose_core.hand.fitting import fit_poses, fit_shape
 from fm_pose_core.hand.frames import HandFrames, read_frames
-from fm_pose_core.hand.samples import HandRealConfig, HandSource, HandSyntheticConfig
+from fm_pose_core.hand.samples import HandSource, HandSyntheticConfig, HandWindowsConfig
 from fm_pose_core.hand.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
 from fm_pose_core.hand.skin import SkinnedHand, Thickness, build_skin, tips_of
 from fm_pose_core.hand.validation import HandValidation
@@ -48,7 +48,7 @@ class HandExperiment(Experiment):
     hand: HandConfig = field(default_factory=HandConfig)
     crop: HandCropConfig = field(default_factory=HandCropConfig)
     synthetic: HandSyntheticConfig = field(default_factory=HandSyntheticConfig)
-    real: HandRealConfig = field(default_factory=HandRealConfig)
+    real: HandWindowsConfig = field(default_factory=HandWindowsConfig)
 
     def contract(self) -> Contract:
         return hand_contract(len(DATASETS[self.hand.layout].joints), self.crop.size, self.crop.cube)

@@ -17,7 +17,7 @@ from fm_pose_core.evaluate.hand import DATASETS, read_joints, score_joints, writ
 from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand, hand_near
 from fm_pose_core.hand.frames import read_depth, read_frames, read_unlabelled, write_nyu
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
-from fm_pose_core.hand.samples import HandPairs, HandRealConfig, HandRenderer, HandSamples, HandSyntheticConfig, HandView, draw_window
+from fm_pose_core.hand.samples import HandPairs, HandRenderer, HandSamples, HandSyntheticConfig, HandView, HandWindowsConfig, draw_window
 from fm_pose_core.hand.skeleton import RIGID, Skeleton, joint_sets
 from fm_pose_core.hand.skin import SkinnedHand, build_skin
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
@@ -74,14 +74,14 @@ def test_the_nearest_large_blob_is_the_hand() -> None:
     depth[10:14, 10:14] = 0.3  # small and near: noise
     hand = find_hand(depth, CAMERA)
     assert hand is not None
-    np.testing.assert_allclose(hand.center[:2], [0.15, 0.0], atol=0.01)
-    assert 0.54 < hand.center[2] < 0.61
+    np.testing.assert_allclose(hand.centers[0][:2], [0.15, 0.0], atol=0.01)
+    assert 0.54 < hand.centers[0][2] < 0.61
     assert find_hand(np.full_like(depth, 2.0), CAMERA) is None
     assert find_hand(np.zeros_like(depth), CAMERA) is None
     far = find_hand(depth, CAMERA, SearchConfig(nearest=0.8))
-    assert far is not None and far.center[0] < -0.1
+    assert far is not None and far.centers[0][0] < -0.1
     named = find_hand(depth, CAMERA, near=np.array([-0.15, 0.03, 1.0]))
-    assert named is not None and named.center[0] < -0.1
+    assert named is not None and named.centers[0][0] < -0.1
 
 
 def test_a_body_close_behind_does_not_draw_the_window_away() -> None:
@@ -89,12 +89,26 @@ def test_a_body_close_behind_does_not_draw_the_window_away() -> None:
     wall = np.full((480, 640), 0.8, np.float32)
     hand = find_hand(np.minimum(ball((0.05, 0.0, 0.65), 0.05), wall), CAMERA)
     assert hand is not None
-    np.testing.assert_allclose(hand.center, [0.05, 0.0, 0.62], atol=0.015)
-    window = HandCrop().cut(hand.depth, CAMERA, hand.center)
-    ball_alone = HandCrop().cut(ball((0.05, 0.0, 0.65), 0.05), CAMERA, hand.center)
+    np.testing.assert_allclose(hand.centers[0], [0.05, 0.0, 0.62], atol=0.015)
+    window = HandCrop().cut(hand.depth, CAMERA, hand.centers[0])
+    ball_alone = HandCrop().cut(ball((0.05, 0.0, 0.65), 0.05), CAMERA, hand.centers[0])
     assert ((window < 1) != (ball_alone < 1)).mean() < 0.03  # what is left of the wall is a rim beside the edge
-    unseen = hand_near(np.zeros_like(wall), CAMERA, np.array([0.05, 0.0, 0.62]))
-    np.testing.assert_allclose(unseen.center, [0.05, 0.0, 0.62])
+    center, _ = hand_near(np.zeros_like(wall), CAMERA, np.tile([0.05, 0.0, 0.62], (14, 1)))
+    np.testing.assert_allclose(center, [0.05, 0.0, 0.62])  # nothing is seen there
+
+
+def test_both_ends_of_an_arm_may_be_the_hand() -> None:
+    v, u = np.mgrid[:480, :640]
+    x, y = (u - 320) / 588.03 * 0.7, (v - 240) / 587.07 * 0.7
+    along, across = (x + y) / np.sqrt(2), (x - y) / np.sqrt(2)
+    arm = np.where((np.abs(along) < 0.2) & (np.abs(across) < 0.04), 0.7, 2.0).astype(np.float32)  # 40 cm long
+    found = find_hand(arm, CAMERA)
+    assert found is not None and found.centers.shape == (2, 3)
+    ends = found.centers[np.argsort(found.centers[:, 0])]
+    inside = (0.2 - 0.09) / np.sqrt(2)  # the middle of the last 18 cm
+    np.testing.assert_allclose(ends, [[-inside, -inside, 0.7], [inside, inside, 0.7]], atol=0.006)
+    near = find_hand(arm, CAMERA, near=np.array([0.1, 0.1, 0.7]))
+    assert near is not None and near.centers.shape == (1, 3) and near.centers[0][0] > 0.05
 
 
 def test_centre_of_mass_moves_to_the_hand() -> None:
@@ -110,18 +124,22 @@ def test_labels_agree_with_the_depth(hand: SkinnedHand) -> None:
     crop, rng = HandCrop(), np.random.default_rng(0)
     renderer = HandRenderer(hand, NYU14, crop)
     prior = PosePrior(hand.skeleton, PoseConfig())
-    for _ in range(5):
+    judged = 0
+    while judged < 5:
         pose = prior.draw(rng)
         view = renderer.render(pose)
         vertices = hand.posed(pose).astype(np.float64)
         front = vertices[np.argmin(vertices[:, 2])]
+        if np.abs(front - view.center).max() > 0.08:  # else it is in the window, however that is turned and displaced
+            continue
+        judged += 1
         marked = HandView(view.layers, view.camera, view.center, front[None])
-        (window,), (label,) = draw_window(marked, crop, 0.0, 0.0, 0.0, rng)
+        (window,), (label,) = draw_window(marked, crop, HandWindowsConfig(0.0, 0.0, 0.0, 0.0), rng)
         v, u = np.argwhere(window == window.min())[0]
         expected = crop.affine(view.camera, view.center) @ [*view.camera.pixels(front[None])[0], 1.0]
         assert np.linalg.norm(np.array([u, v]) - expected) < 3
         assert window.min() == pytest.approx(label[2] / crop.half, abs=0.02)
-        (window,), (label,) = draw_window(marked, crop, 180.0, 0.01, 0.1, rng)
+        (window,), (label,) = draw_window(marked, crop, HandWindowsConfig(180.0, 0.01, 0.0, 0.1), rng)
         assert window.min() == pytest.approx(label[2] / crop.half, abs=0.02)
     renderer.renderer.close()
 
@@ -148,7 +166,7 @@ def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
 
     view, direct = renderer.render(pose), renderer.render(turned)
     direct.center = R @ view.center
-    (a,), labels = draw_window(view, crop, 180.0, 0.0, 0.0, Fixed())  # type: ignore[arg-type]
+    (a,), labels = draw_window(view, crop, HandWindowsConfig(180.0, 0.0, 0.0, 0.0), Fixed())  # type: ignore[arg-type]
     b = crop.cut(direct.layers[0], direct.camera, direct.center)
     both = (a < 1) & (b < 1)
     assert both.sum() / ((a < 1) | (b < 1)).sum() > 0.94
@@ -183,7 +201,7 @@ def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
     write_nyu(tmp_path / "train", depths, joints)
     frames = read_frames("nyu", tmp_path, "train")
     np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
-    pairs = HandPairs(frames, [(hand, NYU14)], np.zeros(4, np.int64), poses, HandCrop(), HandRealConfig(), rng, ring=4)
+    pairs = HandPairs(frames, [(hand, NYU14)], np.zeros(4, np.int64), poses, HandCrop(), HandWindowsConfig(), rng, ring=4)
     for _ in range(8):
         real, synthetic, label = pairs.draw()
         assert real.shape == synthetic.shape == (128, 128, 1) and label.shape == (14, 3)

@@ -39,7 +39,7 @@ def toy_joints(depth: np.ndarray, camera: Camera) -> Array:
     """(14, 3) metres: what the toy network says, computed without it."""
     hand = find_hand(depth, camera, cube=CROP.cube)
     assert hand is not None
-    center = hand.center
+    center = hand.centers[0]
     window = HandCrop(CROP).cut(depth, camera, center)
     mean_z = float(np.minimum(window, 1.0)[window < 1].mean()) * CROP.cube / 2
     return center + PATTERN + [0.0, 0.0, mean_z]

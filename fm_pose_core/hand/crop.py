@@ -16,6 +16,8 @@ from fm_pose_core.types import Camera
 
 Depth = NDArray[np.float32]
 MASS = 2 / 3  # of the cube's side: the centre of mass is that of what lies within; less of the forearm than the cube holds
+HAND = 0.6  # of the cube's side: the length of a hand
+ABREAST = 0.03  # metres: of things that are this much alike in depth, the larger one is the hand
 JUMP = 0.02  # metres: between neighbouring pixels, where one thing ends and another begins
 
 
@@ -90,10 +92,10 @@ class HandCrop:
 
 
 class FoundHand(NamedTuple):
-    """center (3,): of mass, metres. depth (H, W): the depth map with holes where other things are seen that are larger than the cube, such
-    as a body or a wall."""
+    """centers (K, 3): of the cube, metres; more than one where an arm is seen and either end may be the hand. depth (H, W): the depth map with
+    holes where other things are seen that are larger than the cube, such as a body or a wall."""
 
-    center: Array
+    centers: Array
     depth: Depth
 
 
@@ -101,51 +103,62 @@ def find_hand(
     depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30, near: Array | None = None
 ) -> FoundHand | None:
     """The hand in a depth map (H, W) float32 metres, or None. What the depth does not jump within is one thing; of those in the depth range
-    that are large enough, the hand is the nearest, or the one that is about `near` (3,), metres."""
+    that are large enough, the hand is the nearest or an end of it, or with `near` (3,), metres, what is about there."""
     s = search or SearchConfig()
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(_without_edges(depth, s), connectivity=4)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(_without_edges(_without_gaps(depth), s), connectivity=4)
     pixels = s.smallest * camera.K[0, 0] * camera.K[1, 1] / s.farthest**2  # that a hand has at least
     things = [t for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= pixels and (t := _thing(depth, camera, labels, stats[k], k)).area >= s.smallest]
     if not things:
         return None
     if near is None:
-        hand = min(things, key=lambda t: t.front)
-        start = hand.points[hand.points[:, 2] < hand.front + MASS * cube / 2].mean(0)
+        front = min(t.front for t in things)
+        hand = max((t for t in things if t.front < front + ABREAST), key=lambda t: t.area)
+        centers = _ends(hand.points, cube)
     else:
-        start = np.asarray(near, dtype=np.float64)
-        seen = [int((np.abs(t.points - start).max(1) < MASS * cube / 2).sum()) for t in things]
+        seen = [int((np.abs(t.points - near).max(1) < MASS * cube / 2).sum()) for t in things]
         if not max(seen):
             return None
         hand = things[int(np.argmax(seen))]
+        centers = _mass(hand.points, np.asarray(near, dtype=np.float64), cube)[None]
     others = np.isin(np.arange(count), [t.label for t in things if t is not hand and np.ptp(t.points, axis=0).max() > cube])
-    alone = np.where(others[labels], np.float32(0), depth) if others.any() else depth
-    return FoundHand(centre_of_mass(alone, camera, start, cube, s), alone)
+    return FoundHand(centers, np.where(others[labels], np.float32(0), depth) if others.any() else depth)
 
 
-def hand_near(depth: Depth, camera: Camera, joints_mean: Array, cube: float = 0.30) -> FoundHand:
-    """The hand where annotated joints say that it is (their mean (3,), metres), however little of it is seen."""
-    about = SearchConfig(max(0.01, joints_mean[2] - cube), joints_mean[2] + cube)
-    return find_hand(depth, camera, about, cube, joints_mean) or FoundHand(joints_mean, depth)
+def hand_near(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> tuple[Array, Depth]:
+    """Where annotated joints (J, 3), metres, say that the hand is: the cube's centre, and the depth as in FoundHand."""
+    middle = joints.mean(0)
+    about = SearchConfig(max(0.01, middle[2] - cube), middle[2] + cube)
+    found = find_hand(depth, camera, about, cube, middle)
+    return (found.centers[0], found.depth) if found is not None else (middle, depth)
 
 
-def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30, search: SearchConfig | None = None, rounds: int = 6) -> Array:
-    """The centre (3,) of the points around `start` within `MASS` of the cube, moved on until it stays (mean shift); `start` itself where
-    there are none."""
-    s = search or SearchConfig()
-    center = np.asarray(start, dtype=np.float64)
+def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30) -> Array:
+    """The centre (3,) of the points that lie about `start`, within `MASS` of the cube; `start` itself where there are none."""
     half = MASS * cube / 2
-    for _ in range(rounds):
-        u, v = camera.K[0, 0] * center[0] / center[2] + camera.K[0, 2], camera.K[1, 1] * center[1] / center[2] + camera.K[1, 2]
-        ru, rv = half * camera.K[0, 0] / center[2], half * camera.K[1, 1] / center[2]
-        u0, v0 = max(0, int(u - ru)), max(0, int(v - rv))
-        part = depth[v0 : max(v0, int(v + rv) + 1), u0 : max(u0, int(u + ru) + 1)]
-        rows, columns = np.nonzero((np.abs(part - center[2]) < half) & (part >= s.nearest) & (part <= s.farthest))
-        if not len(rows):
-            return center
-        last, center = center, _points(depth, camera, columns + u0, rows + v0).mean(0)
-        if np.abs(center - last).max() < 1e-3:
-            break
-    return center
+    u, v = camera.pixels(start[None])[0]
+    ru, rv = half * camera.K[0, 0] / start[2], half * camera.K[1, 1] / start[2]
+    u0, v0 = max(0, int(u - ru)), max(0, int(v - rv))
+    part = depth[v0 : max(v0, int(v + rv) + 1), u0 : max(u0, int(u + ru) + 1)]
+    rows, columns = np.nonzero(part > 0)
+    return _mass(_points(depth, camera, columns + u0, rows + v0), start, cube)
+
+
+def _mass(points: Array, start: Array, cube: float) -> Array:
+    about = points[np.abs(points - start).max(1) < MASS * cube / 2]
+    return about.mean(0) if len(about) else np.asarray(start, dtype=np.float64)
+
+
+def _ends(points: Array, cube: float) -> Array:
+    """(K, 3): the middle of what is as small as a hand; of what is longer, the middles of both ends, a hand's length each."""
+    middle = points.mean(0)
+    some = points[:: max(1, len(points) // 2000)] - middle
+    axis = np.linalg.svd(some, full_matrices=False)[2][0]
+    along = (points - middle) @ axis
+    least, most = np.percentile(along, [1, 99])
+    hand = HAND * cube
+    if most - least < 1.3 * hand:
+        return middle[None]
+    return np.stack([points[along < least + hand].mean(0), points[along > most - hand].mean(0)])
 
 
 class _Thing(NamedTuple):
@@ -159,15 +172,21 @@ class _Thing(NamedTuple):
 
 def _thing(depth: Depth, camera: Camera, labels: NDArray[np.int32], stats: NDArray[np.int32], label: int) -> _Thing:
     x, y, w, h = stats[:4]
-    rows, columns = np.nonzero(labels[y : y + h, x : x + w] == label)
+    rows, columns = np.nonzero((labels[y : y + h, x : x + w] == label) & (depth[y : y + h, x : x + w] > 0))
     points = _points(depth, camera, columns + x, rows + y)
     area = float(np.square(points[:, 2]).sum()) / (camera.K[0, 0] * camera.K[1, 1])
-    return _Thing(label, points, float(np.percentile(points[:, 2], 2)), area)
+    front = float(np.percentile(points[:, 2], 2)) if len(points) else np.inf
+    return _Thing(label, points, front, area)
 
 
-def _without_edges(depth: Depth, search: SearchConfig) -> NDArray[np.uint8]:
-    """1 in the depth range, except on both sides of a jump."""
+def _without_gaps(depth: Depth) -> Depth:
+    """Holes of one or two pixels filled with the farthest depth beside them: they part nothing whose sides are at one depth."""
     known = np.nan_to_num(depth)
+    return np.where(known > 0, known, cv2.dilate(known, np.ones((3, 3), np.uint8)))
+
+
+def _without_edges(known: Depth, search: SearchConfig) -> NDArray[np.uint8]:
+    """1 in the depth range, except on both sides of a jump."""
     inside = cv2.inRange(known, search.nearest, search.farthest)
     steps_u = (cv2.absdiff(known[:, 1:], known[:, :-1]) > JUMP).view(np.uint8)
     steps_v = (cv2.absdiff(known[1:], known[:-1]) > JUMP).view(np.uint8)

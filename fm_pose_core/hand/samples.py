@@ -25,24 +25,21 @@ PATCH = 1.6  # width of what is rendered, relative to the cube: room for other c
 
 
 @dataclass(frozen=True)
-class HandSyntheticConfig:
-    """T^S. Depth maps are rendered without noise (section 4.2)."""
+class HandWindowsConfig:
+    """How windows are cut: those of T^R and T^M, and with poses those of T^S."""
 
-    poses: PoseConfig = field(default_factory=PoseConfig)
     in_plane: float = knob(180.0, "Largest turn of the camera about its axis, degrees.", 0.0, 180.0)
     displacement: float = knob(0.015, "Standard deviation of the cube's centre from the centre of mass, metres, in each direction.", 0.0, 0.2)
+    astray: float = knob(0.15, "Share of windows whose centre is four times as far off: h learns to expect large errors there.", 0.0, 1.0)
     rescale: float = knob(0.1, "Hands are larger or smaller by a factor in [1 - x, 1 + x].", 0.0, 0.5)
-    uses_per_view: int = knob(6, "Samples made of each rendered hand.", 1, 1000)
+    uses_per_view: int = knob(6, "Samples made of each hand that is rendered, or depth map that is read.", 1, 1000)
 
 
 @dataclass(frozen=True)
-class HandRealConfig:
-    """T^R and T^M."""
+class HandSyntheticConfig(HandWindowsConfig):
+    """T^S. Depth maps are rendered without noise (section 4.2)."""
 
-    in_plane: float = knob(180.0, "Largest turn of the camera about its axis, degrees.", 0.0, 180.0)
-    displacement: float = knob(0.015, "Standard deviation of the cube's centre from the centre of mass, metres, in each direction.", 0.0, 0.2)
-    rescale: float = knob(0.1, "Hands are larger or smaller by a factor in [1 - x, 1 + x].", 0.0, 0.5)
-    uses_per_view: int = knob(6, "Samples made of each depth map that is read.", 1, 1000)
+    poses: PoseConfig = field(default_factory=PoseConfig)
 
 
 @dataclass
@@ -55,11 +52,12 @@ class HandView:
     joints: Array
 
 
-def draw_window(view: HandView, crop: HandCrop, in_plane: float, displacement: float, rescale: float, rng: np.random.Generator) -> tuple[list[Depth], Array]:
+def draw_window(view: HandView, crop: HandCrop, config: HandWindowsConfig, rng: np.random.Generator) -> tuple[list[Depth], Array]:
     """Windows (S, S) in [-1, 1] of each layer, cut at one random centre and turned by one angle; and the joints (J, 3) relative to the
     cube's centre, metres."""
-    center = view.center + rng.normal(scale=displacement, size=3)
-    angle, s = np.radians(rng.uniform(-in_plane, in_plane)), 1.0 + rng.uniform(-rescale, rescale)
+    far = 4.0 if rng.uniform(0, 1) < config.astray else 1.0
+    center = view.center + rng.normal(scale=far * config.displacement, size=3)
+    angle, s = np.radians(rng.uniform(-config.in_plane, config.in_plane)), 1.0 + rng.uniform(-config.rescale, config.rescale)
     M = crop.turning(angle, s) @ np.vstack([crop.affine(view.camera, center), [0, 0, 1]])  # a larger hand is a hand in a smaller cube
     windows = []
     for layer in view.layers:
@@ -138,8 +136,7 @@ class HandSamples:
         if self.ring.wants_more():
             k = int(self.rng.integers(len(self.renderers)))
             self.ring.add(self.renderers[k].render(self.priors[k].draw(self.rng)))
-        c = self.config
-        (window,), joints = draw_window(self.ring.draw(), self.crop, c.in_plane, c.displacement, c.rescale, self.rng)
+        (window,), joints = draw_window(self.ring.draw(), self.crop, self.config, self.rng)
         return window[..., None], joints.astype(np.float32)
 
     def close(self) -> None:
@@ -154,7 +151,7 @@ class HandPairs:
 
     def __init__(
         self, frames: HandFrames, hands: list[tuple[SkinnedHand, tuple[Landmark, ...]]], of_frame: NDArray[np.int64], poses: list[Array], crop: HandCrop,
-        config: HandRealConfig, rng: np.random.Generator, ring: int = 256,
+        config: HandWindowsConfig, rng: np.random.Generator, ring: int = 256,
     ) -> None:  # fmt: skip
         """of_frame (N,): which of `hands` a frame shows; poses: of each frame."""
         self.frames, self.of_frame, self.poses, self.crop, self.config, self.rng = frames, of_frame, poses, crop, config, rng
@@ -165,7 +162,7 @@ class HandPairs:
         i = int(self.rng.integers(len(self.frames)))
         renderer, camera = self.renderers[self.of_frame[i]], self.frames.camera
         joints = self.frames.joints[i]
-        center, depth = hand_near(self.frames.depth(i), camera, joints.mean(0), 2 * self.crop.half)
+        center, depth = hand_near(self.frames.depth(i), camera, joints, 2 * self.crop.half)
         patch = renderer.patch_camera(center)
         M = patch.K @ np.linalg.inv(camera.K)
         size = (patch.width, patch.height)
@@ -176,8 +173,7 @@ class HandPairs:
         """-> real and synthetic window (S, S, 1) float32; joints (J, 3) float32 relative to the cube's centre, metres."""
         if self.ring.wants_more():
             self.ring.add(self._read())
-        c = self.config
-        (real, synthetic), joints = draw_window(self.ring.draw(), self.crop, c.in_plane, c.displacement, c.rescale, self.rng)
+        (real, synthetic), joints = draw_window(self.ring.draw(), self.crop, self.config, self.rng)
         return real[..., None], synthetic[..., None], joints.astype(np.float32)
 
     def close(self) -> None:
@@ -192,7 +188,7 @@ class HandSource:
 
     crop: HandCrop
     synthetic: HandSyntheticConfig
-    real: HandRealConfig
+    real: HandWindowsConfig
     hands: list[tuple[SkinnedHand, tuple[Landmark, ...]]]
     given: Array
     frames: HandFrames | None = None

@@ -20,9 +20,9 @@ class HandValidation:
         chosen = np.linspace(0, len(frames) - 1, min(LARGEST, len(frames))).astype(int)
         windows, truths = [], []
         for i in chosen:
-            hand = hand_near(frames.depth(int(i)), frames.camera, frames.joints[i].mean(0), 2 * crop.half)
-            windows.append(crop.cut(hand.depth, frames.camera, hand.center)[..., None])
-            truths.append(frames.joints[i] - hand.center)
+            center, depth = hand_near(frames.depth(int(i)), frames.camera, frames.joints[i], 2 * crop.half)
+            windows.append(crop.cut(depth, frames.camera, center)[..., None])
+            truths.append(frames.joints[i] - center)
         self.windows, self.truths = torch.from_numpy(np.stack(windows)), np.stack(truths)
 
     @torch.no_grad()

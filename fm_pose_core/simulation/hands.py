@@ -55,7 +55,7 @@ def people(count: int, rng: np.random.Generator, hand: SkinnedHand | None = None
 
 
 def with_forearm(
-    hand: SkinnedHand, length: float = 0.2, wrist: tuple[float, float] = (0.032, 0.026), end: tuple[float, float] = (0.044, 0.039)
+    hand: SkinnedHand, length: float = 0.25, wrist: tuple[float, float] = (0.032, 0.026), end: tuple[float, float] = (0.044, 0.039)
 ) -> SkinnedHand:
     """A rigged hand often ends at the wrist; nobody's does. A cone of elliptic section from just inside the hand on: half its width and
     thickness at both ends, metres."""
