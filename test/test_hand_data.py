@@ -72,29 +72,28 @@ def test_holes_and_what_lies_outside_the_cube_are_background() -> None:
 def test_the_nearest_large_blob_is_the_hand() -> None:
     depth = np.minimum(ball((0.15, 0.0, 0.6), 0.05), ball((-0.2, 0.0, 1.0), 0.12))
     depth[10:14, 10:14] = 0.3  # small and near: noise
-    hand = find_hand(depth, CAMERA)
-    assert hand is not None
-    np.testing.assert_allclose(hand.centers[0][:2], [0.15, 0.0], atol=0.01)
-    assert 0.54 < hand.centers[0][2] < 0.61
-    assert find_hand(np.full_like(depth, 2.0), CAMERA) is None
-    assert find_hand(np.zeros_like(depth), CAMERA) is None
-    far = find_hand(depth, CAMERA, SearchConfig(nearest=0.8))
-    assert far is not None and far.centers[0][0] < -0.1
-    named = find_hand(depth, CAMERA, near=np.array([-0.15, 0.03, 1.0]))
-    assert named is not None and named.centers[0][0] < -0.1
+    (hand,) = find_hand(depth, CAMERA)
+    np.testing.assert_allclose(hand.center[:2], [0.15, 0.0], atol=0.01)
+    assert 0.54 < hand.center[2] < 0.61
+    assert find_hand(np.full_like(depth, 2.0), CAMERA) == find_hand(np.zeros_like(depth), CAMERA) == []
+    (far,) = find_hand(depth, CAMERA, SearchConfig(nearest=0.8))
+    assert far.center[0] < -0.1
+    (named,) = find_hand(depth, CAMERA, near=np.array([-0.15, 0.03, 1.0]))
+    assert named.center[0] < -0.1
+    abreast = find_hand(np.minimum(depth, ball((0.0, 0.2, 0.65), 0.05)), CAMERA)
+    assert [c.center[1] > 0.1 for c in abreast] == [False, True]
 
 
 def test_a_body_close_behind_does_not_draw_the_window_away() -> None:
     """A ball 10 cm before a wall that is much larger: the centre stays, and the wall is no part of the window."""
     wall = np.full((480, 640), 0.8, np.float32)
-    hand = find_hand(np.minimum(ball((0.05, 0.0, 0.65), 0.05), wall), CAMERA)
-    assert hand is not None
-    np.testing.assert_allclose(hand.centers[0], [0.05, 0.0, 0.62], atol=0.015)
-    window = HandCrop().cut(hand.depth, CAMERA, hand.centers[0])
-    ball_alone = HandCrop().cut(ball((0.05, 0.0, 0.65), 0.05), CAMERA, hand.centers[0])
+    hand, *_ = find_hand(np.minimum(ball((0.05, 0.0, 0.65), 0.05), wall), CAMERA)
+    np.testing.assert_allclose(hand.center, [0.05, 0.0, 0.62], atol=0.015)
+    window = HandCrop().cut(hand.depth, CAMERA, hand.center)
+    ball_alone = HandCrop().cut(ball((0.05, 0.0, 0.65), 0.05), CAMERA, hand.center)
     assert ((window < 1) != (ball_alone < 1)).mean() < 0.03  # what is left of the wall is a rim beside the edge
-    center, _ = hand_near(np.zeros_like(wall), CAMERA, np.tile([0.05, 0.0, 0.62], (14, 1)))
-    np.testing.assert_allclose(center, [0.05, 0.0, 0.62])  # nothing is seen there
+    unseen = hand_near(np.zeros_like(wall), CAMERA, np.tile([0.05, 0.0, 0.62], (14, 1)))
+    np.testing.assert_allclose(unseen.center, [0.05, 0.0, 0.62])
 
 
 def test_both_ends_of_an_arm_may_be_the_hand() -> None:
@@ -102,13 +101,19 @@ def test_both_ends_of_an_arm_may_be_the_hand() -> None:
     x, y = (u - 320) / 588.03 * 0.7, (v - 240) / 587.07 * 0.7
     along, across = (x + y) / np.sqrt(2), (x - y) / np.sqrt(2)
     arm = np.where((np.abs(along) < 0.2) & (np.abs(across) < 0.04), 0.7, 2.0).astype(np.float32)  # 40 cm long
-    found = find_hand(arm, CAMERA)
-    assert found is not None and found.centers.shape == (2, 3)
-    ends = found.centers[np.argsort(found.centers[:, 0])]
+    ends = sorted((c.center for c in find_hand(arm, CAMERA)), key=lambda center: float(center[0]))
     inside = (0.2 - 0.09) / np.sqrt(2)  # the middle of the last 18 cm
     np.testing.assert_allclose(ends, [[-inside, -inside, 0.7], [inside, inside, 0.7]], atol=0.006)
-    near = find_hand(arm, CAMERA, near=np.array([0.1, 0.1, 0.7]))
-    assert near is not None and near.centers.shape == (1, 3) and near.centers[0][0] > 0.05
+    (near,) = find_hand(arm, CAMERA, near=np.array([0.1, 0.1, 0.7]))
+    assert near.center[0] > 0.05
+
+
+def test_gaps_of_a_pixel_part_nothing() -> None:
+    whole = ball((0.0, 0.0, 0.6), 0.07)
+    parted = whole.copy()
+    parted[:, 318:320] = 0
+    (a,), (b,) = find_hand(whole, CAMERA), find_hand(parted, CAMERA)
+    np.testing.assert_allclose(a.center, b.center, atol=0.003)
 
 
 def test_centre_of_mass_moves_to_the_hand() -> None:

@@ -63,6 +63,25 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
             np.testing.assert_allclose(pose.joints[:, 2], 0.6 - 2 / 3 * toy_hand.RADIUS, atol=3e-3)
 
 
+def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Path) -> None:
+    class ExpectsLittleOfTheSmall:
+        name, device, precision = "by area", "none", "fp32"
+
+        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            shape = (len(images), len(toy_hand.NAMES), 3)
+            return np.zeros(shape), np.broadcast_to(1e-5 / (images < 1).mean((1, 2))[..., None], shape)
+
+    small, large = np.array([0.1, 0.0, 0.6]), np.array([-0.1, 0.0, 0.62])
+    depth = np.minimum(toy_hand.toy_depth(CAMERA, small, radius=0.035), toy_hand.toy_depth(CAMERA, large, radius=0.06))
+    estimator = HandEstimator(HandBundle.load(bundle), ExpectsLittleOfTheSmall(), EstimatorConfig(views=1, min_score=0.0))
+    pose = estimator.estimate(depth, CAMERA)
+    assert pose is not None
+    np.testing.assert_allclose(pose.center[:2], large[:2], atol=0.01)
+    alone = estimator.estimate(toy_hand.toy_depth(CAMERA, small, radius=0.035), CAMERA)
+    assert alone is not None
+    np.testing.assert_allclose(alone.center[:2], small[:2], atol=0.01)
+
+
 def test_no_hand_and_bad_depth(bundle: Path) -> None:
     estimator = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1))
     assert estimator.estimate(np.full((240, 320), 3.0, np.float32), CAMERA) is None

@@ -17,7 +17,7 @@ from fm_pose_core.types import Camera
 Depth = NDArray[np.float32]
 MASS = 2 / 3  # of the cube's side: the centre of mass is that of what lies within; less of the forearm than the cube holds
 HAND = 0.6  # of the cube's side: the length of a hand
-ABREAST = 0.03  # metres: of things that are this much alike in depth, the larger one is the hand
+ABREAST = 0.10  # metres: the second nearest thing may be the hand if it is not farther behind the nearest
 JUMP = 0.02  # metres: between neighbouring pixels, where one thing ends and another begins
 
 
@@ -91,45 +91,44 @@ class HandCrop:
         return target * self.half + center
 
 
-class FoundHand(NamedTuple):
-    """centers (K, 3): of the cube, metres; more than one where an arm is seen and either end may be the hand. depth (H, W): the depth map with
-    holes where other things are seen that are larger than the cube, such as a body or a wall."""
+class Candidate(NamedTuple):
+    """Where the hand may be. center (3,): of the cube, metres. depth (H, W): the depth map with holes where other things are seen that are
+    larger than the cube, such as a body or a wall."""
 
-    centers: Array
+    center: Array
     depth: Depth
 
 
-def find_hand(
-    depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30, near: Array | None = None
-) -> FoundHand | None:
-    """The hand in a depth map (H, W) float32 metres, or None. What the depth does not jump within is one thing; of those in the depth range
-    that are large enough, the hand is the nearest or an end of it, or with `near` (3,), metres, what is about there."""
+def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30, near: Array | None = None) -> list[Candidate]:
+    """Where the hand may be in a depth map (H, W) float32 metres; nowhere if nothing large enough is in the depth range.
+
+    What the depth does not jump within is one thing. The hand is the nearest, or the next if that is hardly farther; of an arm it may be either
+    end. With `near` (3,), metres, it is what is about there.
+    """
     s = search or SearchConfig()
     count, labels, stats, _ = cv2.connectedComponentsWithStats(_without_edges(_without_gaps(depth), s), connectivity=4)
     pixels = s.smallest * camera.K[0, 0] * camera.K[1, 1] / s.farthest**2  # that a hand has at least
     things = [t for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= pixels and (t := _thing(depth, camera, labels, stats[k], k)).area >= s.smallest]
-    if not things:
-        return None
     if near is None:
-        front = min(t.front for t in things)
-        hand = max((t for t in things if t.front < front + ABREAST), key=lambda t: t.area)
-        centers = _ends(hand.points, cube)
+        things.sort(key=lambda t: t.front)
+        chosen = [(t, center) for t in things[:2] if t.front < things[0].front + ABREAST for center in _ends(t.points, cube)]
     else:
         seen = [int((np.abs(t.points - near).max(1) < MASS * cube / 2).sum()) for t in things]
-        if not max(seen):
-            return None
-        hand = things[int(np.argmax(seen))]
-        centers = _mass(hand.points, np.asarray(near, dtype=np.float64), cube)[None]
-    others = np.isin(np.arange(count), [t.label for t in things if t is not hand and np.ptp(t.points, axis=0).max() > cube])
-    return FoundHand(centers, np.where(others[labels], np.float32(0), depth) if others.any() else depth)
+        most = things[int(np.argmax(seen))] if any(seen) else None
+        chosen = [(most, _mass(most.points, np.asarray(near, dtype=np.float64), cube))] if most else []
+    alone: dict[int, Depth] = {}
+    for thing, _ in chosen:
+        if thing.label not in alone:
+            others = np.isin(np.arange(count), [t.label for t in things if t is not thing and np.ptp(t.points, axis=0).max() > cube])
+            alone[thing.label] = np.where(others[labels], np.float32(0), depth) if others.any() else depth
+    return [Candidate(center, alone[thing.label]) for thing, center in chosen]
 
 
-def hand_near(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> tuple[Array, Depth]:
-    """Where annotated joints (J, 3), metres, say that the hand is: the cube's centre, and the depth as in FoundHand."""
+def hand_near(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> Candidate:
+    """Where annotated joints (J, 3), metres, say that the hand is."""
     middle = joints.mean(0)
     about = SearchConfig(max(0.01, middle[2] - cube), middle[2] + cube)
-    found = find_hand(depth, camera, about, cube, middle)
-    return (found.centers[0], found.depth) if found is not None else (middle, depth)
+    return next(iter(find_hand(depth, camera, about, cube, middle)), Candidate(middle, depth))
 
 
 def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30) -> Array:
@@ -180,9 +179,11 @@ def _thing(depth: Depth, camera: Camera, labels: NDArray[np.int32], stats: NDArr
 
 
 def _without_gaps(depth: Depth) -> Depth:
-    """Holes of one or two pixels filled with the farthest depth beside them: they part nothing whose sides are at one depth."""
-    known = np.nan_to_num(depth)
-    return np.where(known > 0, known, cv2.dilate(known, np.ones((3, 3), np.uint8)))
+    """Holes of one or two pixels filled where their sides are at one depth: they part nothing there."""
+    known, beside = np.nan_to_num(depth), np.ones((3, 3), np.uint8)
+    seen = known > 0
+    most, least = cv2.dilate(known, beside), cv2.erode(np.where(seen, known, np.float32(1e3)), beside)
+    return np.where(seen | (most - least > JUMP), known, most)
 
 
 def _without_edges(known: Depth, search: SearchConfig) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.crop import FoundHand, HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
+from fm_pose_core.hand.crop import Candidate, HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera
 
@@ -62,20 +62,21 @@ class HandEstimator:
         fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
         expect(fits, "depth", f"float32 {expected} as the camera says", f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}")
         cube = self.bundle.hand.cube
-        hand = find_hand(depth, camera, self.search, cube, near)
-        if hand is None:
+        candidates = find_hand(depth, camera, self.search, cube, near)
+        if not candidates:
             return None
-        center = hand.centers[0] if len(hand.centers) == 1 else self._hand_of_arm(hand, camera)
-        pose = self._estimate(hand.depth, camera, center)
+        hand = candidates[0] if len(candidates) == 1 else self._likeliest(candidates, camera)
+        pose = self._estimate(hand.depth, camera, hand.center)
         if self.refine:
             pose = self._estimate(hand.depth, camera, centre_of_mass(hand.depth, camera, pose.joints.mean(0), cube))
         return pose
 
-    def _hand_of_arm(self, arm: FoundHand, camera: Camera) -> Array:
-        """The centre (3,) at that end of an arm where the network expects the smaller error: the centre of mass about the joints there."""
-        answers, spread = self.backend.infer(np.stack([self._crop.cut(arm.depth, camera, c) for c in arm.centers])[..., None])
-        end = int(spread.mean((1, 2)).argmin())
-        return centre_of_mass(arm.depth, camera, answers[end].mean(0) + arm.centers[end], self.bundle.hand.cube)
+    def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
+        """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints there."""
+        answers, spread = self.backend.infer(np.stack([self._crop.cut(c.depth, camera, c.center) for c in candidates])[..., None])
+        best = int(spread.mean((1, 2)).argmin())
+        center, depth = candidates[best]
+        return Candidate(centre_of_mass(depth, camera, answers[best].mean(0) + center, self.bundle.hand.cube), depth)
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
         views = self._crop.views(self.config.views)
