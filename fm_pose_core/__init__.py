@@ -1,4 +1,5 @@
-"""6D object pose from one RGB image by feature mapping (Rad, Oberweger, Lepetit, CVPR 2018). Free of ROS.
+"""6D object pose from one RGB image, and the joints of a hand from one depth map, by feature mapping (Rad, Oberweger, Lepetit, CVPR 2018).
+Free of ROS.
 
 The names below load on first use, so that importing the package stays cheap.
 """
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what the lazy names are, for type checkers and editors
     from fm_pose_core.config import EstimatorConfig as EstimatorConfig
     from fm_pose_core.estimator import PoseEstimator as PoseEstimator
+    from fm_pose_core.hand.estimator import HandEstimator as HandEstimator
+    from fm_pose_core.hand.estimator import HandPose as HandPose
     from fm_pose_core.types import Camera as Camera
     from fm_pose_core.types import ObjectPose as ObjectPose
     from fm_pose_core.types import Window as Window
@@ -20,6 +23,8 @@ _LAZY = {
     "Window": "types",
     "ObjectPose": "types",
     "PoseEstimator": "estimator",
+    "HandEstimator": "hand.estimator",
+    "HandPose": "hand.estimator",
     "EstimatorConfig": "config",
 }
 __all__ = [*_LAZY, "__version__"]

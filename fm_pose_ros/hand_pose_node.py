@@ -101,7 +101,7 @@ class HandPoseNode(PoseNodeBase):
         estimator = self._estimator
         assert estimator is not None
         estimator.config, estimator.search = self.parameters.get(EngineConfig), self.parameters.get(SearchConfig)
-        estimator.refine = self.settings.refine
+        estimator.refine, estimator.mirror = self.settings.refine, self.settings.mirror
         pose = None
         if self.settings.window_source == "nearest":
             pose = estimator.estimate(frame.image, frame.camera)
@@ -132,7 +132,7 @@ class HandPoseNode(PoseNodeBase):
         assert self._estimator is not None
         header, hand, settings = frame.header, self._estimator.bundle.hand, self.settings
         accepted = pose if pose is not None and pose.accepted else None
-        msg = HandJoints(header=header, name=hand.name, left=hand.left, valid=accepted is not None, joint_names=list(hand.joints))
+        msg = HandJoints(header=header, name=hand.name, left=hand.left != settings.mirror, valid=accepted is not None, joint_names=list(hand.joints))
         if accepted is not None:
             msg.positions = [point_msg(p) for p in accepted.joints]
             msg.deviations = accepted.spread.tolist()

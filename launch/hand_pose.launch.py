@@ -17,7 +17,7 @@ SHARE = get_package_share_directory("fm_pose_ros")
 OUTPUTS = ("markers", "overlay")  # what the RViz configuration shows
 
 ARGUMENTS = {
-    "bundle": ("", "Bundle: a folder, or a name in the package's models. Empty: as params_file says, else hand (which is yet to come)."),
+    "bundle": ("", "Bundle: a folder, or a name in the package's models. Empty: as params_file says, else hand."),
     "params_file": (os.path.join(SHARE, "config", "hand_pose.yaml"), "YAML file with the node's parameters."),
     "namespace": ("", "Namespace of the node."),
     "depth": ("depth/image_rect_raw", "Depth topic; with image_transport compressed, without its /compressedDepth."),

@@ -63,8 +63,21 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
             np.testing.assert_allclose(pose.joints[:, 2], 0.6 - 2 / 3 * toy_hand.RADIUS, atol=3e-3)
 
 
+def test_mirrored(bundle: Path) -> None:
+    """The mirror image of a depth map gives the mirror image of the joints."""
+    depth = toy_hand.toy_depth(CAMERA, np.array([0.05, -0.02, 0.6]))
+    K = CAMERA.K.copy()
+    K[0, 2] = CAMERA.width - 1 - K[0, 2]
+    for views in (1, 4):
+        config = EstimatorConfig(backend="onnxruntime", threads=1, views=views)
+        right = HandEstimator.load(bundle, config).estimate(depth, CAMERA)
+        left = HandEstimator.load(bundle, config, mirror=True).estimate(np.ascontiguousarray(depth[:, ::-1]), Camera(K, CAMERA.width, CAMERA.height))
+        assert right is not None and left is not None
+        np.testing.assert_allclose(left.joints, right.joints * [-1, 1, 1], atol=2e-3 if views > 1 else 2e-4)
+
+
 def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Path) -> None:
-    class ExpectsLittleOfTheSmall:
+    class ExpectsMuchOfTheSmall:
         name, device, precision = "by area", "none", "fp32"
 
         def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +86,7 @@ def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Pat
 
     small, large = np.array([0.1, 0.0, 0.6]), np.array([-0.1, 0.0, 0.62])
     depth = np.minimum(toy_hand.toy_depth(CAMERA, small, radius=0.035), toy_hand.toy_depth(CAMERA, large, radius=0.06))
-    estimator = HandEstimator(HandBundle.load(bundle), ExpectsLittleOfTheSmall(), EstimatorConfig(views=1, min_score=0.0))
+    estimator = HandEstimator(HandBundle.load(bundle), ExpectsMuchOfTheSmall(), EstimatorConfig(views=1, min_score=0.0))
     pose = estimator.estimate(depth, CAMERA)
     assert pose is not None
     np.testing.assert_allclose(pose.center[:2], large[:2], atol=0.01)

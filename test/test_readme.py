@@ -6,14 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_python_example_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("document", "check"),
+    [
+        ("README.md", "assert pose.accepted, pose.reason\nassert 0.5 < pose.T_camera_object[2, 3] < 1.3"),
+        ("docs/hand.md", "assert hand.accepted, hand.reason\nassert hand.joints.shape == (14, 3)"),
+    ],
+)
+def test_the_python_example_runs(document: str, check: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 8
     done = subprocess.run(
-        [sys.executable, "-c", code + "\nassert pose.accepted, pose.reason\nassert 0.5 < pose.T_camera_object[2, 3] < 1.3"],
+        [sys.executable, "-c", f"{code}\n{check}"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,

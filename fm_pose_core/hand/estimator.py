@@ -34,24 +34,27 @@ class HandPose:
 
 class HandEstimator:
     """bundle: the network for hands. backend: the engine that runs it. search: where hands are looked for. refine: cut a second time,
-    around the centre of mass of what lies near the joints of the first answer.
+    around the centre of mass of what lies near the joints of the first answer. mirror: the hands are of the other side than the bundle's.
 
     For one thread at a time: a backend keeps its buffers between calls.
     """
 
     def __init__(
-        self, bundle: HandBundle, backend: Backend, config: EngineConfig | None = None, search: SearchConfig | None = None, refine: bool = False
-    ) -> None:
+        self, bundle: HandBundle, backend: Backend, config: EngineConfig | None = None, search: SearchConfig | None = None, refine: bool = False,
+        mirror: bool = False,
+    ) -> None:  # fmt: skip
         self.bundle, self.backend = bundle, backend
-        self.config, self.search, self.refine = config or EngineConfig(), search or SearchConfig(), refine
+        self.config, self.search, self.refine, self.mirror = config or EngineConfig(), search or SearchConfig(), refine, mirror
         self._crop = HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube))
 
     @classmethod
-    def load(cls, bundle_dir: str | Path, config: EngineConfig | None = None, search: SearchConfig | None = None, refine: bool = False) -> "HandEstimator":
+    def load(
+        cls, bundle_dir: str | Path, config: EngineConfig | None = None, search: SearchConfig | None = None, refine: bool = False, mirror: bool = False
+    ) -> "HandEstimator":
         """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
         config = config or EngineConfig()
         bundle = HandBundle.load(bundle_dir)
-        return cls(bundle, load_backend(bundle, config), config, search, refine)
+        return cls(bundle, load_backend(bundle, config), config, search, refine, mirror)
 
     def estimate(self, depth: Depth, camera: Camera, near: Array | None = None) -> HandPose | None:
         """The hand in a depth map (H, W) float32 metres, 0 or NaN where there is none; None if there is no hand in the depth range.
@@ -73,19 +76,24 @@ class HandEstimator:
 
     def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
         """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints there."""
-        answers, spread = self.backend.infer(np.stack([self._crop.cut(c.depth, camera, c.center) for c in candidates])[..., None])
+        answers, spread = self._infer([self._crop.cut(c.depth, camera, c.center) for c in candidates])
         best = int(spread.mean((1, 2)).argmin())
         center, depth = candidates[best]
         return Candidate(centre_of_mass(depth, camera, answers[best].mean(0) + center, self.bundle.hand.cube), depth)
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
         views = self._crop.views(self.config.views)
-        windows = np.stack([self._crop.cut(depth, camera, center + shift, turn) for shift, turn in views])[..., None]
-        answers, spread = self.backend.infer(windows)
-        joints = np.array([self._crop.turned(a.astype(np.float64), -turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)])
-        deviation = np.sqrt(np.square(spread.astype(np.float64)).mean((0, 2))) * self.bundle.manifest.calibration.spread_scale
+        answers, spread = self._infer([self._crop.cut(depth, camera, center + shift, turn) for shift, turn in views])
+        joints = np.array([self._crop.turned(a, -turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)])
+        deviation = np.sqrt(np.square(spread).mean((0, 2))) * self.bundle.manifest.calibration.spread_scale
         error = float(1.6 * deviation.mean())  # the mean of a three-dimensional normal distribution's distance is 1.6 deviations
         score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
         accepted = score >= self.config.min_score
         reason = "" if accepted else f"score {score:.2f} is below {self.config.min_score:g}"
         return HandPose(joints.mean(0), deviation, center, score, accepted, reason)
+
+    def _infer(self, windows: list[Depth]) -> tuple[Array, Array]:
+        """Joints relative to the cubes' centres, and spread (N, J, 3), metres, of windows (S, S)."""
+        images = np.stack(windows)[..., None]
+        answers, spread = self.backend.infer(images[:, :, ::-1] if self.mirror else images)
+        return answers.astype(np.float64) * ([-1.0, 1.0, 1.0] if self.mirror else 1.0), spread.astype(np.float64)
