@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fm_pose_core.experiment import load_experiment
+from fm_pose_core.experiment_file import load_experiment
 from fm_pose_core.export import fused_of
 from fm_pose_core.networks import FeatureMapping
 

@@ -16,9 +16,9 @@ import numpy as np
 from estimator import cpu_name
 
 from fm_pose_core import __version__
-from fm_pose_core.evaluate.hand import DATASETS, MM, read_joints
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.fitting import fit_poses, fit_shape
+from fm_pose_core.hand.labels import DATASETS, MM, read_labels
 from fm_pose_core.hand.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
 from fm_pose_core.hand_experiment import JOINT_SET, SHAPE_FRAMES
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, nargs="+", default=[0], help="frame, counted from 0, at which each person begins (default: %(default)s)")
     parser.add_argument("--picture", type=Path, help="draw six frames of each person into this file")
     arguments = parser.parse_args()
-    joints = read_joints(arguments.labels, DATASETS[arguments.dataset])
+    joints = read_labels(arguments.labels, DATASETS[arguments.dataset])[1]
     landmarks = joint_sets()[JOINT_SET[arguments.dataset]]
     names = [x.name for x in landmarks]
     bones = [(names.index(a), names.index(b)) for a, b in skeleton_bones(JOINT_SET[arguments.dataset])]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm_pose_core.errors import expect
-from fm_pose_core.experiment import load_experiment
+from fm_pose_core.experiment_file import load_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -305,7 +305,8 @@ def _evaluate_hand(args: argparse.Namespace) -> None:
     import json
 
     from fm_pose_core.data.bop import write_atomically
-    from fm_pose_core.evaluate.hand import DATASETS, draw_figure_7, predict_joints, read_joints, score_joints, table, write_joints
+    from fm_pose_core.evaluate.hand import draw_figure_7, predict_joints, score_joints, table
+    from fm_pose_core.hand.labels import DATASETS, read_labels, write_joints
 
     dataset = DATASETS[args.dataset]
     expect(bool(args.predictions or args.bundle), "evaluate hand", "--predictions or --bundle", "neither")
@@ -313,8 +314,8 @@ def _evaluate_hand(args: argparse.Namespace) -> None:
     expect(not args.bundle or args.root is not None, "--root", "the dataset's folder, with --bundle", "none")
     scores = []
     if args.predictions:
-        truth = read_joints(args.groundtruth, dataset)
-        scores += [score_joints(path.stem, truth, read_joints(path, dataset), dataset.joints) for path in args.predictions]
+        truth = read_labels(args.groundtruth, dataset)[1]
+        scores += [score_joints(path.stem, truth, read_labels(path, dataset)[1], dataset.joints) for path in args.predictions]
     if args.bundle:
         from fm_pose_core.hand.estimator import HandEstimator
         from fm_pose_core.hand.frames import read_frames

@@ -1,5 +1,4 @@
-"""An experiment: one YAML file (config/train/*.yaml). What objects and hands share; `object_experiment` and `hand_experiment` add what
-they do not."""
+"""An experiment: what objects and hands share. `object_experiment` and `hand_experiment` add what they do not; `experiment_file` reads one."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,10 +8,10 @@ from typing import Any, Protocol
 import torch
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import changed, from_dict, knob, read_yaml, to_dict
+from fm_pose_core.config import knob, to_dict
 from fm_pose_core.contract import Contract
 from fm_pose_core.data.loader import Source
-from fm_pose_core.errors import InputError, expect
+from fm_pose_core.errors import expect
 from fm_pose_core.losses import METHODS, LossConfig
 from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig
 
@@ -74,24 +73,6 @@ class Experiment:
     def pretraining(self) -> dict[str, Any]:
         """What must be the same for two experiments to share a pretraining."""
         return {k: v for k, v in to_dict(self).items() if k not in ("method", "real", "loss")}
-
-
-def experiment_from(values: dict[str, Any], where: str = "") -> Experiment:
-    """An ObjectExperiment, or, if there is a section `hand`, a HandExperiment. Raises InputError that names an unknown key."""
-    from fm_pose_core.hand_experiment import HandExperiment
-    from fm_pose_core.object_experiment import ObjectExperiment
-
-    return from_dict(HandExperiment if isinstance(values, dict) and "hand" in values else ObjectExperiment, values, where)
-
-
-def load_experiment(path: str | Path, changes: list[str] | None = None) -> Experiment:
-    """Read a YAML file, put `changes` (key.key=value) in, and build the experiment; errors begin with the file's name."""
-    values = read_yaml(path)
-    try:
-        experiment = experiment_from(values)
-        return experiment_from(changed(to_dict(experiment), changes)) if changes else experiment
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def expand(path: str) -> Path:

@@ -13,7 +13,8 @@ import torch
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EstimatorConfig, to_dict
 from fm_pose_core.errors import expect
-from fm_pose_core.experiment import Experiment, load_experiment
+from fm_pose_core.experiment import Experiment
+from fm_pose_core.experiment_file import load_experiment
 from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig
 from fm_pose_core.runtime import load_backend
 

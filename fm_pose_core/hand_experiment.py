@@ -13,12 +13,12 @@ from fm_pose_core.config import knob
 from fm_pose_core.contract import Contract, hand_contract
 from fm_pose_core.data.bop import parse_ids
 from fm_pose_core.errors import expect
-from fm_pose_core.evaluate.hand import DATASETS
 from fm_pose_core.experiment import Experiment, expand
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.crop import HandCrop, HandCropConfig
 from fm_pose_core.hand.fitting import fit_poses, fit_shape
 from fm_pose_core.hand.frames import HandFrames, read_frames
+from fm_pose_core.hand.labels import DATASETS
 from fm_pose_core.hand.samples import HandSource, HandSyntheticConfig, HandWindowsConfig
 from fm_pose_core.hand.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
 from fm_pose_core.hand.skin import SkinnedHand, Thickness, build_skin, tips_of

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,9 +22,7 @@ from fm_pose_core.errors import expect
 from fm_pose_core.experiment import Experiment, expand
 from fm_pose_core.geometry import box_corners
 from fm_pose_core.networks import Fused
-
-if TYPE_CHECKING:
-    from fm_pose_core.object_validation import Validation
+from fm_pose_core.object_validation import Validation, spread_scale
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,18 @@ class ObjectData:
     validation: list[Instance]
     name: str
 
-    def validator(self, device: torch.device) -> "Validation | None":
-        from fm_pose_core.object_validation import Validation
-
-        return Validation(self, device) if self.validation else None
+    def validator(self, device: torch.device) -> Validation | None:
+        if not self.validation:
+            return None
+        return Validation(self.model, self.source.crop, self.source.corners, self.validation, self.training, device)
 
     def write_bundle(self, path: Path, network: Fused, onnx: bytes, architecture: dict[str, Any], training: dict[str, Any]) -> ObjectBundle:
-        from fm_pose_core.object_validation import spread_scale
-
-        m = self.model
+        m, crop = self.model, self.source.crop
+        scale = spread_scale(network, crop, self.source.corners, self.validation or self.training)
         return write_bundle(
             path, network=onnx, architecture=architecture, name=self.name, object_id=m.id, minimum=m.minimum, maximum=m.maximum,
-            diameter=m.diameter, crop=self.source.crop, symmetries=m.symmetries, mesh=mesh_file(self.source.mesh),
-            spread_scale=spread_scale(network, self), training=training,
+            diameter=m.diameter, crop=crop, symmetries=m.symmetries, mesh=mesh_file(self.source.mesh),
+            spread_scale=scale, training=training,
         )  # fmt: skip
 
 

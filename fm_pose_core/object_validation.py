@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from fm_pose_core.data.bop import Instance, read_image
+from fm_pose_core.crop import Crop
+from fm_pose_core.data.bop import Instance, ObjectModel, read_image
 from fm_pose_core.evaluate.bop import model_vertices
 from fm_pose_core.evaluate.metrics import pose_errors
 from fm_pose_core.evaluate.windows import displaced
-from fm_pose_core.geometry import apply, log_so3, transform
+from fm_pose_core.geometry import Array, apply, log_so3, transform
 from fm_pose_core.networks import FeatureMapping, Fused
-from fm_pose_core.object_experiment import ObjectData
 from fm_pose_core.pnp import solve_pnp
 from fm_pose_core.types import Window
 
@@ -20,13 +20,16 @@ CHI2_MEDIAN = 5.348  # of the χ² distribution with 6 degrees of freedom
 class Validation:
     """Crops of the validation instances (visible by 10 % or more), with the true centre and with displaced ones."""
 
-    def __init__(self, data: ObjectData, device: torch.device, displacement: float = 10.0) -> None:
-        self.device, self.model, self.crop, self.corners = device, data.model, data.source.crop, data.source.corners
-        self.vertices = model_vertices(data.model)
+    def __init__(
+        self, model: ObjectModel, crop: Crop, corners: Array, validation: list[Instance], training: list[Instance], device: torch.device, displacement: float = 10.0
+    ) -> None:
+        """corners (8, 3): of the model's box, metres. training: of these every second one is scored too, for comparison."""
+        self.device, self.model, self.crop, self.corners = device, model, crop, corners
+        self.vertices = model_vertices(model)
         self.sets = {
-            "validation": self._crops(data.validation, 0.0),
-            "validation_displaced": self._crops(data.validation, displacement),
-            "training": self._crops(data.training[::2], 0.0),
+            "validation": self._crops(validation, 0.0),
+            "validation_displaced": self._crops(validation, displacement),
+            "training": self._crops(training[::2], 0.0),
         }
 
     def _crops(self, instances: list[Instance], displacement: float) -> list[tuple[Instance, np.ndarray, np.ndarray, np.ndarray]]:
@@ -71,12 +74,11 @@ class Validation:
         return result
 
 
-def spread_scale(network: Fused, data: ObjectData) -> float:
+def spread_scale(network: Fused, crop: Crop, box: Array, instances: list[Instance]) -> float:
     """The factor on the network's spread for which the poses' covariance fits their errors: the median of eᵀC⁻¹e is that of a χ²
-    distribution with 6 degrees of freedom. Over the validation photographs, or, without any, those of the training."""
-    crop, box = data.source.crop, data.source.corners
+    distribution with 6 degrees of freedom. box (8, 3): the model's corners, metres."""
     images, truths = [], []
-    for x in data.validation or data.training:
+    for x in instances:
         if not x.visible_fraction < 0.1:
             window = Window(*x.camera.pixels(apply(x.T_camera_object, box.mean(0)[None]))[0])
             image, R_camera_window = crop.cut(read_image(x.image_path), x.camera, window)

@@ -27,7 +27,8 @@ from fm_pose_core.data.bop import write_atomically
 from fm_pose_core.data.loader import load
 from fm_pose_core.data.sheet import draw_batch
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.experiment import Data, Experiment, Validator, expand, load_experiment
+from fm_pose_core.experiment import Data, Experiment, Validator, expand
+from fm_pose_core.experiment_file import load_experiment
 from fm_pose_core.losses import Objective
 from fm_pose_core.networks import FeatureMapping
 

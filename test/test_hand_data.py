@@ -13,9 +13,10 @@ pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
 
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate.hand import DATASETS, read_joints, score_joints, write_joints
+from fm_pose_core.evaluate.hand import score_joints
 from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand, hand_near
 from fm_pose_core.hand.frames import read_depth, read_frames, read_unlabelled, write_nyu
+from fm_pose_core.hand.labels import DATASETS, read_labels, write_joints
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
 from fm_pose_core.hand.samples import HandPairs, HandRenderer, HandSamples, HandSyntheticConfig, HandView, HandWindowsConfig, draw_window
 from fm_pose_core.hand.skeleton import RIGID, Skeleton, joint_sets
@@ -308,7 +309,7 @@ def test_files_in_the_published_format(tmp_path: Path) -> None:
     write_joints(tmp_path / "a.txt", dataset, joints, ["a.png", "b.png", "c.png"])
     write_joints(tmp_path / "b.txt", dataset, joints)
     for name in "ab":
-        np.testing.assert_allclose(read_joints(tmp_path / f"{name}.txt", dataset), joints, atol=2e-6)
+        np.testing.assert_allclose(read_labels(tmp_path / f"{name}.txt", dataset)[1], joints, atol=2e-6)
     moved = joints + np.array([0.003, 0.0, 0.004])
     moved[1, 5] += [0.0, 0.1, 0.0]
     score = score_joints("ours", joints, moved, dataset.joints)
@@ -318,10 +319,10 @@ def test_files_in_the_published_format(tmp_path: Path) -> None:
     assert score_joints("ours", joints, moved, dataset.joints).within(10.0) == pytest.approx(2 / 3)  # a missing joint is no joint
     (tmp_path / "c.txt").write_text("1 2 3\n")
     with pytest.raises(InputError, match=r"c\.txt:1: expected 42 numbers"):
-        read_joints(tmp_path / "c.txt", dataset)
+        read_labels(tmp_path / "c.txt", dataset)
     (tmp_path / "c.txt").write_text(" ".join(["x"] * 42))
     with pytest.raises(InputError, match=r"c\.txt:1: expected numbers"):
-        read_joints(tmp_path / "c.txt", dataset)
+        read_labels(tmp_path / "c.txt", dataset)
     with pytest.raises(InputError, match="expected 3 frames"):
         score_joints("ours", joints, moved[:2], dataset.joints)
 

@@ -8,9 +8,9 @@ import pytest
 
 from fm_pose_core.config import read_yaml
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate.hand import DATASETS, read_joints
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.fitting import fit_poses, fit_shape, rotation_vectors
+from fm_pose_core.hand.labels import DATASETS, read_labels
 from fm_pose_core.hand.skeleton import RIGID, Skeleton, joint_sets, rotations, skeleton_bones
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +121,7 @@ def test_fitting_real_annotations(name: str, joint_set: str, people: tuple[tuple
     """Of each person some frames for the bone lengths, others to judge: below 3 mm in the median."""
     if not (DATA / name).is_dir():
         pytest.skip(f"{DATA}/{name} is not there (set FM_POSE_DATA)")
-    joints = read_joints(DATA / name / f"{name}_test_groundtruth_label.txt", DATASETS[name])
+    joints = read_labels(DATA / name / f"{name}_test_groundtruth_label.txt", DATASETS[name])[1]
     landmarks = joint_sets()[joint_set]
     for begin, end in people:
         own = joints[begin:end]

@@ -24,7 +24,7 @@ from fm_pose_core.cli import main
 from fm_pose_core.data.loader import Source, load
 from fm_pose_core.errors import InputError
 from fm_pose_core.estimator import PoseEstimator
-from fm_pose_core.experiment import experiment_from, load_experiment
+from fm_pose_core.experiment_file import experiment_from, load_experiment
 from fm_pose_core.train import Trainer, batches_of, phases
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fm_pose_core.data.bop import write_atomically
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.evaluate.hand import DATASETS, MM, HandDataset, write_joints
 from fm_pose_core.geometry import Array
+from fm_pose_core.hand.labels import DATASETS, MM, HandDataset, read_labels, write_joints
 from fm_pose_core.types import Camera
 
 Depth = NDArray[np.float32]
@@ -122,26 +122,13 @@ def _read_list(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     file = next((p for p in (root / split / "labels.txt", root / f"{split}.txt") if p.is_file()), None)
     if file is None:
         raise InputError(f"{root}: expected {split}/labels.txt, with an image's name and {len(dataset.joints)} joints a line, got nothing")
-    names, rows = [], []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            expect(len(words) == 1 + 3 * len(dataset.joints), f"{file}:{number}", f"a name and {3 * len(dataset.joints)} numbers", f"{len(words)} words")
-            rows.append([float(w) for w in words[1:]])
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file}:{number}: expected numbers, got {line[:80]!r}") from None
-        names.append(words[0])
-    expect(bool(rows), str(file), "at least one frame", "none")
+    names, joints = read_labels(file, dataset)
+    expect(all(names), str(file), "an image's name in each line", "none in some")
     folders = (file.parent / "Depth", file.parent)
     paths = tuple(next((f / n for f in folders if (f / n).is_file()), folders[0] / n) for n in names)
     present = np.array([p.is_file() for p in paths])
     expect(bool(present.any()), str(folders[0]), f"the depth maps that {file.name} names, such as {names[0]}", "none")
-    joints = dataset.to_metres(np.array(rows).reshape(len(rows), -1, 3))
-    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, _subjects(file.parent, len(rows)))
+    frames = HandFrames(dataset, _camera(dataset, paths[int(present.argmax())]), paths, joints, _subjects(file.parent, len(names)))
     return frames if present.all() else frames.chosen(np.nonzero(present)[0])
 
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from fm_pose_core import progress
 from fm_pose_core.data.bop import write_atomically
 from fm_pose_core.data.renderer import DepthRenderer
-from fm_pose_core.evaluate.hand import DATASETS
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.fitting import rotation_vectors
 from fm_pose_core.hand.frames import write_nyu
+from fm_pose_core.hand.labels import DATASETS
 from fm_pose_core.hand.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets, rotations
 from fm_pose_core.hand.skin import SkinnedHand, Thickness, build_skin
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense

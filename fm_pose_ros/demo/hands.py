@@ -16,9 +16,10 @@ from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import parse_numbers
 from fm_pose_core.data.bop import parse_ids
 from fm_pose_core.errors import expect
-from fm_pose_core.evaluate.hand import DATASETS, MM, THRESHOLDS
+from fm_pose_core.evaluate.hand import THRESHOLDS
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.frames import HandFrames, read_frames, read_unlabelled
+from fm_pose_core.hand.labels import DATASETS, MM
 from fm_pose_ros.conversions import image_to_rgb, millimetres_to_image
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.player import Answer, Player

@@ -25,9 +25,9 @@ from rosbags.rosbag2 import Reader
 from vision_msgs.msg import Detection3DArray
 
 from fm_pose_core.data.bop import BopDataset
-from fm_pose_core.evaluate.hand import DATASETS
 from fm_pose_core.geometry import rotation_from_quaternion
 from fm_pose_core.hand.frames import write_nyu
+from fm_pose_core.hand.labels import DATASETS
 from fm_pose_core.types import Camera
 from fm_pose_ros.demo import player
 from fm_pose_ros.demo.__main__ import main

@@ -127,6 +127,15 @@ def test_no_hand_is_an_empty_message_and_never_an_old_pose(hand_rig: Callable[..
     assert r.send(depth_msg(DEPTH, 3.0), "joints").valid
 
 
+def test_the_other_hand_goes_through_mirrored(hand_rig: Callable[..., Rig], bundle: Path) -> None:
+    r = hand_rig(mirror=True)
+    r.send_info()
+    joints = r.send(depth_msg(DEPTH, 1.0, "32FC1"), "joints")
+    assert joints.left and joints.valid
+    offsets = positions(joints) - toy_hand.toy_joints(DEPTH, CAMERA)
+    np.testing.assert_allclose(offsets, toy_hand.PATTERN * [-2.0, 0.0, 0.0], atol=1e-3)
+
+
 def test_the_depth_range_is_a_parameter(hand_rig: Callable[..., Rig]) -> None:
     r = hand_rig(farthest=0.4)
     r.send_info()
