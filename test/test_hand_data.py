@@ -263,7 +263,7 @@ def test_nyu_and_icvl_layouts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="NYU's annotations"):
         read_frames("nyu", tmp_path, "test")
     (tmp_path / "icvl" / "Testing" / "labels.txt").write_text("image.png 1 2 3\n")
-    with pytest.raises(InputError, match=r"labels.txt:1: expected a name and 48 numbers"):
+    with pytest.raises(InputError, match=r"labels.txt:1: expected 48 numbers"):
         read_frames("icvl", tmp_path / "icvl", "Testing")
     (tmp_path / "no.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="depth map"):
