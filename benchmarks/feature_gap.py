@@ -14,21 +14,29 @@ import torch
 
 from fm_pose_core.experiment_file import load_experiment
 from fm_pose_core.export import fused_of
+from fm_pose_core.hand_experiment import HandExperiment
 from fm_pose_core.networks import FeatureMapping
 
-# Validation photographs (visible by more than 25 %) as they are, slightly displaced; their renderings are drawn over them.
+# Validation photographs (visible by more than 25 %) as they are, slightly displaced; their renderings are drawn over them. Of hands, depth maps.
 AS_IT_IS = [
     "real.novel_views=0", "real.plain=1", "real.in_plane=0", "real.rescale=0", "real.appearance.occluders=0", "real.appearance.colour=0", "real.appearance.blur=0",
     "real.appearance.noise=0",
 ]  # fmt: skip
+HAND_AS_IT_IS = ["real.in_plane=0", "real.rescale=0", "real.displacement=0.005", "real.astray=0", "real.uses_per_view=1"]
 
 
 @torch.inference_mode()
 def gap(run: Path, pairs: int) -> dict[str, dict[str, float]]:
     """Before and after the mapping; only before where there is no g."""
-    network = fused_of(run, load_experiment(run / "config.yaml"))
-    frames = load_experiment(run / "config.yaml").object.validation_frames  # type: ignore[attr-defined]
-    changes = [f"object.training_frames={frames}", "object.validation_frames=''", "method=feature_mapping", *AS_IT_IS]
+    experiment = load_experiment(run / "config.yaml")
+    network = fused_of(run, experiment)
+    if isinstance(experiment, HandExperiment):
+        c = experiment.hand
+        changes = [f"hand.split={c.validation_split}", f"hand.frames='{c.validation_frames}'", "hand.validation_split=''", *HAND_AS_IT_IS]
+    else:
+        frames = experiment.object.validation_frames  # type: ignore[attr-defined]
+        changes = [f"object.training_frames={frames}", "object.validation_frames=''", *AS_IT_IS]
+    changes.append("method=feature_mapping")
     _, T_M = load_experiment(run / "config.yaml", changes).read_data().source.open(False, True, np.random.default_rng(0))
     assert T_M is not None
     drawn = [T_M.draw() for _ in range(pairs)]

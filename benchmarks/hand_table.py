@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 from rows import ROOT, Row, fm_pose, name_of, train
 
+from fm_pose_core.hand.frames import read_frames
+from fm_pose_core.hand.labels import DATASETS, read_labels
+
 ROWS = {
     "feature_mapping": Row(),
     "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
@@ -20,7 +23,15 @@ ROWS = {
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
     "global_head": Row(["network.extractor=compact_global"]),
 }
+GESTURE = 12  # frames
 MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
+
+
+def relative(logarithms: np.ndarray) -> str:
+    """Geometric mean ± standard error, over gestures: neighbouring frames are alike."""
+    of_gesture = np.array([part.mean() for part in np.array_split(logarithms, len(logarithms) // GESTURE)])
+    mean = np.exp(of_gesture.mean())
+    return f"{mean:.3f} ± {mean * of_gesture.std(ddof=1) / np.sqrt(len(of_gesture)):.3f}"
 
 
 def main() -> None:
@@ -40,15 +51,23 @@ def main() -> None:
         name_of("", row, seed): train("config/train/hand.yaml", "", ROWS, row, seed, runs) for row in arguments.rows for seed in arguments.seeds
     }
     options = [argument for bundle in bundles.values() for argument in ("--bundle", bundle)]
-    scores = runs / "scores.json"
-    fm_pose("evaluate", "hand", "--dataset", "nyu", "--root", data, "--views", 1, *options, "--json", scores, "--figure", runs / "figure7.png")
+    scores, saved = runs / "scores.json", runs / "predictions"
+    outputs = ["--json", scores, "--figure", runs / "figure7.png", "--save", saved]
+    fm_pose("evaluate", "hand", "--dataset", "nyu", "--root", data, "--views", 1, *options, *outputs)
     by_name = {s["name"]: s for s in json.loads(scores.read_text())}
-    print("\n| row | mean joint error, mm | all joints < 20 mm, % | all joints < 40 mm, % | frames × seeds |\n|---|---|---|---|---|")
+    truth = read_frames("nyu", data, "test").joints
+    errors = {name: np.linalg.norm(read_labels(saved / f"{name}.txt", DATASETS["nyu"])[1] - truth, axis=-1).mean(1) for name in bundles}
+    head = ("row", "mean joint error, mm", "all joints < 20 mm, %", "all joints < 40 mm, %", "frames × seeds", "error / without g")
+    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for row in arguments.rows:
         own = [by_name[name_of("", row, seed)] for seed in arguments.seeds]
         within = [100 * np.mean([s["frames_within"][f"{t}mm"] for s in own]) for t in (20, 40)]
         mean = np.mean([s["mean_error_mm"] for s in own])
-        print(f"| {row} | {mean:.1f} | {within[0]:.1f} | {within[1]:.1f} | {own[0]['frames']} × {len(own)} |")
+        ratio = "–"
+        if "without_mapping" in arguments.rows:
+            both = [(errors[name_of("", row, seed)], errors[name_of("", "without_mapping", seed)]) for seed in arguments.seeds]
+            ratio = relative(np.concatenate([np.log(a / b) for a, b in both]))
+        print(f"| {row} | {mean:.1f} | {within[0]:.1f} | {within[1]:.1f} | {own[0]['frames']} × {len(own)} | {ratio} |")
 
 
 if __name__ == "__main__":

@@ -102,9 +102,14 @@ def test_both_ends_of_an_arm_may_be_the_hand() -> None:
     x, y = (u - 320) / 588.03 * 0.7, (v - 240) / 587.07 * 0.7
     along, across = (x + y) / np.sqrt(2), (x - y) / np.sqrt(2)
     arm = np.where((np.abs(along) < 0.2) & (np.abs(across) < 0.04), 0.7, 2.0).astype(np.float32)  # 40 cm long
-    ends = sorted((c.center for c in find_hand(arm, CAMERA)), key=lambda center: float(center[0]))
+    places = sorted((c.center for c in find_hand(arm, CAMERA)), key=lambda center: float(center[0]))
     inside = (0.2 - 0.09) / np.sqrt(2)  # the middle of the last 18 cm
-    np.testing.assert_allclose(ends, [[-inside, -inside, 0.7], [inside, inside, 0.7]], atol=0.006)
+    np.testing.assert_allclose(places, [[-inside, -inside, 0.7], [0.0, 0.0, 0.7], [inside, inside, 0.7]], atol=0.006)  # all of it is nearest
+    arm[(arm < 1) & (along > 0.1)] = 0.58
+    arm[(arm < 1) & (along <= 0.1)] -= np.float32(0.6) * (along + 0.1)[(arm < 1) & (along <= 0.1)].astype(np.float32).clip(0)
+    front = min((c.center for c in find_hand(arm, CAMERA)), key=lambda center: float(center[2]))
+    assert front[2] < 0.6 and front[0] > 0.05
+    arm = np.where(arm < 1, np.float32(0.7), arm)
     (near,) = find_hand(arm, CAMERA, near=np.array([0.1, 0.1, 0.7]))
     assert near.center[0] > 0.05
 

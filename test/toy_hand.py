@@ -37,7 +37,7 @@ def toy_depth(camera: Camera, center: Array, radius: float = RADIUS, wall: float
 
 def toy_joints(depth: np.ndarray, camera: Camera) -> Array:
     """(14, 3) metres: what the toy network says, computed without it."""
-    ((center, _),) = find_hand(depth, camera, cube=CROP.cube)
+    ((center, _, _),) = find_hand(depth, camera, cube=CROP.cube)
     window = HandCrop(CROP).cut(depth, camera, center)
     mean_z = float(np.minimum(window, 1.0)[window < 1].mean()) * CROP.cube / 2
     return center + PATTERN + [0.0, 0.0, mean_z]

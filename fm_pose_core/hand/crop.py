@@ -17,7 +17,8 @@ from fm_pose_core.types import Camera
 Depth = NDArray[np.float32]
 MASS = 2 / 3  # of the cube's side: the centre of mass is that of what lies within; less of the forearm than the cube holds
 HAND = 0.6  # of the cube's side: the length of a hand
-ABREAST = 0.10  # metres: the second nearest thing may be the hand if it is not farther behind the nearest
+ABREAST = 0.10  # metres: the second nearest thing may be the hand if it is not farther behind the nearest,
+HANDICAP = 1.6  # and looks so much more like one
 JUMP = 0.02  # metres: between neighbouring pixels, where one thing ends and another begins
 
 
@@ -93,17 +94,18 @@ class HandCrop:
 
 class Candidate(NamedTuple):
     """Where the hand may be. center (3,): of the cube, metres. depth (H, W): the depth map with holes where other things are seen that are
-    larger than the cube, such as a body or a wall."""
+    larger than the cube, such as a body or a wall. handicap: times which its expected error counts."""
 
     center: Array
     depth: Depth
+    handicap: float = 1.0
 
 
 def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30, near: Array | None = None) -> list[Candidate]:
     """Where the hand may be in a depth map (H, W) float32 metres; nowhere if nothing large enough is in the depth range.
 
     What the depth does not jump within is one thing. The hand is the nearest, or the next if that is hardly farther; of an arm it may be either
-    end. With `near` (3,), metres, it is what is about there.
+    end or the nearest part. With `near` (3,), metres, it is what is about there.
     """
     s = search or SearchConfig()
     count, labels, stats, _ = cv2.connectedComponentsWithStats(_without_edges(_without_gaps(depth), s), connectivity=4)
@@ -111,7 +113,7 @@ def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, 
     things = [t for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= pixels and (t := _thing(depth, camera, labels, stats[k], k)).area >= s.smallest]
     if near is None:
         things.sort(key=lambda t: t.front)
-        chosen = [(t, center) for t in things[:2] if t.front < things[0].front + ABREAST for center in _ends(t.points, cube)]
+        chosen = [(t, center) for t in things[:2] if t.front < things[0].front + ABREAST for center in _places(t, cube)]
     else:
         seen = [int((np.abs(t.points - near).max(1) < MASS * cube / 2).sum()) for t in things]
         most = things[int(np.argmax(seen))] if any(seen) else None
@@ -121,7 +123,7 @@ def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, 
         if thing.label not in alone:
             others = np.isin(np.arange(count), [t.label for t in things if t is not thing and np.ptp(t.points, axis=0).max() > cube])
             alone[thing.label] = np.where(others[labels], np.float32(0), depth) if others.any() else depth
-    return [Candidate(center, alone[thing.label]) for thing, center in chosen]
+    return [Candidate(center, alone[thing.label], 1.0 if thing is chosen[0][0] else HANDICAP) for thing, center in chosen]
 
 
 def hand_near(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> Candidate:
@@ -147,19 +149,6 @@ def _mass(points: Array, start: Array, cube: float) -> Array:
     return about.mean(0) if len(about) else np.asarray(start, dtype=np.float64)
 
 
-def _ends(points: Array, cube: float) -> Array:
-    """(K, 3): the middle of what is as small as a hand; of what is longer, the middles of both ends, a hand's length each."""
-    middle = points.mean(0)
-    some = points[:: max(1, len(points) // 2000)] - middle
-    axis = np.linalg.svd(some, full_matrices=False)[2][0]
-    along = (points - middle) @ axis
-    least, most = np.percentile(along, [1, 99])
-    hand = HAND * cube
-    if most - least < 1.3 * hand:
-        return middle[None]
-    return np.stack([points[along < least + hand].mean(0), points[along > most - hand].mean(0)])
-
-
 class _Thing(NamedTuple):
     """points (N, 3) metres; front: depth of its nearest part; area: square metres, as if seen frontally."""
 
@@ -167,6 +156,20 @@ class _Thing(NamedTuple):
     points: Array
     front: float
     area: float
+
+
+def _places(thing: _Thing, cube: float) -> list[Array]:
+    """Centres (3,): the middle of what is as small as a hand; of what is longer the middles of both ends, a hand's length each, and of what is
+    nearest."""
+    points, hand = thing.points, HAND * cube
+    middle = points.mean(0)
+    axis = np.linalg.svd(points[:: max(1, len(points) // 2000)] - middle, full_matrices=False)[2][0]
+    along = (points - middle) @ axis
+    least, most = np.percentile(along, [1, 99])
+    if most - least < 1.3 * hand:
+        return [middle]
+    parts = (along < least + hand, along > most - hand, points[:, 2] < thing.front + hand / 2)
+    return [points[part].mean(0) for part in parts]
 
 
 def _thing(depth: Depth, camera: Camera, labels: NDArray[np.int32], stats: NDArray[np.int32], label: int) -> _Thing:

@@ -77,8 +77,8 @@ class HandEstimator:
     def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
         """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints there."""
         answers, spread = self._infer([self._crop.cut(c.depth, camera, c.center) for c in candidates])
-        best = int(spread.mean((1, 2)).argmin())
-        center, depth = candidates[best]
+        best = int((spread.mean((1, 2)) * [c.handicap for c in candidates]).argmin())
+        center, depth, _ = candidates[best]
         return Candidate(centre_of_mass(depth, camera, answers[best].mean(0) + center, self.bundle.hand.cube), depth)
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:

@@ -162,7 +162,7 @@ class HandPairs:
         i = int(self.rng.integers(len(self.frames)))
         renderer, camera = self.renderers[self.of_frame[i]], self.frames.camera
         joints = self.frames.joints[i]
-        center, depth = hand_near(self.frames.depth(i), camera, joints, 2 * self.crop.half)
+        center, depth, _ = hand_near(self.frames.depth(i), camera, joints, 2 * self.crop.half)
         patch = renderer.patch_camera(center)
         M = patch.K @ np.linalg.inv(camera.K)
         size = (patch.width, patch.height)

@@ -20,7 +20,7 @@ class HandValidation:
         chosen = np.linspace(0, len(frames) - 1, min(LARGEST, len(frames))).astype(int)
         windows, truths = [], []
         for i in chosen:
-            center, depth = hand_near(frames.depth(int(i)), frames.camera, frames.joints[i], 2 * crop.half)
+            center, depth, _ = hand_near(frames.depth(int(i)), frames.camera, frames.joints[i], 2 * crop.half)
             windows.append(crop.cut(depth, frames.camera, center)[..., None])
             truths.append(frames.joints[i] - center)
         self.windows, self.truths = torch.from_numpy(np.stack(windows)), np.stack(truths)
