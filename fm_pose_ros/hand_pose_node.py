@@ -14,8 +14,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.crop import SearchConfig
 from fm_pose_core.hand.estimator import HandEstimator, HandPose
+from fm_pose_core.hand.search import SearchConfig
 from fm_pose_ros.conversions import compressed_depth_to_metres, depth_to_metres, point_msg, rgb_to_image
 from fm_pose_ros.hand_config import FIXED, HandNodeConfig
 from fm_pose_ros.hand_drawing import draw_hand, skeleton_markers

@@ -14,11 +14,12 @@ pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.evaluate.hand import score_joints
-from fm_pose_core.hand.crop import HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand, hand_near
+from fm_pose_core.hand.crop import HandCrop, HandCropConfig
 from fm_pose_core.hand.frames import read_depth, read_frames, read_unlabelled, write_nyu
 from fm_pose_core.hand.labels import DATASETS, read_labels, write_joints
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
 from fm_pose_core.hand.samples import HandPairs, HandRenderer, HandSamples, HandSyntheticConfig, HandView, HandWindowsConfig, draw_window
+from fm_pose_core.hand.search import SearchConfig, centre_of_mass, find_hand, hand_near
 from fm_pose_core.hand.skeleton import RIGID, Skeleton, joint_sets
 from fm_pose_core.hand.skin import SkinnedHand, build_skin
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
@@ -120,6 +121,12 @@ def test_gaps_of_a_pixel_part_nothing() -> None:
     parted[:, 318:320] = 0
     (a,), (b,) = find_hand(whole, CAMERA), find_hand(parted, CAMERA)
     np.testing.assert_allclose(a.center, b.center, atol=0.003)
+    for nothing in (np.inf, np.nan, 0.0):
+        holes = np.where(whole < 1, whole, np.float32(nothing))
+        with np.errstate(all="raise"):
+            (c,) = find_hand(holes, CAMERA)
+            np.testing.assert_allclose(centre_of_mass(holes, CAMERA, c.center), c.center, atol=0.01)
+        np.testing.assert_allclose(a.center, c.center, atol=0.003)
 
 
 def test_centre_of_mass_moves_to_the_hand() -> None:

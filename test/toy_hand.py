@@ -12,7 +12,8 @@ import numpy as np
 
 from fm_pose_core.bundle import HandEntry, write_hand_bundle
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.crop import HandCrop, HandCropConfig, find_hand
+from fm_pose_core.hand.crop import HandCrop, HandCropConfig
+from fm_pose_core.hand.search import find_hand
 from fm_pose_core.hand.skeleton import joint_sets, skeleton_bones
 from fm_pose_core.types import Camera
 

@@ -10,7 +10,8 @@ from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.crop import Candidate, HandCrop, HandCropConfig, SearchConfig, centre_of_mass, find_hand
+from fm_pose_core.hand.crop import HandCrop, HandCropConfig
+from fm_pose_core.hand.search import Candidate, SearchConfig, centre_of_mass, find_hand
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera
 

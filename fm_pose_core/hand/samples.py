@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from fm_pose_core.config import knob
 from fm_pose_core.data.renderer import DepthRenderer
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.crop import HandCrop, centre_of_mass, hand_near
+from fm_pose_core.hand.crop import HandCrop
 from fm_pose_core.hand.frames import HandFrames
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
+from fm_pose_core.hand.search import centre_of_mass, hand_near
 from fm_pose_core.hand.skeleton import Landmark
 from fm_pose_core.hand.skin import SkinnedHand
 from fm_pose_core.types import Camera

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from fm_pose_core.evaluate.hand import THRESHOLDS
-from fm_pose_core.hand.crop import HandCrop, hand_near
+from fm_pose_core.hand.crop import HandCrop
 from fm_pose_core.hand.frames import HandFrames
+from fm_pose_core.hand.search import hand_near
 from fm_pose_core.networks import FeatureMapping, Fused
 
 CHUNK = 64

@@ -8,7 +8,7 @@ import yaml
 from camera_rig import Peer  # noqa: F401 (skips this file where there is no ROS)
 
 from fm_pose_core.config import EngineConfig, EstimatorConfig, from_dict
-from fm_pose_core.hand.crop import SearchConfig
+from fm_pose_core.hand.search import SearchConfig
 from fm_pose_ros.hand_config import FIXED as HAND_FIXED
 from fm_pose_ros.hand_config import HandNodeConfig
 from fm_pose_ros.node_base import FIXED as BASE_FIXED
