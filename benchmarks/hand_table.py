@@ -28,8 +28,8 @@ MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"
 
 
 def relative(logarithms: np.ndarray) -> str:
-    """Geometric mean ± standard error, over gestures: neighbouring frames are alike."""
-    of_gesture = np.array([part.mean() for part in np.array_split(logarithms, len(logarithms) // GESTURE)])
+    """Geometric mean ± standard error of the ratios of all frames, over gestures: neighbouring frames are alike."""
+    of_gesture = np.array([part.mean() for part in np.array_split(logarithms, max(2, len(logarithms) // GESTURE))])
     mean = np.exp(of_gesture.mean())
     return f"{mean:.3f} ± {mean * of_gesture.std(ddof=1) / np.sqrt(len(of_gesture)):.3f}"
 
@@ -65,8 +65,7 @@ def main() -> None:
         mean = np.mean([s["mean_error_mm"] for s in own])
         ratio = "–"
         if "without_mapping" in arguments.rows:
-            both = [(errors[name_of("", row, seed)], errors[name_of("", "without_mapping", seed)]) for seed in arguments.seeds]
-            ratio = relative(np.concatenate([np.log(a / b) for a, b in both]))
+            ratio = relative(np.mean([np.log(errors[name_of("", row, s)] / errors[name_of("", "without_mapping", s)]) for s in arguments.seeds], 0))
         print(f"| {row} | {mean:.1f} | {within[0]:.1f} | {within[1]:.1f} | {own[0]['frames']} × {len(own)} | {ratio} |")
 
 

@@ -202,8 +202,9 @@ def _add_evaluate_hand(group: Any) -> None:
     p.add_argument("--bundle", type=Path, action="append", default=[], metavar="DIR", help="run this bundle on the depth maps of --root")
     p.add_argument("--root", type=Path, metavar="DIR", help="folder of the dataset's depth maps and annotations, for --bundle")
     p.add_argument("--split", default="test", help="with --root (default: %(default)s)")
-    p.add_argument("--window", choices=("gt", "search"), default="gt", help="cube near the true joints, or around the nearest blob (default: %(default)s)")
+    p.add_argument("--window", choices=("gt", "search"), default="gt", help="cube near the true joints, or where the estimator finds the hand (default: %(default)s)")
     p.add_argument("--refine", action="store_true", help="cut a second time around the first answer")
+    p.add_argument("--mirror", action="store_true", help="the hands are of the other side than the bundle's")
     p.add_argument("--save", type=Path, metavar="DIR", help="write the bundles' predictions there, in the published format")
     p.add_argument("--figure", type=Path, metavar="FILE", help="draw the fraction of frames with all joints within a distance (Figure 7)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
@@ -323,7 +324,7 @@ def _evaluate_hand(args: argparse.Namespace) -> None:
 
         frames = read_frames(args.dataset, args.root, args.split)
         for path in args.bundle:
-            estimator = HandEstimator.load(path, _estimator_config(args, min_score=0.0), refine=args.refine)
+            estimator = HandEstimator.load(path, _estimator_config(args, min_score=0.0), refine=args.refine, mirror=args.mirror)
             joints = predict_joints(estimator, frames, args.window == "gt", sys.stderr.isatty())
             scores.append(score_joints(path.name, frames.joints, joints, dataset.joints))
             if args.save:

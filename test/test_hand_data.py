@@ -80,8 +80,8 @@ def test_the_nearest_large_blob_is_the_hand() -> None:
     assert find_hand(np.full_like(depth, 2.0), CAMERA) == find_hand(np.zeros_like(depth), CAMERA) == []
     (far,) = find_hand(depth, CAMERA, SearchConfig(nearest=0.8))
     assert far.center[0] < -0.1
-    (named,) = find_hand(depth, CAMERA, near=np.array([-0.15, 0.03, 1.0]))
-    assert named.center[0] < -0.1
+    named = hand_near(depth, CAMERA, np.array([[-0.15, 0.03, 1.0]]))
+    assert named is not None and named.center[0] < -0.1
     abreast = find_hand(np.minimum(depth, ball((0.0, 0.2, 0.65), 0.05)), CAMERA)
     assert [c.center[1] > 0.1 for c in abreast] == [False, True]
 
@@ -94,8 +94,30 @@ def test_a_body_close_behind_does_not_draw_the_window_away() -> None:
     window = HandCrop().cut(hand.depth, CAMERA, hand.center)
     ball_alone = HandCrop().cut(ball((0.05, 0.0, 0.65), 0.05), CAMERA, hand.center)
     assert ((window < 1) != (ball_alone < 1)).mean() < 0.03  # what is left of the wall is a rim beside the edge
-    unseen = hand_near(np.zeros_like(wall), CAMERA, np.tile([0.05, 0.0, 0.62], (14, 1)))
-    np.testing.assert_allclose(unseen.center, [0.05, 0.0, 0.62])
+    assert hand_near(np.zeros_like(wall), CAMERA, np.tile([0.05, 0.0, 0.62], (14, 1))) is None
+    beyond = ball((0.05, 0.0, 1.42), 0.05, behind=1.53)  # the wall is out of the depth range, and in the cube
+    hand, *_ = find_hand(beyond, CAMERA)
+    assert (HandCrop().cut(hand.depth, CAMERA, hand.center) < 1).mean() < 0.3
+
+
+@pytest.mark.parametrize("gap", [0.03, 0.05, 0.1])
+@pytest.mark.parametrize("arm", [False, True])
+def test_near_its_joints_the_hand_is_found_before_a_body(gap: float, arm: bool, hand: SkinnedHand) -> None:
+    """However close the body is, and whatever hangs on the hand."""
+    from fm_pose_core.data.renderer import DepthRenderer
+
+    skin = with_forearm(hand) if arm else hand
+    pose = PosePrior(hand.skeleton, PoseConfig(aside=8.0)).draw(np.random.default_rng(3))
+    pose[3:6] = [0.0, 0.0, 0.6]
+    renderer = DepthRenderer(len(skin.vertices), skin.faces, 640, 480)
+    alone = renderer.render(skin.posed(pose), CAMERA.K)
+    renderer.close()
+    joints = hand.skeleton.points(pose[None], *hand.skeleton.on_bones(NYU14))[0]
+    found = hand_near(np.where(alone > 0, alone, np.float32(alone.max() + gap)), CAMERA, joints)
+    assert found is not None
+    window, wanted = (HandCrop().cut(d, CAMERA, found.center) < 1 for d in (found.depth, alone))
+    assert (window & wanted).sum() > 0.98 * wanted.sum() and (window & ~wanted).mean() < 0.04
+    assert np.linalg.norm(found.center - joints.mean(0)) < 0.05
 
 
 def test_both_ends_of_an_arm_may_be_the_hand() -> None:
@@ -111,8 +133,8 @@ def test_both_ends_of_an_arm_may_be_the_hand() -> None:
     front = min((c.center for c in find_hand(arm, CAMERA)), key=lambda center: float(center[2]))
     assert front[2] < 0.6 and front[0] > 0.05
     arm = np.where(arm < 1, np.float32(0.7), arm)
-    (near,) = find_hand(arm, CAMERA, near=np.array([0.1, 0.1, 0.7]))
-    assert near.center[0] > 0.05
+    near = hand_near(arm, CAMERA, np.array([[0.1, 0.1, 0.7]]))
+    assert near is not None and near.center[0] > 0.05
 
 
 def test_gaps_of_a_pixel_part_nothing() -> None:
@@ -125,8 +147,14 @@ def test_gaps_of_a_pixel_part_nothing() -> None:
         holes = np.where(whole < 1, whole, np.float32(nothing))
         with np.errstate(all="raise"):
             (c,) = find_hand(holes, CAMERA)
-            np.testing.assert_allclose(centre_of_mass(holes, CAMERA, c.center), c.center, atol=0.01)
+            np.testing.assert_allclose(centre_of_mass(holes, CAMERA, c.center), c.center, atol=0.01)  # type: ignore[arg-type]
         np.testing.assert_allclose(a.center, c.center, atol=0.003)
+        holes[:, 318] = nothing
+        (c,) = find_hand(holes, CAMERA)
+        np.testing.assert_allclose(a.center, c.center, atol=0.003)
+    assert centre_of_mass(whole, CAMERA, np.array([0.0, 0.0, -0.1])) is None
+    for shape in ((1, 1), (1, 7), (7, 1)):
+        assert find_hand(np.ones(shape, np.float32), CAMERA) == []
 
 
 def test_centre_of_mass_moves_to_the_hand() -> None:

@@ -90,6 +90,10 @@ def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Pat
     pose = estimator.estimate(depth, CAMERA)
     assert pose is not None
     np.testing.assert_allclose(pose.center[:2], large[:2], atol=0.01)
+    estimator.refine = True
+    again = estimator.estimate(depth, CAMERA)
+    assert again is not None
+    np.testing.assert_allclose(again.center[:2], large[:2], atol=0.01)
     alone = estimator.estimate(toy_hand.toy_depth(CAMERA, small, radius=0.035), CAMERA)
     assert alone is not None
     np.testing.assert_allclose(alone.center[:2], small[:2], atol=0.01)

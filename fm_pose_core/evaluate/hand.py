@@ -12,9 +12,7 @@ from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.estimator import HandEstimator
 from fm_pose_core.hand.frames import HandFrames
-from fm_pose_core.hand.labels import MM
-
-THRESHOLDS = (0.02, 0.04)  # metres; the paper discusses 20 mm, Figure 7 goes on to 80
+from fm_pose_core.hand.labels import MM, THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,10 @@ def score_joints(name: str, truth: Array, predictions: Array, joints: tuple[str,
 
 def predict_joints(estimator: HandEstimator, frames: HandFrames, near_truth: bool, show_progress: bool = False) -> Array:
     """(N, J, 3) metres, NaN where no hand was found: an estimator on all frames. near_truth: the cube is cut around the centre of mass near
-    the true joints, as DeepPrior's evaluation does; else around the nearest blob."""
+    the true joints, as DeepPrior's evaluation does; else where the estimator finds the hand."""
     result = np.full(frames.joints.shape, np.nan)
     for i in progress.over(range(len(frames)), len(frames), "evaluate", "frame", show_progress):
-        pose = estimator.estimate(frames.depth(i), frames.camera, frames.joints[i].mean(0) if near_truth else None)
+        pose = estimator.estimate(frames.depth(i), frames.camera, frames.joints[i] if near_truth else None)
         if pose is not None:
             expect(pose.joints.shape == result[i].shape, "the bundle", f"{result.shape[1]} joints of {frames.dataset.name}", len(pose.joints))
             result[i] = pose.joints

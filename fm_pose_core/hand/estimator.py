@@ -11,7 +11,7 @@ from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.crop import HandCrop, HandCropConfig
-from fm_pose_core.hand.search import Candidate, SearchConfig, centre_of_mass, find_hand
+from fm_pose_core.hand.search import Candidate, SearchConfig, centre_of_mass, find_hand, hand_near
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera
 
@@ -58,29 +58,34 @@ class HandEstimator:
         return cls(bundle, load_backend(bundle, config), config, search, refine, mirror)
 
     def estimate(self, depth: Depth, camera: Camera, near: Array | None = None) -> HandPose | None:
-        """The hand in a depth map (H, W) float32 metres, 0 or NaN where there is none; None if there is no hand in the depth range.
+        """The hand in a depth map (H, W) float32 metres, 0, NaN or infinity where there is none; None if there is no hand in the depth range.
 
-        near (3,) metres: about where the hand is; without it, the nearest thing that is large enough. Raises InputError for a depth map that does not fit the camera.
+        near (3,) or (M, 3) metres: about where the hand is, at whatever depth; without it, the nearest thing that is large enough. Raises
+        InputError for a depth map that does not fit the camera.
         """
         expected = (camera.height, camera.width)
         fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
         expect(fits, "depth", f"float32 {expected} as the camera says", f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}")
         cube = self.bundle.hand.cube
-        candidates = find_hand(depth, camera, self.search, cube, near)
-        if not candidates:
+        if near is None:
+            candidates = find_hand(depth, camera, self.search, cube)
+            hand = candidates[0] if len(candidates) == 1 else self._likeliest(candidates, camera) if candidates else None
+        else:
+            hand = hand_near(depth, camera, np.atleast_2d(near), cube)
+        if hand is None:
             return None
-        hand = candidates[0] if len(candidates) == 1 else self._likeliest(candidates, camera)
         pose = self._estimate(hand.depth, camera, hand.center)
-        if self.refine:
-            pose = self._estimate(hand.depth, camera, centre_of_mass(hand.depth, camera, pose.joints.mean(0), cube))
+        if self.refine and (center := centre_of_mass(hand.depth, camera, pose.joints.mean(0), cube)) is not None:
+            pose = self._estimate(hand.depth, camera, center)
         return pose
 
     def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
-        """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints there."""
+        """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints there, if there is one."""
         answers, spread = self._infer([self._crop.cut(c.depth, camera, c.center) for c in candidates])
         best = int((spread.mean((1, 2)) * [c.handicap for c in candidates]).argmin())
-        center, depth, _ = candidates[best]
-        return Candidate(centre_of_mass(depth, camera, answers[best].mean(0) + center, self.bundle.hand.cube), depth)
+        chosen = candidates[best]
+        center = centre_of_mass(chosen.depth, camera, answers[best].mean(0) + chosen.center, self.bundle.hand.cube)
+        return chosen if center is None else chosen._replace(center=center)
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
         views = self._crop.views(self.config.views)

@@ -14,6 +14,7 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.hand.skeleton import joint_sets
 
 MM = 1e-3
+THRESHOLDS = (0.02, 0.04)  # metres; the paper discusses 20 mm, Figure 7 goes on to 80
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.hand.crop import HandCrop
 from fm_pose_core.hand.frames import HandFrames
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
-from fm_pose_core.hand.search import centre_of_mass, hand_near
+from fm_pose_core.hand.search import Candidate, centre_of_mass, hand_near
 from fm_pose_core.hand.skeleton import Landmark
 from fm_pose_core.hand.skin import SkinnedHand
 from fm_pose_core.types import Camera
@@ -58,6 +58,7 @@ def draw_window(view: HandView, crop: HandCrop, config: HandWindowsConfig, rng: 
     cube's centre, metres."""
     far = 4.0 if rng.uniform(0, 1) < config.astray else 1.0
     center = view.center + rng.normal(scale=far * config.displacement, size=3)
+    center[2] = max(center[2], crop.half)
     angle, s = np.radians(rng.uniform(-config.in_plane, config.in_plane)), 1.0 + rng.uniform(-config.rescale, config.rescale)
     M = crop.turning(angle, s) @ np.vstack([crop.affine(view.camera, center), [0, 0, 1]])  # a larger hand is a hand in a smaller cube
     windows = []
@@ -105,7 +106,7 @@ class HandRenderer:
         camera = self.patch_camera(joints.mean(0))
         depth = self.renderer.render(self.hand.posed(pose), camera.K)
         center = centre_of_mass(depth, camera, joints.mean(0), 2 * self.crop.half)
-        return HandView([depth], camera, center, joints)
+        return HandView([depth], camera, joints.mean(0) if center is None else center, joints)
 
     def render_as(self, pose: Array, camera: Camera) -> Depth:
         """The depth in a camera of the patch's size."""
@@ -163,7 +164,8 @@ class HandPairs:
         i = int(self.rng.integers(len(self.frames)))
         renderer, camera = self.renderers[self.of_frame[i]], self.frames.camera
         joints = self.frames.joints[i]
-        center, depth, _ = hand_near(self.frames.depth(i), camera, joints, 2 * self.crop.half)
+        depth = self.frames.depth(i)
+        center, depth, _ = hand_near(depth, camera, joints, 2 * self.crop.half) or Candidate(joints.mean(0), depth)
         patch = renderer.patch_camera(center)
         M = patch.K @ np.linalg.inv(camera.K)
         size = (patch.width, patch.height)

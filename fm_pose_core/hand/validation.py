@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from fm_pose_core.evaluate.hand import THRESHOLDS
 from fm_pose_core.hand.crop import HandCrop
 from fm_pose_core.hand.frames import HandFrames
-from fm_pose_core.hand.search import hand_near
+from fm_pose_core.hand.labels import THRESHOLDS
+from fm_pose_core.hand.search import Candidate, hand_near
 from fm_pose_core.networks import FeatureMapping, Fused
 
 CHUNK = 64
@@ -14,14 +14,15 @@ LARGEST = 1000  # frames; more are thinned out evenly
 
 
 class HandValidation:
-    """Windows of the frames, around the centre of mass near the annotated joints, as DeepPrior does it."""
+    """Windows of the frames, around the centre of mass near the annotated joints, as DeepPrior does it; other large things are taken out."""
 
     def __init__(self, frames: HandFrames, crop: HandCrop, device: torch.device) -> None:
         self.device = device
         chosen = np.linspace(0, len(frames) - 1, min(LARGEST, len(frames))).astype(int)
         windows, truths = [], []
         for i in chosen:
-            center, depth, _ = hand_near(frames.depth(int(i)), frames.camera, frames.joints[i], 2 * crop.half)
+            depth = frames.depth(int(i))
+            center, depth, _ = hand_near(depth, frames.camera, frames.joints[i], 2 * crop.half) or Candidate(frames.joints[i].mean(0), depth)
             windows.append(crop.cut(depth, frames.camera, center)[..., None])
             truths.append(frames.joints[i] - center)
         self.windows, self.truths = torch.from_numpy(np.stack(windows)), np.stack(truths)

@@ -71,8 +71,8 @@ def with_forearm(
     i, j = np.arange(sides), (np.arange(sides) + 1) % sides
     k = sides * np.arange(rings - 1)[:, None]
     first, last = len(local) - 2, len(local) - 1
-    quads = [np.stack([k + i, k + j, k + sides + i], -1).reshape(-1, 3), np.stack([k + j, k + sides + j, k + sides + i], -1).reshape(-1, 3)]
-    lids = [np.stack([j, i, np.full(sides, first)], -1), np.stack([sides * (rings - 1) + i, sides * (rings - 1) + j, np.full(sides, last)], -1)]
+    quads = [np.stack([k + i, k + sides + i, k + j], -1).reshape(-1, 3), np.stack([k + j, k + sides + i, k + sides + j], -1).reshape(-1, 3)]
+    lids = [np.stack([i, j, np.full(sides, first)], -1), np.stack([sides * (rings - 1) + j, sides * (rings - 1) + i, np.full(sides, last)], -1)]
     faces = np.vstack([*quads, *lids]) + len(hand.vertices)
     weights = np.zeros((len(local), len(hand.skeleton.bones)))
     weights[:, bone] = 1.0

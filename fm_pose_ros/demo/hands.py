@@ -16,10 +16,9 @@ from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import parse_numbers
 from fm_pose_core.data.bop import parse_ids
 from fm_pose_core.errors import expect
-from fm_pose_core.evaluate.hand import THRESHOLDS
 from fm_pose_core.geometry import Array
 from fm_pose_core.hand.frames import HandFrames, read_frames, read_unlabelled
-from fm_pose_core.hand.labels import DATASETS, MM
+from fm_pose_core.hand.labels import DATASETS, MM, THRESHOLDS
 from fm_pose_ros.conversions import image_to_rgb, millimetres_to_image
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.player import Answer, Player
@@ -74,7 +73,6 @@ def complete(answer: Answer) -> bool:
 def play(player: Player, frames: HandFrames, numbers: Sequence[int], rate: float, timeout: float) -> list[HandRow]:
     """Play the frames at `rate` per second; a row of the table for each."""
     rows = []
-    player.greet(frames.camera)
     for k, number in enumerate(player.paced(numbers, rate)):
         millimetres = np.clip(np.rint(frames.depth(k) / np.float32(MM)), 0, 65535).astype(np.uint16)
         recorded = CompressedImage(format="16UC1; compressedDepth png")
@@ -140,8 +138,9 @@ def run(args: argparse.Namespace) -> None:
     output = play_back.new_folder(args.output, FILES)
     print(f"{len(numbers)} depth maps of a {bundle.name} through {NODE}; starting the node …", flush=True)
     rows = play_back.session(
-        NODE, {"bundle": args.bundle.resolve(), **settings}, INPUTS, OUTPUTS, output, lambda p: play(p, frames, numbers, args.rate, args.timeout)
-    )
+        NODE, {"bundle": args.bundle.resolve(), **settings}, INPUTS, OUTPUTS, frames.camera, output,
+        lambda p: play(p, frames, numbers, args.rate, args.timeout),
+    )  # fmt: skip
     present(COLUMNS, rows, summary(rows), output, "joints.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no hand among them"
     expect(any(row.found for row in rows), f"{output / 'node.log'}", "hands", answers)

@@ -85,7 +85,6 @@ def play(
     """Play all frames at `rate` per second; a row of the table for each. exact: the detections' centre is the true one."""
     rng = np.random.default_rng(0)
     rows = []
-    player.greet(instances[0].camera)
     for instance in player.paced(instances, rate):
         pixels = read_image(instance.image_path)
         recorded = CompressedImage(format="png" if instance.image_path.suffix == ".png" else "jpeg")
@@ -160,8 +159,9 @@ def run(args: argparse.Namespace) -> None:
     parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections", **settings}
     exact = args.window_source == "gt"
     rows = play_back.session(
-        NODE, parameters, INPUTS, OUTPUTS, output, lambda p: play(p, instances, vertices, bundle, args.rate, args.timeout, exact)
-    )
+        NODE, parameters, INPUTS, OUTPUTS, instances[0].camera, output,
+        lambda p: play(p, instances, vertices, bundle, args.rate, args.timeout, exact),
+    )  # fmt: skip
     write_results(output / "results.csv", [row.result for row in rows if row.result])
     present(COLUMNS, rows, summary(rows, bundle), output, "poses.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no pose among them"

@@ -65,7 +65,7 @@ class Player:
         self._node = rclpy.create_node("demo", namespace=NAMESPACE)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        kinds = {**inputs, "camera_info": CameraInfo}
+        kinds = {**inputs, "camera_info": CameraInfo}  # the last: when the node has it, it knows the others too
         self._publishers = {
             topic: self._node.create_publisher(kind, topic, qos_profile_sensor_data if kind in (Image, CameraInfo) else 10)
             for topic, kind in kinds.items()
@@ -98,16 +98,20 @@ class Player:
         if mine:
             self._bag.write("/diagnostics", msg, time.time_ns())
 
-    def wait_for_node(self, process: "subprocess.Popen[bytes]") -> None:
-        """Until the node and this camera know each other in all directions. Raises InputError if the node ends or takes too long."""
+    def wait_for_node(self, process: "subprocess.Popen[bytes]", camera: Camera) -> None:
+        """Until the node and this camera know each other in all directions. It gets camera_info ahead of the first image, as from a running camera,
+        until its diagnostics say that it came: then both sides hear each other. Raises InputError if the node ends or takes too long."""
         end = time.monotonic() + START_TIMEOUT
-        while not (
-            all(p.get_subscription_count() for p in self._publishers.values()) and all(s.get_publisher_count() for s in self._subscriptions)
-        ):
+        while not self._connected() or self._camera_state == NO_CAMERA:
             expect(process.poll() is None, self._name, "to run", f"its end with exit code {process.poll()}")
             expect(not self._failure, self._name, "to become active", self._failure)
             expect(time.monotonic() < end, self._name, f"to be active within {START_TIMEOUT:.0f} s", "no connection")
+            if self._connected():
+                self._publishers["camera_info"].publish(camera_info(camera, self.header()))
             self.spin(0.05)
+
+    def _connected(self) -> bool:
+        return all(p.get_subscription_count() for p in self._publishers.values()) and all(s.get_publisher_count() for s in self._subscriptions)
 
     def spin(self, seconds: float) -> None:
         """Handle what arrives for so long."""
@@ -126,15 +130,6 @@ class Player:
     def header(self) -> Header:
         """Of a frame that the camera takes now."""
         return Header(stamp=self._node.get_clock().now().to_msg(), frame_id=FRAME)
-
-    def greet(self, camera: Camera) -> None:
-        """camera_info ahead of the first image, as a running camera has sent many, until the node's diagnostics say that it came: then both
-        sides hear each other. Raises InputError if that takes too long."""
-        end = time.monotonic() + START_TIMEOUT
-        while self._camera_state == NO_CAMERA:
-            expect(time.monotonic() < end, self._name, f"to receive camera_info within {START_TIMEOUT:.0f} s", NO_CAMERA)
-            self._publishers["camera_info"].publish(camera_info(camera, self.header()))
-            self.spin(0.1)
 
     def play(
         self, camera: Camera, messages: Mapping[str, Any], recorded: CompressedImage, complete: Callable[[Answer], bool], timeout: float
@@ -202,8 +197,9 @@ def stop_node(process: "subprocess.Popen[bytes]") -> None:
 
 
 def session(
-    node: str, parameters: Mapping[str, object], inputs: Mapping[str, type], outputs: Mapping[str, type], output: Path, play: Callable[[Player], list[T]]
-) -> list[T]:
+    node: str, parameters: Mapping[str, object], inputs: Mapping[str, type], outputs: Mapping[str, type], camera: Camera, output: Path,
+    play: Callable[[Player], list[T]],
+) -> list[T]:  # fmt: skip
     """Start the node, `play`, stop it: the rows of the table. output: folder for node.log and the bag. Raises InputError, with the node's
     last words, if it does not become active."""
     log = output / "node.log"
@@ -216,7 +212,7 @@ def session(
         stack.callback(player.close)
         begin = time.monotonic()
         try:
-            player.wait_for_node(process)
+            player.wait_for_node(process, camera)
         except InputError as error:
             words = log.read_text(errors="replace").splitlines()[-20:]
             raise InputError("\n".join([f"{error}", f"The node's last words ({log}):", *words])) from None
