@@ -1,5 +1,6 @@
 """Trains the rows of a table for hands on simulated depth maps of another hand and prints the table: synthetic only,
-real only, both without g, and feature mapping, on equal budgets. Scored is a person that no training sees. What is there is not made again.
+real only, both without g, and feature mapping, on equal budgets. Scored is a person that no training sees, making the gestures of the training frames, and
+bending the fingers at random. What is there is not made again.
 
     python benchmarks/hand_table.py --mesh right.glb [--runs runs/hand] [--rows …] [--seeds 0 1]
 """
@@ -47,23 +48,30 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the training; figures are means over them")
     arguments = parser.parse_args()
     runs = arguments.runs.absolute()
-    data = runs / "data"
-    if not (data / "test" / "joint_data.mat").is_file():
-        fm_pose("simulate", data, "--of", "hands", "--mesh", arguments.mesh.absolute(), "--mapping", ROOT / "config" / "hand" / "webxr.yaml")
+    data, free = runs / "data", runs / "data_free"
+    skin = ["--mesh", arguments.mesh.absolute(), "--mapping", ROOT / "config" / "hand" / "webxr.yaml"]
+    for folder, more in ((data, []), (free, ["--fingers", "free", "--photos", 0])):
+        if not (folder / "test" / "joint_data.mat").is_file():
+            fm_pose("simulate", folder, "--of", "hands", *skin, *more)
     os.environ["FM_POSE_HANDS"] = str(data)
-
     bundles = {
         name_of("", row, seed): train("config/train/hand.yaml", "", ROWS, row, seed, runs) for row in arguments.rows for seed in arguments.seeds
     }
+    print_table("Gestures, as in the training frames", data, runs / "gestures", bundles, arguments)
+    print_table("Fingers bent at random", free, runs / "free", bundles, arguments)
+
+
+def print_table(title: str, data: Path, output: Path, bundles: dict[str, Path], arguments: argparse.Namespace) -> None:
+    """Score all bundles on the test split of `data`."""
     options = [argument for bundle in bundles.values() for argument in ("--bundle", bundle)]
-    scores, saved = runs / "scores.json", runs / "predictions"
-    outputs = ["--json", scores, "--figure", runs / "figure7.png", "--save", saved]
+    output.mkdir(exist_ok=True)
+    outputs = ["--json", output / "scores.json", "--figure", output / "figure7.png", "--save", output]
     fm_pose("evaluate", "hand", "--dataset", "nyu", "--root", data, "--views", 1, *options, *outputs)
-    by_name = {s["name"]: s for s in json.loads(scores.read_text())}
+    by_name = {s["name"]: s for s in json.loads((output / "scores.json").read_text())}
     truth = read_frames("nyu", data, "test").joints
-    errors = {name: np.linalg.norm(read_labels(saved / f"{name}.txt", DATASETS["nyu"])[1] - truth, axis=-1).mean(1) for name in bundles}
+    errors = {name: np.linalg.norm(read_labels(output / f"{name}.txt", DATASETS["nyu"])[1] - truth, axis=-1).mean(1) for name in bundles}
     head = ("row", "mean joint error, mm", "all joints < 20 mm, %", "all joints < 40 mm, %", "frames × seeds", "error / without g")
-    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    print(f"\n{title}\n\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for row in arguments.rows:
         own = [by_name[name_of("", row, seed)] for seed in arguments.seeds]
         within = [100 * np.mean([s["frames_within"][f"{t}mm"] for s in own]) for t in (20, 40)]
@@ -72,6 +80,7 @@ def main() -> None:
         if other in arguments.rows:
             ratio = relative(np.mean([np.log(errors[name_of("", row, s)] / errors[name_of("", other, s)]) for s in arguments.seeds], 0))
         print(f"| {row} | {mean:.1f} | {within[0]:.1f} | {within[1]:.1f} | {own[0]['frames']} × {len(own)} | {ratio} |")
+    print(flush=True)
 
 
 if __name__ == "__main__":

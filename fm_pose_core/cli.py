@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--mesh", type=Path, metavar="FILE.glb", help="rigged hand to photograph instead of our own, with --mapping")
     p.add_argument("--mapping", type=Path, metavar="FILE.yaml", help="names of the rigged hand's nodes, as config/hand/webxr.yaml")
     p.add_argument("--sensor", choices=("structured_light", "time_of_flight"), default="structured_light", help="depth sensor (default: %(default)s)")
+    p.add_argument(
+        "--fingers", choices=("gestures", "free"), default="gestures", help="hands make gestures, or bend each finger by itself at random (default: %(default)s)"
+    )
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of set-ups, viewpoints and noise (default: %(default)s)")
     p.add_argument("--quality", type=int, default=82, metavar="Q", help="of the JPEG files, 1 to 100 (default: %(default)s)")
 
@@ -382,7 +385,7 @@ def _simulate(args: argparse.Namespace) -> None:
     expect((args.mesh is None) == (args.mapping is None), "--mesh and --mapping", "both or neither", "one")
     hand = rigged_hand(args.mesh, read_yaml(args.mapping)) if args.mesh else None
     sensor = DepthSensorConfig(kind=args.sensor)
-    print(simulate_hands(args.output, photos, frames, args.seed, hand, sensor, sys.stderr.isatty()))
+    print(simulate_hands(args.output, photos, frames, args.seed, hand, sensor, args.fingers, sys.stderr.isatty()))
 
 
 def _infer(args: argparse.Namespace) -> None:

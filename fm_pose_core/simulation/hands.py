@@ -6,6 +6,7 @@ instead of random poses, a sensor with shadows, steps, holes and ragged edges, a
     fm-pose simulate OUTPUT_DIR --of hands        # writes the splits train (two people) and test (a third)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,8 @@ def with_forearm(
     return SkinnedHand(hand.skeleton, hand.bind, vertices, np.vstack([hand.faces, faces]), np.vstack([hand.weights, weights]))
 
 
-def gesture_pose(skeleton: Skeleton, name: str, rng: np.random.Generator) -> Array:
-    """Joint angles (A,) of a gesture as a person makes it: about."""
-    bends, spread = GESTURES[name]
+def gesture_pose(skeleton: Skeleton, bends: Sequence[float], spread: float, rng: np.random.Generator) -> Array:
+    """Joint angles (A,) of a gesture, as in GESTURES, as a person makes it: about."""
     angles = np.clip(rng.normal(scale=np.radians(4), size=len(skeleton.angles)), skeleton.least, skeleton.largest)
     for finger, bend in zip(FINGERS, bends, strict=True):
         for bone in ("proximal", "middle", "distal"):
@@ -100,12 +100,14 @@ def gesture_pose(skeleton: Skeleton, name: str, rng: np.random.Generator) -> Arr
     return np.clip(angles, skeleton.least, skeleton.largest)
 
 
-def motion(skeleton: Skeleton, frames: int, rng: np.random.Generator, hold: int = 12) -> Array:
-    """Poses (frames, 6 + A) of a hand that goes from gesture to gesture, upright before the camera, and turns as it goes."""
+def motion(skeleton: Skeleton, frames: int, rng: np.random.Generator, hold: int = 12, fingers: str = "gestures") -> Array:
+    """Poses (frames, 6 + A) of a hand that goes from gesture to gesture, upright before the camera, and turns as it goes. fingers: gestures, or
+    free: each bent by itself at random."""
     keys = []
     for _ in range(frames // hold + 2):
         pose = np.zeros(skeleton.size)
-        pose[RIGID:] = gesture_pose(skeleton, str(rng.choice(list(GESTURES))), rng)
+        bends, spread = GESTURES[str(rng.choice(list(GESTURES)))] if fingers == "gestures" else (rng.uniform(size=5).tolist(), rng.uniform())
+        pose[RIGID:] = gesture_pose(skeleton, bends, spread, rng)
         turn = np.radians([rng.normal(scale=25), rng.uniform(-100, 100), rng.normal(scale=40)])
         # Upright: fingers up in the picture (-y), palm to the camera (-z); then turned about the image's axes.
         upright = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
@@ -143,9 +145,10 @@ def photograph(renderer: DepthRenderer, hand: SkinnedHand, pose: Array, K: Array
 
 
 def simulate_hands(
-    output: Path, train: int = 2000, test: int = 500, seed: int = 0, hand: SkinnedHand | None = None, sensor: DepthSensorConfig | None = None, show_progress: bool = False
-) -> Path:
-    """Write `train` frames of two people and `test` of a third. hand: whose skin they have, such as `rigged_hand`'s."""
+    output: Path, train: int = 2000, test: int = 500, seed: int = 0, hand: SkinnedHand | None = None, sensor: DepthSensorConfig | None = None,
+    fingers: str = "gestures", show_progress: bool = False,
+) -> Path:  # fmt: skip
+    """Write `train` frames of two people and `test` of a third. hand: whose skin they have, such as `rigged_hand`'s. fingers: see `motion`."""
     dataset = DATASETS["nyu"]
     K = np.array([[dataset.fx, 0, dataset.cx], [0, dataset.fy, dataset.cy], [0, 0, 1]])
     rng = np.random.default_rng([seed, 11])
@@ -156,7 +159,7 @@ def simulate_hands(
             frames = count // len(persons)
             renderer = DepthRenderer(len(skin.vertices), skin.faces, WIDTH, HEIGHT)
             bone, offset = skin.skeleton.on_bones(placed)
-            poses = motion(skin.skeleton, frames, rng)
+            poses = motion(skin.skeleton, frames, rng, fingers=fingers)
             joints.append(skin.skeleton.points(poses, bone, offset))
             for pose in progress.over(poses, frames, f"simulate {split}", "frame", show_progress):
                 depths.append(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
