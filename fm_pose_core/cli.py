@@ -372,6 +372,7 @@ def _simulate(args: argparse.Namespace) -> None:
     expect(frames >= 0, "--frames", "a number from 0", frames)
     expect(args.seed >= 0, "--seed", "a number from 0", args.seed)
     if args.of == "object":
+        expect(args.fingers == "gestures", "--fingers", "to come with --of hands", "--of object")
         from fm_pose_core.simulation.dataset import simulate
 
         expect(1 <= args.quality <= 100, "--quality", "a number from 1 to 100", args.quality)

@@ -78,5 +78,5 @@ class Experiment:
 def expand(path: str) -> Path:
     """A path with its environment variables put in. Raises InputError if one is not set."""
     expanded = os.path.expandvars(os.path.expanduser(path))
-    expect("$" not in expanded, "path", "all environment variables set", path)
+    expect("$" not in expanded, path, "environment variables that are set (export NAME=…)", expanded)
     return Path(expanded)

@@ -287,6 +287,14 @@ def test_nyu_and_icvl_layouts(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
     np.testing.assert_allclose(frames.depth(0), depth, atol=1e-6)
 
+    (tmp_path / "nyu" / "test" / "camera.txt").write_text("500 500 320 240\n")  # of another camera: pixels and depths stay, metres change
+    other = read_frames("nyu", tmp_path / "nyu", "test")
+    np.testing.assert_allclose(other.joints, joints * [588.03 / 500, 587.07 / 500, 1], atol=1e-9)
+    np.testing.assert_allclose(other.camera.K[0, 0], 500)
+    (tmp_path / "nyu" / "test" / "camera.txt").write_text("500 500")
+    with pytest.raises(InputError, match=r"camera.txt: expected fx fy cx cy"):
+        read_frames("nyu", tmp_path / "nyu", "test")
+
     folder = tmp_path / "icvl" / "Testing" / "Depth" / "test_seq_1"
     folder.mkdir(parents=True)
     millimetres = rng.integers(200, 500, (240, 320)).astype(np.uint16)

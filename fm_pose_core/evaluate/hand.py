@@ -92,4 +92,5 @@ def draw_figure_7(scores: Sequence[HandScore], path: str | Path, farthest: float
     axis.set(xlabel="distance, mm", ylabel="frames with all joints within it, %", xlim=(0, farthest / MM), ylim=(0, 100))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

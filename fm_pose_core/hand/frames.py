@@ -3,11 +3,12 @@
 NYU:   ROOT/{train,test}/depth_1_0000001.png (millimetres, green times 256 plus blue) and joint_data.mat (read by SciPy), or labels.txt
 ICVL:  ROOT/{Training,Testing}/Depth/… (16-bit PNG, millimetres) and labels.txt, or {Training,Testing}.txt beside the folder
 
-labels.txt is in the published format of predictions: an image's name, and u, v, d of each joint, a line.
+labels.txt is in the published format of predictions: an image's name, and u, v, d of each joint, a line. The camera is the dataset's, unless
+there is a file camera.txt beside the labels: fx fy cx cy in pixels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -65,9 +66,23 @@ def read_frames(name: str, root: str | Path, split: str) -> HandFrames:
     """The frames of one split of `nyu` or `icvl`. Raises InputError for what is missing or broken."""
     expect(name in DATASETS, "dataset", f"one of {', '.join(DATASETS)}", name)
     root = Path(root)
+    expect(root.is_dir(), str(root), "the folder of a dataset", "no such folder")
+    dataset = _of_camera(DATASETS[name], root / split / "camera.txt")
     if name == "nyu" and ((root / split / "joint_data.mat").is_file() or not (root / split / "labels.txt").is_file()):
-        return _read_nyu(root, split)
-    return _read_list(DATASETS[name], root, split)
+        return _read_nyu(dataset, root, split)
+    return _read_list(dataset, root, split)
+
+
+def _of_camera(dataset: HandDataset, file: Path) -> HandDataset:
+    """`dataset` with the camera in `file`, if there is one."""
+    if not file.is_file():
+        return dataset
+    try:
+        fx, fy, cx, cy = (float(word) for word in file.read_text().split())
+    except ValueError:
+        raise InputError(f"{file}: expected fx fy cx cy in pixels, got {file.read_text()[:60]!r}") from None
+    expect(fx > 0 and fy > 0, str(file), "focal lengths above 0", f"{fx} {fy}")
+    return replace(dataset, fx=fx, fy=fy, cx=cx, cy=cy)
 
 
 def read_unlabelled(folder: str | Path, dataset: HandDataset, K: Array, unit: float = MM) -> HandFrames:
@@ -79,17 +94,16 @@ def read_unlabelled(folder: str | Path, dataset: HandDataset, K: Array, unit: fl
     for path in paths:
         values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         fits = values is not None and values.dtype == np.uint16 and values.shape == (height, width)
-        expect(fits, str(path), f"a depth map of 16 bit, {width}x{height} as the first", "another file")
+        expect(fits, str(path), f"a depth map of 16 bit, {width}x{height} as the first", f"{values.dtype} {values.shape}" if values is not None else "no picture")
     joints = np.full((len(paths), len(dataset.joints), 3), np.nan)
     camera = Camera(np.asarray(K, dtype=np.float64), width, height)
     return HandFrames(dataset, camera, tuple(paths), joints, np.zeros(len(paths), np.int64), unit)
 
 
-def _read_nyu(root: Path, split: str) -> HandFrames:
-    dataset = DATASETS["nyu"]
+def _read_nyu(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     folder = root / split
     file = folder / "joint_data.mat"
-    expect(file.is_file(), str(file), "NYU's annotations (or labels.txt beside it)", "nothing there")
+    expect(file.is_file(), str(file), "NYU's annotations, or labels.txt beside it (depth maps without labels need their camera)", "nothing there")
     try:
         from scipy.io import loadmat
     except ImportError:

@@ -117,6 +117,8 @@ def summary(rows: Sequence[HandRow]) -> str:
 def read(args: argparse.Namespace) -> HandFrames:
     """Labelled frames in NYU's layout, or with --camera all depth maps in the folder."""
     if not args.camera:
+        labelled = any((args.sequence / args.split / name).is_file() for name in ("labels.txt", "joint_data.mat"))
+        expect(labelled, str(args.sequence), "labels in NYU's layout, or --camera FX,FY,CX,CY for a folder of depth maps", "neither")
         return read_frames("nyu", args.sequence, args.split)
     expect(args.unit > 0, "--unit", "metres, above 0", args.unit)
     fx, fy, cx, cy = parse_numbers("--camera", args.camera, 4)
