@@ -331,7 +331,7 @@ def _evaluate_hand(args: argparse.Namespace) -> None:
             joints = predict_joints(estimator, frames, args.window == "gt", sys.stderr.isatty())
             scores.append(score_joints(path.name, frames.joints, joints, dataset.joints))
             if args.save:
-                write_joints(args.save / f"{path.name}.txt", dataset, joints)
+                write_joints(args.save / f"{path.name}.txt", frames.dataset, joints)
     print(table(scores))
     if args.figure:
         draw_figure_7(scores, args.figure)

@@ -117,15 +117,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def load_yaml(cls: type[T], path: str | Path) -> T:
-    """Read `path` and build `cls` from it; errors begin with the file's name."""
-    values = read_yaml(path)
-    try:
-        return from_dict(cls, values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     """`values` with each "key.key=value" of `changes` put in; the value is read as YAML. Unknown keys are left to `from_dict`."""
     import yaml

@@ -67,11 +67,3 @@ class HandCrop:
         """Points (…, 3) relative to the cube's centre as `turning` moves them."""
         c, n = np.cos(angle), np.sin(angle)
         return scale * points @ np.array([[c, -n, 0.0], [n, c, 0.0], [0.0, 0.0, 1.0]]).T
-
-    def to_target(self, joints: Array, center: Array) -> Array:
-        """Joints (…, 3) metres -> relative to the cube's centre, in half cubes."""
-        return (joints - center) / self.half
-
-    def to_joints(self, target: Array, center: Array) -> Array:
-        """The inverse of `to_target`."""
-        return target * self.half + center

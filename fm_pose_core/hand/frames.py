@@ -103,7 +103,7 @@ def read_unlabelled(folder: str | Path, dataset: HandDataset, K: Array, unit: fl
 def _read_nyu(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     folder = root / split
     file = folder / "joint_data.mat"
-    expect(file.is_file(), str(file), "NYU's annotations, or labels.txt beside it (depth maps without labels need their camera)", "nothing there")
+    expect(file.is_file(), str(file), "NYU's annotations (or labels.txt beside it)", "nothing there")
     try:
         from scipy.io import loadmat
     except ImportError:

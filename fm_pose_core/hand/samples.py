@@ -16,7 +16,7 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.hand.crop import HandCrop
 from fm_pose_core.hand.frames import HandFrames
 from fm_pose_core.hand.prior import PoseConfig, PosePrior
-from fm_pose_core.hand.search import Candidate, centre_of_mass, hand_near
+from fm_pose_core.hand.search import annotated_hand, centre_of_mass
 from fm_pose_core.hand.skeleton import Landmark
 from fm_pose_core.hand.skin import SkinnedHand
 from fm_pose_core.types import Camera
@@ -164,8 +164,7 @@ class HandPairs:
         i = int(self.rng.integers(len(self.frames)))
         renderer, camera = self.renderers[self.of_frame[i]], self.frames.camera
         joints = self.frames.joints[i]
-        depth = self.frames.depth(i)
-        center, depth, _ = hand_near(depth, camera, joints, 2 * self.crop.half) or Candidate(joints.mean(0), depth)
+        center, depth, _ = annotated_hand(self.frames.depth(i), camera, joints, 2 * self.crop.half)
         patch = renderer.patch_camera(center)
         M = patch.K @ np.linalg.inv(camera.K)
         size = (patch.width, patch.height)

@@ -71,6 +71,11 @@ def hand_near(depth: Depth, camera: Camera, near: Array, cube: float = 0.30) -> 
     return Candidate(middle if center is None else center, _alone(depth, labels, things[best], things, cube))
 
 
+def annotated_hand(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> Candidate:
+    """The hand about annotated joints (J, 3), metres, even where nothing of it is seen."""
+    return hand_near(depth, camera, joints, cube) or Candidate(joints.mean(0), depth)
+
+
 def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30) -> Array | None:
     """The centre (3,) of the points that lie about `start`, within `MASS` of the cube; None where there are none."""
     if not np.isfinite(start).all() or start[2] <= 0:
@@ -99,11 +104,11 @@ def _things(depth: Depth, camera: Camera, nearest: float, farthest: float, small
     inside = _without_edges(_without_gaps(depth), max(nearest, TINY), farthest)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
     things = []
-    for k in np.nonzero(stats[:, cv2.CC_STAT_AREA] >= smallest * fx * fy / farthest**2)[0]:
+    for k in 1 + np.nonzero(stats[1:, cv2.CC_STAT_AREA] >= smallest * fx * fy / farthest**2)[0]:  # 0 is what is no thing
         x, y, w, h = (int(n) for n in stats[k, :4])
         z = depth[y : y + h, x : x + w][labels[y : y + h, x : x + w] == k]
         z = z[z > 0].astype(np.float64)  # what filled a gap is no part of it
-        if k == 0 or not len(z) or np.square(z).sum() < smallest * fx * fy:
+        if not len(z) or np.square(z).sum() < smallest * fx * fy:
             continue
         front, back = np.percentile(z[:: max(1, len(z) // 5000)], [2, 98])
         things.append(_Thing(int(k), (x, y, w, h), float(front), float(max(w * front / fx, h * front / fy, back - front))))

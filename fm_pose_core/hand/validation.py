@@ -6,7 +6,7 @@ import torch
 from fm_pose_core.hand.crop import HandCrop
 from fm_pose_core.hand.frames import HandFrames
 from fm_pose_core.hand.labels import THRESHOLDS
-from fm_pose_core.hand.search import Candidate, hand_near
+from fm_pose_core.hand.search import annotated_hand
 from fm_pose_core.networks import FeatureMapping, Fused
 
 CHUNK = 64
@@ -21,8 +21,7 @@ class HandValidation:
         chosen = np.linspace(0, len(frames) - 1, min(LARGEST, len(frames))).astype(int)
         windows, truths = [], []
         for i in chosen:
-            depth = frames.depth(int(i))
-            center, depth, _ = hand_near(depth, frames.camera, frames.joints[i], 2 * crop.half) or Candidate(frames.joints[i].mean(0), depth)
+            center, depth, _ = annotated_hand(frames.depth(int(i)), frames.camera, frames.joints[i], 2 * crop.half)
             windows.append(crop.cut(depth, frames.camera, center)[..., None])
             truths.append(frames.joints[i] - center)
         self.windows, self.truths = torch.from_numpy(np.stack(windows)), np.stack(truths)
