@@ -1,9 +1,11 @@
 """Latency of each stage of the estimator, per backend, as JSON with the hardware named.
 
-    python benchmarks/estimator.py BUNDLE [--backends openvino onnxruntime] [--runs 300] [--threads 0] [--width 640 --height 480]
+    python benchmarks/estimator.py BUNDLE [--backends openvino onnxruntime] [--runs 300] [--threads 0] [--width 640
+    --height 480]
 
-One noise image goes through crop, network (batch 1, and 4, the default number of views) and PnP again and again. Since a network's answer to noise is no pose,
-PnP gets the corners of a plausible pose, with noise of 1 px, in place of that answer.
+One noise image goes through crop, network (batch 1, and 4, the default number of views) and PnP again and again. Since
+a network's answer to noise is no pose, PnP gets the corners of a plausible pose, with noise of 1 px, in place of that
+answer.
 """
 
 import argparse
@@ -21,14 +23,16 @@ import numpy as np
 from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window, __version__
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, exp_so3, transform
-from fm_pose_core.pnp import solve_pnp
+from fm_pose_core.objects.pnp import solve_pnp
 from fm_pose_core.runtime import Backend
 
 
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def percentiles(call: Callable[[], Any], runs: int) -> dict[str, float]:
@@ -72,7 +76,9 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
     corners = crop.to_window(apply(T, box), np.eye(3)) + rng.normal(size=(8, 2))
     spread = np.ones((8, 2))
     plausible = Plausible(estimator.backend, corners, spread)
-    single, whole = (PoseEstimator(estimator.bundle, plausible, EstimatorConfig(views=views)) for views in (1, len(several)))
+    single, whole = (
+        PoseEstimator(estimator.bundle, plausible, EstimatorConfig(views=views)) for views in (1, len(several))
+    )
     return {
         "backend": estimator.backend.name,
         "device": estimator.backend.device,
@@ -84,7 +90,9 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
             f"network_of_{len(several)}": percentiles(lambda: estimator.backend.infer(several), options.runs),
             "pnp": percentiles(lambda: solve_pnp(box, corners, crop.K, spread), options.runs),
             "estimate": percentiles(lambda: single.estimate(image, camera, window), options.runs),
-            f"estimate_of_{len(several)}_views": percentiles(lambda: whole.estimate(image, camera, window), options.runs),
+            f"estimate_of_{len(several)}_views": percentiles(
+                lambda: whole.estimate(image, camera, window), options.runs
+            ),
         },
     }
 

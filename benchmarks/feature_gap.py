@@ -1,6 +1,6 @@
-"""The effect of the learned mapping (section 3.2 of the paper): how far the features of validation photographs are from those of renderings
-under the same pose, before and after g. Mean and standard deviation of the absolute differences of all coefficients, in standard deviations of
-the renderings' features over images. Prints JSON.
+"""The effect of the learned mapping (section 3.2 of the paper): how far the features of validation photographs are from
+those of renderings under the same pose, before and after g. Mean and standard deviation of the absolute differences of
+all coefficients, in standard deviations of the renderings' features over images. Prints JSON.
 
     FM_POSE_DATA=… python benchmarks/feature_gap.py RUN [RUN …]
 """
@@ -12,17 +12,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fm_pose_core.experiment_file import load_experiment
-from fm_pose_core.export import fused_of
-from fm_pose_core.hand_experiment import HandExperiment
-from fm_pose_core.networks import FeatureMapping
+from fm_pose_core.hands.experiment import HandExperiment
+from fm_pose_core.learning.export import fused_of
+from fm_pose_core.learning.networks import FeatureMapping
+from fm_pose_core.tasks import load_experiment
 
-# Validation photographs (visible by more than 25 %) as they are, slightly displaced; their renderings are drawn over them. Of hands, depth maps.
+# Validation photographs (visible by more than 25 %) as they are, slightly displaced; their renderings are drawn over
+# them. Of hands, depth maps.
 AS_IT_IS = [
-    "real.novel_views=0", "real.plain=1", "real.in_plane=0", "real.rescale=0", "real.appearance.occluders=0", "real.appearance.colour=0", "real.appearance.blur=0",
+    "real.novel_views=0",
+    "real.plain=1",
+    "real.in_plane=0",
+    "real.rescale=0",
+    "real.appearance.occluders=0",
+    "real.appearance.colour=0",
+    "real.appearance.blur=0",
     "real.appearance.noise=0",
-]  # fmt: skip
-HAND_AS_IT_IS = ["real.in_plane=0", "real.rescale=0", "real.displacement=0.005", "real.astray=0", "real.uses_per_view=1"]
+]
+HAND_AS_IT_IS = [
+    "real.in_plane=0",
+    "real.rescale=0",
+    "real.displacement=0.005",
+    "real.astray=0",
+    "real.uses_per_view=1",
+]
 
 
 @torch.inference_mode()
@@ -32,16 +45,25 @@ def gap(run: Path, pairs: int) -> dict[str, dict[str, float]]:
     network = fused_of(run, experiment)
     if isinstance(experiment, HandExperiment):
         c = experiment.hand
-        changes = [f"hand.split={c.validation_split}", f"hand.frames='{c.validation_frames}'", "hand.validation_split=''", *HAND_AS_IT_IS]
+        changes = [
+            f"hand.split={c.validation_split}",
+            f"hand.frames='{c.validation_frames}'",
+            "hand.validation_split=''",
+            *HAND_AS_IT_IS,
+        ]
     else:
         frames = experiment.object.validation_frames  # type: ignore[attr-defined]
         changes = [f"object.training_frames={frames}", "object.validation_frames=''", *AS_IT_IS]
     changes.append("method=feature_mapping")
-    _, T_M = load_experiment(run / "config.yaml", changes).read_data().source.open(False, True, np.random.default_rng(0))
+    _, T_M = (
+        load_experiment(run / "config.yaml", changes).read_data().source.open(False, True, np.random.default_rng(0))
+    )
     assert T_M is not None
     drawn = [T_M.draw() for _ in range(pairs)]
     T_M.close()
-    real, rendered = (network.f(FeatureMapping.normalise(torch.from_numpy(np.stack([d[k] for d in drawn])))) for k in (0, 1))
+    real, rendered = (
+        network.f(FeatureMapping.normalise(torch.from_numpy(np.stack([d[k] for d in drawn])))) for k in (0, 1)
+    )
     spread = rendered.std(0).mean()
     result = {"before": (real - rendered).abs() / spread}
     if not isinstance(network.g, torch.nn.Identity):

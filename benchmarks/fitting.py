@@ -1,5 +1,5 @@
-"""How well and how fast the hand model fits annotated joints: bone lengths of each person from some of the frames, then the pose in every
-frame. JSON with the hardware named; --picture draws the model in some of the fitted poses.
+"""How well and how fast the hand model fits annotated joints: bone lengths of each person from some of the frames, then
+the pose in every frame. JSON with the hardware named; --picture draws the model in some of the fitted poses.
 
     python benchmarks/fitting.py nyu_test_groundtruth_label.txt --people 0 2440 [--dataset nyu] [--picture hands.jpg]
 """
@@ -17,18 +17,21 @@ from estimator import cpu_name
 
 from fm_pose_core import __version__
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.fitting import fit_poses, fit_shape
-from fm_pose_core.hand.labels import DATASETS, MM, read_labels
-from fm_pose_core.hand.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
-from fm_pose_core.hand_experiment import JOINT_SET, SHAPE_FRAMES
+from fm_pose_core.hands.experiment import JOINT_SET, SHAPE_FRAMES
+from fm_pose_core.hands.labels import DATASETS, MM, read_labels
+from fm_pose_core.hands.model.fitting import fit_poses, fit_shape
+from fm_pose_core.hands.model.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
 
 TILE, COLUMNS = 240, 6
 
 
-def draw(skeleton: Skeleton, landmarks: tuple[Landmark, ...], poses: Array, joints: Array, bones: list[tuple[int, int]]) -> list[Any]:
-    """Tiles (TILE, TILE, 3): the skin in each pose, shaded as if a lamp stood at the camera; the annotated joints over it."""
-    from fm_pose_core.data.renderer import DepthRenderer
-    from fm_pose_core.hand.skin import build_skin, tips_of
+def draw(
+    skeleton: Skeleton, landmarks: tuple[Landmark, ...], poses: Array, joints: Array, bones: list[tuple[int, int]]
+) -> list[Any]:
+    """Tiles (TILE, TILE, 3): the skin in each pose, shaded as if a lamp stood at the camera; the annotated joints over
+    it."""
+    from fm_pose_core.hands.model.skin import build_skin, tips_of
+    from fm_pose_core.rendering.renderer import DepthRenderer
 
     skin = build_skin(skeleton, tips=tips_of(landmarks))
     renderer = DepthRenderer(len(skin.vertices), skin.faces, TILE, TILE)
@@ -36,7 +39,9 @@ def draw(skeleton: Skeleton, landmarks: tuple[Landmark, ...], poses: Array, join
     for pose, own in zip(poses, joints, strict=True):
         center = own.mean(0)
         f = TILE * center[2] / 0.26
-        K = np.array([[f, 0, TILE / 2 - f * center[0] / center[2]], [0, f, TILE / 2 - f * center[1] / center[2]], [0, 0, 1]])
+        K = np.array(
+            [[f, 0, TILE / 2 - f * center[0] / center[2]], [0, f, TILE / 2 - f * center[1] / center[2]], [0, 0, 1]]
+        )
         depth = renderer.render(skin.posed(pose), K)
         seen = depth > 0
         smooth = cv2.GaussianBlur(np.where(seen, depth, depth.max()), (0, 0), 0.8)
@@ -57,7 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels", type=Path, help="u v d of each joint, a frame per line")
     parser.add_argument("--dataset", default="nyu", choices=list(DATASETS))
-    parser.add_argument("--people", type=int, nargs="+", default=[0], help="frame, counted from 0, at which each person begins (default: %(default)s)")
+    parser.add_argument(
+        "--people",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="frame, counted from 0, at which each person begins (default: %(default)s)",
+    )
     parser.add_argument("--picture", type=Path, help="draw six frames of each person into this file")
     arguments = parser.parse_args()
     joints = read_labels(arguments.labels, DATASETS[arguments.dataset])[1]
@@ -74,20 +85,34 @@ def main() -> None:
         seconds = time.perf_counter() - shaped
         residuals = fit.residuals(own)
         of_frame = residuals.mean(1)
-        people.append({
-            "frames": len(own),
-            "residual_mm": {f"{p}%": round(float(np.percentile(residuals, p)) / MM, 2) for p in (10, 25, 50, 75, 90, 95, 99)} | {"mean": round(float(residuals.mean()) / MM, 2)},
-            "mean_residual_of_a_frame_mm": {f"{p}%": round(float(np.percentile(of_frame, p)) / MM, 2) for p in (50, 90, 99, 100)},
-            "per_joint_median_mm": {n: round(float(m) / MM, 2) for n, m in zip(names, np.median(residuals, 0), strict=True)},
-            "seconds_for_the_bone_lengths": round(shaped - started, 2),
-            "frames_per_second": round(len(own) / seconds),
-        })  # fmt: skip
+        people.append(
+            {
+                "frames": len(own),
+                "residual_mm": {
+                    f"{p}%": round(float(np.percentile(residuals, p)) / MM, 2) for p in (10, 25, 50, 75, 90, 95, 99)
+                }
+                | {"mean": round(float(residuals.mean()) / MM, 2)},
+                "mean_residual_of_a_frame_mm": {
+                    f"{p}%": round(float(np.percentile(of_frame, p)) / MM, 2) for p in (50, 90, 99, 100)
+                },
+                "per_joint_median_mm": {
+                    n: round(float(m) / MM, 2) for n, m in zip(names, np.median(residuals, 0), strict=True)
+                },
+                "seconds_for_the_bone_lengths": round(shaped - started, 2),
+                "frames_per_second": round(len(own) / seconds),
+            }
+        )
         if arguments.picture:
             shown = np.linspace(0, len(own) - 1, COLUMNS + 2).astype(int)[1:-1]
             tiles.append(np.hstack(draw(skeleton, placed, fit.pose[shown], own[shown], bones)))
     if arguments.picture:
         cv2.imwrite(str(arguments.picture), np.vstack(tiles), [cv2.IMWRITE_JPEG_QUALITY, 88])
-    print(json.dumps({"hardware": {"cpu": cpu_name(), "cores": os.cpu_count()}, "version": __version__, "people": people}, indent=2))
+    print(
+        json.dumps(
+            {"hardware": {"cpu": cpu_name(), "cores": os.cpu_count()}, "version": __version__, "people": people},
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

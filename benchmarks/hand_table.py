@@ -1,6 +1,6 @@
 """Trains the rows of a table for hands on simulated depth maps of another hand and prints the table: synthetic only,
-real only, both without g, and feature mapping, on equal budgets. Scored is a person that no training sees, making the gestures of the training frames, and
-bending the fingers at random. What is there is not made again.
+real only, both without g, and feature mapping, on equal budgets. Scored is a person that no training sees, making the
+gestures of the training frames, and bending the fingers at random. What is there is not made again.
 
     python benchmarks/hand_table.py --mesh right.glb [--runs runs/hand] [--rows …] [--seeds 0 1]
 """
@@ -13,11 +13,16 @@ from pathlib import Path
 import numpy as np
 from rows import ROOT, Row, fm_pose, name_of, train
 
-from fm_pose_core.hand.frames import read_frames
-from fm_pose_core.hand.labels import DATASETS, read_labels
+from fm_pose_core.hands.frames import read_frames
+from fm_pose_core.hands.labels import DATASETS, read_labels
 
-# A twentieth of the frames, as where labels are costly (compare the paper's Figure 4 of objects), and a shorter training.
-FEW = ["hand.frames='" + ",".join(map(str, range(0, 2000, 20))) + "'", "schedule.pretrain_images=40000", "schedule.images=120000"]
+# A twentieth of the frames, as where labels are costly (compare the paper's Figure 4 of objects), and a shorter
+# training.
+FEW = [
+    "hand.frames='" + ",".join(map(str, range(0, 2000, 20))) + "'",
+    "schedule.pretrain_images=40000",
+    "schedule.images=120000",
+]
 ROWS = {
     "feature_mapping": Row(),
     "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
@@ -45,7 +50,9 @@ def main() -> None:
     parser.add_argument("--mesh", type=Path, required=True, help="rigged hand (GLB) that the simulated camera sees")
     parser.add_argument("--runs", type=Path, default=Path("runs/hand"), help="folder of the data, runs and bundles")
     parser.add_argument("--rows", nargs="+", default=MAIN_ROWS, choices=list(ROWS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the training; figures are means over them")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="of the training; figures are means over them"
+    )
     arguments = parser.parse_args()
     runs = arguments.runs.absolute()
     data, free = runs / "data", runs / "data_free"
@@ -55,7 +62,9 @@ def main() -> None:
             fm_pose("simulate", folder, "--of", "hands", *skin, *more)
     os.environ["FM_POSE_HANDS"] = str(data)
     bundles = {
-        name_of("", row, seed): train("config/train/hand.yaml", "", ROWS, row, seed, runs) for row in arguments.rows for seed in arguments.seeds
+        name_of("", row, seed): train("config/train/hand.yaml", "", ROWS, row, seed, runs)
+        for row in arguments.rows
+        for seed in arguments.seeds
     }
     print_table("Gestures, as in the training frames", data, runs / "gestures", bundles, arguments)
     print_table("Fingers bent at random", free, runs / "free", bundles, arguments)
@@ -69,8 +78,18 @@ def print_table(title: str, data: Path, output: Path, bundles: dict[str, Path], 
     fm_pose("evaluate", "hand", "--dataset", "nyu", "--root", data, "--views", 1, *options, *outputs)
     by_name = {s["name"]: s for s in json.loads((output / "scores.json").read_text())}
     truth = read_frames("nyu", data, "test").joints
-    errors = {name: np.linalg.norm(read_labels(output / f"{name}.txt", DATASETS["nyu"])[1] - truth, axis=-1).mean(1) for name in bundles}
-    head = ("row", "mean joint error, mm", "all joints < 20 mm, %", "all joints < 40 mm, %", "frames × seeds", "error / without g")
+    errors = {
+        name: np.linalg.norm(read_labels(output / f"{name}.txt", DATASETS["nyu"])[1] - truth, axis=-1).mean(1)
+        for name in bundles
+    }
+    head = (
+        "row",
+        "mean joint error, mm",
+        "all joints < 20 mm, %",
+        "all joints < 40 mm, %",
+        "frames × seeds",
+        "error / without g",
+    )
     print(f"\n{title}\n\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for row in arguments.rows:
         own = [by_name[name_of("", row, seed)] for seed in arguments.seeds]
@@ -78,7 +97,11 @@ def print_table(title: str, data: Path, output: Path, bundles: dict[str, Path], 
         mean = np.mean([s["mean_error_mm"] for s in own])
         ratio, other = "–", "few_without_mapping" if row.startswith("few_") else "without_mapping"
         if other in arguments.rows:
-            ratio = relative(np.mean([np.log(errors[name_of("", row, s)] / errors[name_of("", other, s)]) for s in arguments.seeds], 0))
+            ratio = relative(
+                np.mean(
+                    [np.log(errors[name_of("", row, s)] / errors[name_of("", other, s)]) for s in arguments.seeds], 0
+                )
+            )
         print(f"| {row} | {mean:.1f} | {within[0]:.1f} | {within[1]:.1f} | {own[0]['frames']} × {len(own)} | {ratio} |")
     print(flush=True)
 

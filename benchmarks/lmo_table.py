@@ -1,12 +1,14 @@
-"""Trains every row of docs/results.md on Occlusion-LINEMOD and prints the table: synthetic only, real only, both without g, and
-feature mapping, on equal budgets, for each object. What has been trained already is not trained again, so it can be
-interrupted and called again.
+"""Trains every row of docs/results.md on Occlusion-LINEMOD and prints the table: synthetic only, real only, both
+without g, and feature mapping, on equal budgets, for each object. What has been trained already is not trained again,
+so it can be interrupted and called again.
 
-The last column compares a row with "without g" instance by instance: the ratio of the 2D projection errors (geometric mean over
-instances, windows and training seeds; one beyond 60 px, or none, counts as 60 px), with its standard error over
-instances. A few dozen instances can tell rows apart in this way that differ by less than the noise of a percentage.
+The last column compares a row with "without g" instance by instance: the ratio of the 2D projection errors (geometric
+mean over instances, windows and training seeds; one beyond 60 px, or none, counts as 60 px), with its standard error
+over instances. A few dozen instances can tell rows apart in this way that differ by less than the noise of a
+percentage.
 
-    FM_POSE_DATA=… python benchmarks/lmo_table.py --runs runs/lmo [--objects duck holepuncher] [--rows …] [--seeds 0 1] [--evaluate-only]
+    FM_POSE_DATA=… python benchmarks/lmo_table.py --runs runs/lmo [--objects duck holepuncher] [--rows …] [--seeds 0 1]
+    [--evaluate-only]
 """
 
 import argparse
@@ -19,15 +21,16 @@ from typing import Any
 import numpy as np
 from rows import Row, fm_pose, name_of, train
 
-# Every fifth of the 105 training frames, from the third on; fewer images suffice for them (compare the paper's Figure 4).
+# Every fifth of the 105 training frames, from the third on; fewer images suffice for them (compare the paper's Figure
+# 4).
 FEW = [
     "object.training_frames=17,41,64,175,217,248,266,477,501,642,667,703,737,756,764,844,1050,1087,1117,1151,1180",
     "schedule.images=120000",
 ]
 # Photographs as they are: novel views of them are renderings.
 NO_RENDERINGS = ["real.novel_views=0.0"]
-# Without this project's options that narrow the gap (light and paint at random, novel views): the sampling of section 4.1 but for occluders,
-# jitter and noise.
+# Without this project's options that narrow the gap (light and paint at random, novel views): the sampling of section
+# 4.1 but for occluders, jitter and noise.
 PLAIN = ["synthetic.appearance.light=0.0", "synthetic.appearance.repaint=0.0", *NO_RENDERINGS]
 ROWS = {
     "feature_mapping": Row(),
@@ -51,7 +54,13 @@ LARGEST_ERROR = 60.0  # pixels
 
 def baseline_of(row: str) -> str:
     """The row without g of the same images."""
-    return "few_without_mapping" if row.startswith("few_") else "without_mapping_plain" if row.endswith("_plain") else "without_mapping"
+    return (
+        "few_without_mapping"
+        if row.startswith("few_")
+        else "without_mapping_plain"
+        if row.endswith("_plain")
+        else "without_mapping"
+    )
 
 
 def evaluate(bundle: Path, displace: float, seed: int) -> dict[str, Any]:
@@ -59,11 +68,32 @@ def evaluate(bundle: Path, displace: float, seed: int) -> dict[str, Any]:
     name = f"displaced{displace:g}_{seed}" if displace else "centred"
     report = bundle.parent.parent / "reports" / f"{bundle.name}_{name}"
     if not (report / "evaluation.json").is_file():
-        frames = json.loads((bundle / "manifest.json").read_text())["training"]["configuration"]["object"]["validation_frames"]
+        frames = json.loads((bundle / "manifest.json").read_text())["training"]["configuration"]["object"][
+            "validation_frames"
+        ]
         root = Path(os.path.expandvars("$FM_POSE_DATA")) / "lmo"
         options = ["--displace", displace, "--seed", seed] if displace else []
-        fm_pose("evaluate", "bop", "--bundle", bundle, "--root", root, "--split", "test", "--window", "gt", "--views", 1, "--frames", frames, *options,
-                "--csv", report / "poses.csv", "--output", report)  # fmt: skip
+        fm_pose(
+            "evaluate",
+            "bop",
+            "--bundle",
+            bundle,
+            "--root",
+            root,
+            "--split",
+            "test",
+            "--window",
+            "gt",
+            "--views",
+            1,
+            "--frames",
+            frames,
+            *options,
+            "--csv",
+            report / "poses.csv",
+            "--output",
+            report,
+        )
     evaluation: dict[str, Any] = json.loads((report / "evaluation.json").read_text())
     return evaluation
 
@@ -84,7 +114,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/lmo"), help="folder of the runs, bundles and reports")
     parser.add_argument("--objects", nargs="+", default=["duck", "holepuncher"])
     parser.add_argument("--rows", nargs="+", default=MAIN_ROWS, choices=list(ROWS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the training; figures are means over them")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="of the training; figures are means over them"
+    )
     parser.add_argument("--evaluate-only", action="store_true", help="leave out what has not been trained")
     arguments = parser.parse_args()
     runs = arguments.runs.absolute()
@@ -94,7 +126,11 @@ def main() -> None:
         logs: dict[str, np.ndarray] = {}
         cells: dict[str, str] = {}
         for row in arguments.rows:
-            seeds = [s for s in arguments.seeds if not arguments.evaluate_only or (runs / "bundles" / name_of(f"{obj}_", row, s)).is_dir()]
+            seeds = [
+                s
+                for s in arguments.seeds
+                if not arguments.evaluate_only or (runs / "bundles" / name_of(f"{obj}_", row, s)).is_dir()
+            ]
             if not seeds:
                 continue
             bundles = [train(f"config/train/lmo_{obj}.yaml", f"{obj}_", ROWS, row, seed, runs) for seed in seeds]
@@ -103,7 +139,9 @@ def main() -> None:
             proj, add, cm_deg = np.mean([shares(e) for e in centred], 0)
             proj_displaced, add_displaced, _ = np.mean([shares(e) for e in displaced], 0)
             logs[row] = np.mean([log_errors(e) for e in (*centred, *displaced)], 0)  # per instance
-            cells[row] = f"{proj:.1f} | {proj_displaced:.1f} | {add:.1f} | {add_displaced:.1f} | {cm_deg:.1f} | {len(logs[row])} × {len(seeds)}"
+            cells[row] = (
+                f"{proj:.1f} | {proj_displaced:.1f} | {add:.1f} | {add_displaced:.1f} | {cm_deg:.1f} | {len(logs[row])} × {len(seeds)}"
+            )
         for row in cells:
             ratio, baseline = "", baseline_of(row)
             if baseline in logs:

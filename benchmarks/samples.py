@@ -28,18 +28,19 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
 
     cv2.setNumThreads(1)
     with threadpool_limits(1):
-        results.put((of_hands if arguments.of == "hands" else of_object)(arguments, np.random.default_rng(worker)))  # type: ignore[attr-defined]
+        # Type: ignore[attr-defined].
+        results.put((of_hands if arguments.of == "hands" else of_object)(arguments, np.random.default_rng(worker)))
 
 
 def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict[str, float]:
     """Rates of T^S as the paper's, and with the options of config/train."""
-    from fm_pose_core.crop import Crop
-    from fm_pose_core.data.appearance import AppearanceConfig
-    from fm_pose_core.data.backgrounds import Backgrounds
-    from fm_pose_core.data.renderer import load_mesh
-    from fm_pose_core.data.samples import SyntheticConfig, SyntheticSamples
-    from fm_pose_core.data.viewpoints import random_viewpoint
     from fm_pose_core.geometry import box_corners
+    from fm_pose_core.objects.crop import Crop
+    from fm_pose_core.objects.samples import SyntheticConfig, SyntheticSamples
+    from fm_pose_core.objects.viewpoints import random_viewpoint
+    from fm_pose_core.rendering.appearance import AppearanceConfig
+    from fm_pose_core.rendering.backgrounds import Backgrounds
+    from fm_pose_core.rendering.mesh import load_mesh
     from fm_pose_core.simulation.tugboat import demo_object
 
     mesh = load_mesh(arguments.mesh, arguments.unit) if arguments.mesh else demo_object()
@@ -58,7 +59,8 @@ def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict
         rates[name] = _rate(samples.draw, arguments.seconds)
         if name == "paper":
             rates["bare_renders"] = _rate(
-                lambda s=samples, c=config: s.renderer.render(random_viewpoint(rng, c.viewpoints, s.center)), arguments.seconds
+                lambda s=samples, c=config: s.renderer.render(random_viewpoint(rng, c.viewpoints, s.center)),
+                arguments.seconds,
             )  # type: ignore[misc]
         samples.close()
     return rates
@@ -68,16 +70,19 @@ def of_hands(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict[
     """Rates of T^S of hands: six hands in turn, poses of the model's own prior."""
     import numpy as np
 
-    from fm_pose_core.hand.crop import HandCrop
-    from fm_pose_core.hand.samples import HandSamples, HandSyntheticConfig
-    from fm_pose_core.hand.skeleton import joint_sets
-    from fm_pose_core.hand_experiment import HandConfig, random_hand
+    from fm_pose_core.hands.crop import HandCrop
+    from fm_pose_core.hands.experiment import HandConfig, random_hand
+    from fm_pose_core.hands.model.skeleton import joint_sets
+    from fm_pose_core.hands.samples import HandSamples, HandSyntheticConfig
 
     landmarks, config = joint_sets()["nyu14"], HandSyntheticConfig()
     hands = [random_hand(landmarks, HandConfig(), rng) for _ in range(6)]
     samples = HandSamples(hands, np.zeros((0, hands[0][0].skeleton.size)), HandCrop(), config, rng)
     renderer, prior = samples.renderers[0], samples.priors[0]
-    rates = {"hands": _rate(samples.draw, arguments.seconds), "bare_renders": _rate(lambda: renderer.render(prior.draw(rng)), arguments.seconds)}
+    rates = {
+        "hands": _rate(samples.draw, arguments.seconds),
+        "bare_renders": _rate(lambda: renderer.render(prior.draw(rng)), arguments.seconds),
+    }
     samples.close()
     return rates
 
@@ -95,7 +100,9 @@ def _rate(draw: object, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--of", choices=("object", "hands"), default="object", help="what is rendered (default: %(default)s)")
+    parser.add_argument(
+        "--of", choices=("object", "hands"), default="object", help="what is rendered (default: %(default)s)"
+    )
     parser.add_argument("--mesh", type=Path, help="mesh file (default: the demo's object)")
     parser.add_argument("--unit", type=float, default=1e-3, help="the mesh's unit in metres")
     parser.add_argument("--faces", type=int, default=5000, help="simplify the mesh to about so many triangles")
@@ -122,7 +129,9 @@ def main() -> None:
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
     )
     return f"{names[0]}, {os.cpu_count()} cores" if names else platform.processor()
 

@@ -1,5 +1,5 @@
-"""6D object pose from one RGB image, and the joints of a hand from one depth map, by feature mapping (Rad, Oberweger, Lepetit, CVPR 2018).
-Free of ROS.
+"""6D object pose from one RGB image, and the joints of a hand from one depth map, by feature mapping (Rad, Oberweger,
+Lepetit, CVPR 2018). Free of ROS.
 
 The names below load on first use, so that importing the package stays cheap.
 """
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what the lazy names are, for type checkers and editors
     from fm_pose_core.config import EstimatorConfig as EstimatorConfig
-    from fm_pose_core.estimator import PoseEstimator as PoseEstimator
-    from fm_pose_core.hand.estimator import HandEstimator as HandEstimator
-    from fm_pose_core.hand.estimator import HandPose as HandPose
+    from fm_pose_core.hands.estimator import HandEstimator as HandEstimator
+    from fm_pose_core.hands.estimator import HandPose as HandPose
+    from fm_pose_core.objects.estimator import PoseEstimator as PoseEstimator
     from fm_pose_core.types import Camera as Camera
     from fm_pose_core.types import ObjectPose as ObjectPose
     from fm_pose_core.types import Window as Window
@@ -22,9 +22,9 @@ _LAZY = {
     "Camera": "types",
     "Window": "types",
     "ObjectPose": "types",
-    "PoseEstimator": "estimator",
-    "HandEstimator": "hand.estimator",
-    "HandPose": "hand.estimator",
+    "PoseEstimator": "objects.estimator",
+    "HandEstimator": "hands.estimator",
+    "HandPose": "hands.estimator",
     "EstimatorConfig": "config",
 }
 __all__ = [*_LAZY, "__version__"]

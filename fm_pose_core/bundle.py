@@ -1,5 +1,5 @@
-"""A bundle: the folder that holds all the estimator needs of one object or of hands (network, manifest, mesh). Plain ONNX, JSON and
-PLY with checksums; nothing in it is executed or unpickled."""
+"""A bundle: the folder that holds all the estimator needs of one object or of hands (network, manifest, mesh). Plain
+ONNX, JSON and PLY with checksums; nothing in it is executed or unpickled."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ import numpy as np
 from fm_pose_core import __version__
 from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.contract import HAND_POSE, OBJECT_POSE, Contract, hand_contract, object_contract
-from fm_pose_core.crop import Crop
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array, box_corners
+from fm_pose_core.objects.crop import Crop
 
 FORMAT = 1
 TASKS = (OBJECT_POSE, HAND_POSE)
@@ -67,8 +67,8 @@ class CropEntry:
 
 @dataclass(frozen=True)
 class HandEntry:
-    """The hand: names of the joints in the network's order, the bones between them (pairs of names, for a skeleton drawing), left or
-    right, and the cube (side, metres) and window (pixels) that the network was trained with."""
+    """The hand: names of the joints in the network's order, the bones between them (pairs of names, for a skeleton
+    drawing), left or right, and the cube (side, metres) and window (pixels) that the network was trained with."""
 
     name: str
     joints: tuple[str, ...]
@@ -80,15 +80,16 @@ class HandEntry:
 
 @dataclass(frozen=True)
 class CalibrationEntry:
-    """spread_scale: factor between the network's spread and its errors on photographs that it was not trained on (export)."""
+    """spread_scale: factor between the network's spread and its errors on photographs that it was not trained on
+    (export)."""
 
     spread_scale: float
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json. object and crop belong to task object_pose, hand to hand_pose. training: the whole configuration and the data it
-    saw, for the record."""
+    """manifest.json. object and crop belong to task object_pose, hand to hand_pose. training: the whole configuration
+    and the data it saw, for the record."""
 
     format: int
     task: str
@@ -116,8 +117,8 @@ class Bundle:
         """Read and check the folder `path`: manifest keys, types and values, and the checksum of every file. That the
         network can be executed and keeps its contract is checked where it is loaded (runtime.load_backend).
 
-        Gives an ObjectBundle or a HandBundle, whichever it is. Raises InputError that names what was expected and what came; called on one of the
-        two classes, also if it is the other.
+        Gives an ObjectBundle or a HandBundle, whichever it is. Raises InputError that names what was expected and what
+        came; called on one of the two classes, also if it is the other.
         """
         path = Path(path)
         expect(path.is_dir(), str(path), "a bundle (a folder with manifest.json)", "no such folder")
@@ -248,8 +249,8 @@ def write_bundle(
     spread_scale: float = 1.0,
     training: dict[str, Any] | None = None,
 ) -> ObjectBundle:
-    """Write the bundle of an object and load it back. network, mesh: contents or the file to copy. minimum, maximum (3,), diameter and
-    the symmetries (4, 4 each) are in metres, object frame.
+    """Write the bundle of an object and load it back. network, mesh: contents or the file to copy. minimum, maximum
+    (3,), diameter and the symmetries (4, 4 each) are in metres, object frame.
 
     The folder is written and validated beside `path` and then renamed, so `path` never holds half a bundle. An older
     bundle there is replaced; anything else is refused. Raises InputError and leaves `path` as it was.
@@ -272,19 +273,37 @@ def write_bundle(
 
 
 def write_hand_bundle(
-    path: str | Path, *, network: bytes | Path, architecture: dict[str, Any], hand: HandEntry, spread_scale: float = 1.0, training: dict[str, Any] | None = None
+    path: str | Path,
+    *,
+    network: bytes | Path,
+    architecture: dict[str, Any],
+    hand: HandEntry,
+    spread_scale: float = 1.0,
+    training: dict[str, Any] | None = None,
 ) -> HandBundle:
     """Write the bundle of a network for hands and load it back. Otherwise as `write_bundle`."""
-    _write_folder(Path(path).absolute(), HAND_POSE, lambda _: {"hand": hand}, network, architecture, spread_scale, training)
+    _write_folder(
+        Path(path).absolute(), HAND_POSE, lambda _: {"hand": hand}, network, architecture, spread_scale, training
+    )
     return HandBundle.load(path)
 
 
 def _write_folder(
-    path: Path, task: str, entries: Callable[[Path], dict[str, Any]], network: bytes | Path, architecture: dict[str, Any], spread_scale: float,
+    path: Path,
+    task: str,
+    entries: Callable[[Path], dict[str, Any]],
+    network: bytes | Path,
+    architecture: dict[str, Any],
+    spread_scale: float,
     training: dict[str, Any] | None,
-) -> None:  # fmt: skip
+) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        expect(_looks_like_bundle(path), str(path), "nothing, an empty folder or an older bundle", "something else; it is left alone")
+        expect(
+            _looks_like_bundle(path),
+            str(path),
+            "nothing, an empty folder or an older bundle",
+            "something else; it is left alone",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -310,13 +329,28 @@ def _write_folder(
 def _manifest(values: Any) -> Manifest:
     expect(isinstance(values, dict), "the manifest", "an object with keys", type(values).__name__)
     # First what it is, so that a manifest of another kind or age isn't reported as a list of odd keys.
-    expect(values.get("format") == FORMAT, "format", f"{FORMAT}, the version this package reads", repr(values.get("format")))
+    expect(
+        values.get("format") == FORMAT,
+        "format",
+        f"{FORMAT}, the version this package reads",
+        repr(values.get("format")),
+    )
     expect(values.get("task") in TASKS, "task", " or ".join(map(repr, TASKS)), repr(values.get("task")))
     manifest = from_dict(Manifest, values)
     of_object = manifest.task == OBJECT_POSE
     for key, wanted in (("object", of_object), ("crop", of_object), ("hand", not of_object)):
-        expect((getattr(manifest, key) is not None) == wanted, key, "an entry" if wanted else "none", f"{'none' if wanted else 'one'} for {manifest.task}")
-    expect(0 < manifest.calibration.spread_scale < math.inf, "calibration.spread_scale", "a positive number", manifest.calibration.spread_scale)
+        expect(
+            (getattr(manifest, key) is not None) == wanted,
+            key,
+            "an entry" if wanted else "none",
+            f"{'none' if wanted else 'one'} for {manifest.task}",
+        )
+    expect(
+        0 < manifest.calibration.spread_scale < math.inf,
+        "calibration.spread_scale",
+        "a positive number",
+        manifest.calibration.spread_scale,
+    )
     if manifest.object is not None and manifest.crop is not None:
         _check_object(manifest.object, manifest.crop)
     if manifest.hand is not None:
@@ -332,17 +366,32 @@ def _check_object(thing: ObjectEntry, crop: CropEntry) -> None:
     diagonal = float(np.linalg.norm(numbers[1] - numbers[0]))
     longest = float((numbers[1] - numbers[0]).max())
     fits = 0.99 * longest <= thing.diameter <= 1.01 * diagonal
-    expect(fits, "object.diameter", f"between the box's longest side {longest:g} and its diagonal {diagonal:g} (metres)", thing.diameter)
+    expect(
+        fits,
+        "object.diameter",
+        f"between the box's longest side {longest:g} and its diagonal {diagonal:g} (metres)",
+        thing.diameter,
+    )
     expect(diagonal < 10.0, "object", "a box in metres, below 10 m", f"a diagonal of {diagonal:g}")
     for i, symmetry in enumerate(thing.symmetries):
-        expect(_is_rigid(symmetry), f"object.symmetries[{i}]", "16 numbers of a rigid 4x4 transform, row-major", list(symmetry))
+        expect(
+            _is_rigid(symmetry),
+            f"object.symmetries[{i}]",
+            "16 numbers of a rigid 4x4 transform, row-major",
+            list(symmetry),
+        )
     expect(8 <= crop.size <= 4096, "crop.size", "8 to 4096 pixels", crop.size)
     expect(0 < crop.focal < math.inf, "crop.focal", "a positive number of pixels", crop.focal)
 
 
 def _check_hand(hand: HandEntry) -> None:
     expect(bool(hand.name), "hand.name", "a name", "an empty one")
-    expect(0 < len(hand.joints) <= 256 and len(set(hand.joints)) == len(hand.joints), "hand.joints", "up to 256 different names", list(hand.joints))
+    expect(
+        0 < len(hand.joints) <= 256 and len(set(hand.joints)) == len(hand.joints),
+        "hand.joints",
+        "up to 256 different names",
+        list(hand.joints),
+    )
     for bone in hand.bones:
         expect(set(bone) <= set(hand.joints), "hand.bones", "pairs of joints", list(bone))
     expect(0 < hand.cube < 10.0, "hand.cube", "a side in metres, below 10 m", hand.cube)
@@ -354,7 +403,9 @@ def _is_rigid(numbers: tuple[float, ...]) -> bool:
         return False
     T = np.array(numbers).reshape(4, 4)
     R = T[:3, :3]
-    return bool(np.abs(R @ R.T - np.eye(3)).max() < 1e-3 and np.linalg.det(R) > 0 and np.array_equal(T[3], [0, 0, 0, 1]))
+    return bool(
+        np.abs(R @ R.T - np.eye(3)).max() < 1e-3 and np.linalg.det(R) > 0 and np.array_equal(T[3], [0, 0, 0, 1])
+    )
 
 
 def _check_file(folder: Path, entry: FileEntry | NetworkEntry) -> None:
@@ -363,7 +414,9 @@ def _check_file(folder: Path, entry: FileEntry | NetworkEntry) -> None:
     file = folder / entry.file
     expect(file.is_file(), entry.file, "a file in the bundle", "no such file")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    expect(digest == entry.sha256, entry.file, f"sha256 {entry.sha256}", f"{digest}; the file is damaged or was exchanged")
+    expect(
+        digest == entry.sha256, entry.file, f"sha256 {entry.sha256}", f"{digest}; the file is damaged or was exchanged"
+    )
 
 
 def _looks_like_bundle(path: Path) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fm_pose_core.estimator import PoseEstimator
+    from fm_pose_core.objects.estimator import PoseEstimator
 
 RAW = argparse.RawDescriptionHelpFormatter
 
@@ -40,12 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fm-pose", description="6D object pose from one RGB image by feature mapping: train, evaluate, export, run."
+        prog="fm-pose",
+        description="6D object pose from one RGB image by feature mapping: train, evaluate, export, run.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    p = _command(verbs, "train", _train, "train a network", "fm-pose train config/train/lmo_duck.yaml --output runs/duck")
+    p = _command(
+        verbs, "train", _train, "train a network", "fm-pose train config/train/lmo_duck.yaml --output runs/duck"
+    )
     p.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file of the experiment (not with --resume)")
     p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
@@ -58,28 +61,58 @@ def _parser() -> argparse.ArgumentParser:
         help="change one value of CONFIG, such as method=real_only or schedule.images=50000; may be repeated",
     )
 
-    p = _command(verbs, "export", _export, "make a bundle from a run", "fm-pose export runs/duck models/duck --precision fp16")
+    p = _command(
+        verbs, "export", _export, "make a bundle from a run", "fm-pose export runs/duck models/duck --precision fp16"
+    )
     p.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a training run")
     p.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR", help="folder to write")
-    p.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="how weights are stored (default: %(default)s)")
+    p.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp16", help="how weights are stored (default: %(default)s)"
+    )
 
     p = _group(verbs, "evaluate", "score poses on a dataset")
     _add_evaluate_bop(p)
     _add_evaluate_hand(p)
 
-    p = _command(verbs, "simulate", _simulate, "write a dataset of simulated photographs of the demo's object, or of hands", "fm-pose simulate demo_data")
-    p.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="folder to write: a BOP dataset, or for hands NYU's layout")
-    p.add_argument("--of", choices=("object", "hands"), default="object", help="what is seen (default: %(default)s)")
-    p.add_argument("--photos", type=int, metavar="N", help="labelled training images (default: 120 of the object, 2000 of hands)")
-    p.add_argument("--frames", type=int, metavar="N", help="frames of the sequence, split test (default: 90, 500)")
-    p.add_argument("--mesh", type=Path, metavar="FILE.glb", help="rigged hand to photograph instead of our own, with --mapping")
-    p.add_argument("--mapping", type=Path, metavar="FILE.yaml", help="names of the rigged hand's nodes, as config/hand/webxr.yaml")
-    p.add_argument("--sensor", choices=("structured_light", "time_of_flight"), default="structured_light", help="depth sensor (default: %(default)s)")
-    p.add_argument(
-        "--fingers", choices=("gestures", "free"), default="gestures", help="hands make gestures, or bend each finger by itself at random (default: %(default)s)"
+    p = _command(
+        verbs,
+        "simulate",
+        _simulate,
+        "write a dataset of simulated photographs of the demo's object, or of hands",
+        "fm-pose simulate demo_data",
     )
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="of set-ups, viewpoints and noise (default: %(default)s)")
-    p.add_argument("--quality", type=int, default=82, metavar="Q", help="of the JPEG files, 1 to 100 (default: %(default)s)")
+    p.add_argument(
+        "output", type=Path, metavar="OUTPUT_DIR", help="folder to write: a BOP dataset, or for hands NYU's layout"
+    )
+    p.add_argument("--of", choices=("object", "hands"), default="object", help="what is seen (default: %(default)s)")
+    p.add_argument(
+        "--photos", type=int, metavar="N", help="labelled training images (default: 120 of the object, 2000 of hands)"
+    )
+    p.add_argument("--frames", type=int, metavar="N", help="frames of the sequence, split test (default: 90, 500)")
+    p.add_argument(
+        "--mesh", type=Path, metavar="FILE.glb", help="rigged hand to photograph instead of our own, with --mapping"
+    )
+    p.add_argument(
+        "--mapping", type=Path, metavar="FILE.yaml", help="names of the rigged hand's nodes, as config/hand/webxr.yaml"
+    )
+    p.add_argument(
+        "--sensor",
+        choices=("structured_light", "time_of_flight"),
+        default="structured_light",
+        help="depth sensor (default: %(default)s)",
+    )
+    p.add_argument(
+        "--fingers",
+        choices=("gestures", "free"),
+        default="gestures",
+        help="hands make gestures, or bend each finger by itself at random (default: %(default)s)",
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of set-ups, viewpoints and noise (default: %(default)s)"
+    )
+    p.add_argument(
+        "--quality", type=int, default=82, metavar="Q", help="of the JPEG files, 1 to 100 (default: %(default)s)"
+    )
 
     p = _group(verbs, "download", "get a dataset")
     _add_download_bop(p)
@@ -94,12 +127,20 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle of the object")
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="image file (PNG, JPEG, …)")
     p.add_argument(
-        "--camera", required=True, metavar="FX,FY,CX,CY", help="focal lengths and principal point in pixels; the image without distortion"
+        "--camera",
+        required=True,
+        metavar="FX,FY,CX,CY",
+        help="focal lengths and principal point in pixels; the image without distortion",
     )
     p.add_argument(
-        "--window", required=True, metavar="U,V", help="about where the object's centre is, pixels (0,0: the centre of the top-left pixel)"
+        "--window",
+        required=True,
+        metavar="U,V",
+        help="about where the object's centre is, pixels (0,0: the centre of the top-left pixel)",
     )
-    p.add_argument("--output", type=Path, metavar="FILE", help="also draw the object's box and axes into a copy of the image")
+    p.add_argument(
+        "--output", type=Path, metavar="FILE", help="also draw the object's box and axes into a copy of the image"
+    )
     _add_engine_options(p)
 
     p = _group(verbs, "bundle", "look into a bundle")
@@ -115,14 +156,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle to build from")
     p.add_argument("output", type=Path, metavar="OUT", help="engine file to write")
-    p.add_argument("--compute-capability", metavar="X.Y", help="of the GPU that will run it, e.g. 8.9 (default: the GPU of this machine)")
+    p.add_argument(
+        "--compute-capability",
+        metavar="X.Y",
+        help="of the GPU that will run it, e.g. 8.9 (default: the GPU of this machine)",
+    )
     p.add_argument("--precision", choices=("fp16", "fp32"), default="fp16", help="arithmetic (default: %(default)s)")
     return parser
 
 
-def _command(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], help_text: str, example: str) -> argparse.ArgumentParser:
+def _command(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], None], help_text: str, example: str
+) -> argparse.ArgumentParser:
     p: argparse.ArgumentParser = verbs.add_parser(
-        name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".", epilog=f"example:\n  {example}", formatter_class=RAW
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=RAW,
     )
     p.set_defaults(run=run)
     return p
@@ -137,14 +188,21 @@ def _add_engine_options(p: argparse.ArgumentParser) -> None:
     for name in ("backend", "precision"):
         f = EstimatorConfig.__dataclass_fields__[name]
         p.add_argument(
-            f"--{name}", choices=f.metadata["choices"], default=f.default, help=f"{f.metadata['description']} (default: %(default)s)"
+            f"--{name}",
+            choices=f.metadata["choices"],
+            default=f.default,
+            help=f"{f.metadata['description']} (default: %(default)s)",
         )
     f = EstimatorConfig.__dataclass_fields__["views"]
-    p.add_argument("--views", type=int, default=f.default, metavar="N", help=f"{f.metadata['description']} (default: %(default)s)")
+    p.add_argument(
+        "--views", type=int, default=f.default, metavar="N", help=f"{f.metadata['description']} (default: %(default)s)"
+    )
 
 
 def _estimator_config(args: argparse.Namespace, **more: object) -> EstimatorConfig:
-    return from_dict(EstimatorConfig, {"backend": args.backend, "precision": args.precision, "views": args.views, **more})
+    return from_dict(
+        EstimatorConfig, {"backend": args.backend, "precision": args.precision, "views": args.views, **more}
+    )
 
 
 def _add_evaluate_bop(group: Any) -> None:
@@ -152,11 +210,19 @@ def _add_evaluate_bop(group: Any) -> None:
     p = _command(group, "bop", _evaluate_bop, "score bundles, or a result file, on a dataset in BOP format", example)
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--bundle", type=Path, action="append", metavar="DIR", help="bundle to evaluate; may be given several times, once per object"
+        "--bundle",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="bundle to evaluate; may be given several times, once per object",
     )
     source.add_argument("--results", type=Path, metavar="FILE.csv", help="score this BOP result file instead")
     p.add_argument(
-        "--root", type=Path, required=True, metavar="BOP_DIR", help="the dataset: models/ (or models_eval/) and the split's folder"
+        "--root",
+        type=Path,
+        required=True,
+        metavar="BOP_DIR",
+        help="the dataset: models/ (or models_eval/) and the split's folder",
     )
     p.add_argument("--split", default="test", help="folder with the scenes (default: %(default)s)")
     p.add_argument(
@@ -175,9 +241,20 @@ def _add_evaluate_bop(group: Any) -> None:
     )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of --displace (default: %(default)s)")
     p.add_argument("--csv", type=Path, metavar="OUT.csv", help="write the accepted poses as a BOP result file (mm, s)")
-    p.add_argument("--output", type=Path, metavar="REPORT_DIR", help="write evaluation.json and index.html (curves, calibration, pictures)")
+    p.add_argument(
+        "--output",
+        type=Path,
+        metavar="REPORT_DIR",
+        help="write evaluation.json and index.html (curves, calibration, pictures)",
+    )
     p.add_argument("--frames", metavar="IDS", help='image ids to take: "3-300,474", or a text file with such entries')
-    p.add_argument("--object", type=int, action="append", metavar="ID", help="with --results: score this object alone; may be repeated")
+    p.add_argument(
+        "--object",
+        type=int,
+        action="append",
+        metavar="ID",
+        help="with --results: score this object alone; may be repeated",
+    )
     p.add_argument(
         "--min-visibility",
         type=float,
@@ -186,7 +263,9 @@ def _add_evaluate_bop(group: Any) -> None:
         help="in a dataset without targets file: least visible fraction (default: %(default)s)",
     )
     p.add_argument(
-        "--all-instances", action="store_true", help="score every annotated instance, whatever the targets file or the visibility"
+        "--all-instances",
+        action="store_true",
+        help="score every annotated instance, whatever the targets file or the visibility",
     )
     p.add_argument(
         "--keep-rejected",
@@ -198,18 +277,47 @@ def _add_evaluate_bop(group: Any) -> None:
 
 def _add_evaluate_hand(group: Any) -> None:
     example = "fm-pose evaluate hand --dataset nyu --groundtruth labels.txt --predictions ours.txt theirs.txt --figure figure7.png"
-    p = _command(group, "hand", _evaluate_hand, "score 3D hand joints, from files in the published format or by running a bundle", example)
+    p = _command(
+        group,
+        "hand",
+        _evaluate_hand,
+        "score 3D hand joints, from files in the published format or by running a bundle",
+        example,
+    )
     p.add_argument("--dataset", required=True, choices=("nyu", "icvl"), help="its camera and its joints")
     p.add_argument("--groundtruth", type=Path, metavar="FILE", help="true joints: u v d of each, a line per frame")
-    p.add_argument("--predictions", type=Path, nargs="+", default=[], metavar="FILE", help="predicted joints in the same format")
-    p.add_argument("--bundle", type=Path, action="append", default=[], metavar="DIR", help="run this bundle on the depth maps of --root")
-    p.add_argument("--root", type=Path, metavar="DIR", help="folder of the dataset's depth maps and annotations, for --bundle")
+    p.add_argument(
+        "--predictions", type=Path, nargs="+", default=[], metavar="FILE", help="predicted joints in the same format"
+    )
+    p.add_argument(
+        "--bundle",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="run this bundle on the depth maps of --root",
+    )
+    p.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder of the dataset's depth maps and annotations, for --bundle"
+    )
     p.add_argument("--split", default="test", help="with --root (default: %(default)s)")
-    p.add_argument("--window", choices=("gt", "search"), default="gt", help="cube near the true joints, or where the estimator finds the hand (default: %(default)s)")
+    p.add_argument(
+        "--window",
+        choices=("gt", "search"),
+        default="gt",
+        help="cube near the true joints, or where the estimator finds the hand (default: %(default)s)",
+    )
     p.add_argument("--refine", action="store_true", help="cut a second time around the first answer")
     p.add_argument("--mirror", action="store_true", help="the hands are of the other side than the bundle's")
-    p.add_argument("--save", type=Path, metavar="DIR", help="write the bundles' predictions there, in the published format")
-    p.add_argument("--figure", type=Path, metavar="FILE", help="draw the fraction of frames with all joints within a distance (Figure 7)")
+    p.add_argument(
+        "--save", type=Path, metavar="DIR", help="write the bundles' predictions there, in the published format"
+    )
+    p.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="draw the fraction of frames with all joints within a distance (Figure 7)",
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
     _add_engine_options(p)
 
@@ -222,7 +330,9 @@ def _add_download_bop(group: Any) -> None:
         "fetch a dataset of the BOP benchmark",
         "fm-pose download bop --dataset lmo --parts base,models,test_bop19 --output data",
     )
-    p.add_argument("--dataset", required=True, metavar="NAME", help="lm, lmo, tless, tudl, icbin, itodd, hb, ycbv, hope, …")
+    p.add_argument(
+        "--dataset", required=True, metavar="NAME", help="lm, lmo, tless, tudl, icbin, itodd, hb, ycbv, hope, …"
+    )
     p.add_argument(
         "--parts",
         default="base,models,test_bop19",
@@ -231,7 +341,9 @@ def _add_download_bop(group: Any) -> None:
     )
     p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder in which the folder NAME is made")
     p.add_argument(
-        "--mirror", metavar="URL|DIR", help="take the archives from this web address or folder (default: the BOP hub on huggingface.co)"
+        "--mirror",
+        metavar="URL|DIR",
+        help="take the archives from this web address or folder (default: the BOP hub on huggingface.co)",
     )
     p.add_argument("--checksums", type=Path, metavar="FILE", help="SHA-256 of the archives, as sha256sum writes them")
 
@@ -240,24 +352,25 @@ def _add_download_bop(group: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    # Torch and the data process share the cores: torch's waiting threads shall sleep, not spin (a sixth of the speed on two cores),
-    # and a software rasteriser shall keep to one core. Both are read when the libraries load.
+    # Torch and the data process share the cores: torch's waiting threads shall sleep, not spin (a sixth of the speed on
+    # two cores), and a software rasteriser shall keep to one core. Both are read when the libraries load.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    from fm_pose_core.train import main as train
+    from fm_pose_core.learning.trainer import main as train
 
     train(args)
 
 
 def _export(args: argparse.Namespace) -> None:
-    from fm_pose_core.export import main as export
+    from fm_pose_core.learning.export import main as export
 
     export(args)
 
 
 def _evaluate_bop(args: argparse.Namespace) -> None:
-    from fm_pose_core.data.bop import BopDataset, parse_ids, read_results, write_results
-    from fm_pose_core.evaluate.bop import evaluate_bop, evaluate_results
+    from fm_pose_core.files import parse_ids
+    from fm_pose_core.objects.bop import BopDataset, read_results, write_results
+    from fm_pose_core.objects.evaluation import evaluate_bop, evaluate_results
 
     dataset = BopDataset(args.root)
     frames = parse_ids(args.frames) if args.frames else None
@@ -265,7 +378,11 @@ def _evaluate_bop(args: argparse.Namespace) -> None:
     if args.results:
         given = [
             option
-            for option, value in (("--csv", args.csv), ("--displace", args.displace), ("--keep-rejected", args.keep_rejected))
+            for option, value in (
+                ("--csv", args.csv),
+                ("--displace", args.displace),
+                ("--keep-rejected", args.keep_rejected),
+            )
             if value
         ]
         expect(not given, "--results", "no option that is about running a bundle", ", ".join(given))
@@ -301,7 +418,7 @@ def _evaluate_bop(args: argparse.Namespace) -> None:
     if args.csv:
         write_results(args.csv, evaluation.results())
     if args.output:
-        from fm_pose_core.evaluate.report import write_report
+        from fm_pose_core.objects.report import write_report
 
         print(f"report: {write_report(evaluation, dataset, args.output)}")
 
@@ -309,9 +426,9 @@ def _evaluate_bop(args: argparse.Namespace) -> None:
 def _evaluate_hand(args: argparse.Namespace) -> None:
     import json
 
-    from fm_pose_core.data.bop import write_atomically
-    from fm_pose_core.evaluate.hand import draw_figure_7, predict_joints, score_joints, table
-    from fm_pose_core.hand.labels import DATASETS, read_labels, write_joints
+    from fm_pose_core.files import write_atomically
+    from fm_pose_core.hands.evaluation import draw_figure_7, predict_joints, score_joints, table
+    from fm_pose_core.hands.labels import DATASETS, read_labels, write_joints
 
     dataset = DATASETS[args.dataset]
     expect(bool(args.predictions or args.bundle), "evaluate hand", "--predictions or --bundle", "neither")
@@ -320,14 +437,18 @@ def _evaluate_hand(args: argparse.Namespace) -> None:
     scores = []
     if args.predictions:
         truth = read_labels(args.groundtruth, dataset)[1]
-        scores += [score_joints(path.stem, truth, read_labels(path, dataset)[1], dataset.joints) for path in args.predictions]
+        scores += [
+            score_joints(path.stem, truth, read_labels(path, dataset)[1], dataset.joints) for path in args.predictions
+        ]
     if args.bundle:
-        from fm_pose_core.hand.estimator import HandEstimator
-        from fm_pose_core.hand.frames import read_frames
+        from fm_pose_core.hands.estimator import HandEstimator
+        from fm_pose_core.hands.frames import read_frames
 
         frames = read_frames(args.dataset, args.root, args.split)
         for path in args.bundle:
-            estimator = HandEstimator.load(path, _estimator_config(args, min_score=0.0), refine=args.refine, mirror=args.mirror)
+            estimator = HandEstimator.load(
+                path, _estimator_config(args, min_score=0.0), refine=args.refine, mirror=args.mirror
+            )
             joints = predict_joints(estimator, frames, args.window == "gt", sys.stderr.isatty())
             scores.append(score_joints(path.name, frames.joints, joints, dataset.joints))
             if args.save:
@@ -341,7 +462,7 @@ def _evaluate_hand(args: argparse.Namespace) -> None:
 
 def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, PoseEstimator], dict[str, Any]]":
     """The estimators by object id, and what to note about them."""
-    from fm_pose_core.estimator import PoseEstimator
+    from fm_pose_core.objects.estimator import PoseEstimator
 
     config = _estimator_config(args)
     estimators: dict[int, PoseEstimator] = {}
@@ -352,11 +473,16 @@ def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, PoseEstimator
         estimators[object_id] = estimator
     first = next(iter(estimators.values()))
     engine = f"{first.backend.name} {first.backend.precision} on {first.backend.device}"
-    return estimators, {"bundles": [str(b) for b in args.bundle], "backend": engine, "views": config.views, "fm_pose_version": __version__}
+    return estimators, {
+        "bundles": [str(b) for b in args.bundle],
+        "backend": engine,
+        "views": config.views,
+        "fm_pose_version": __version__,
+    }
 
 
 def _download_bop(args: argparse.Namespace) -> None:
-    from fm_pose_core.data.download import download_bop, read_checksums
+    from fm_pose_core.objects.download import download_bop, read_checksums
 
     parts = [part.strip() for part in args.parts.split(",") if part.strip()]
     expect(bool(parts), "--parts", "names separated by commas", repr(args.parts))
@@ -379,7 +505,7 @@ def _simulate(args: argparse.Namespace) -> None:
         print(simulate(args.output, photos, frames, args.seed, args.quality))
         return
     from fm_pose_core.config import read_yaml
-    from fm_pose_core.hand.rigged import rigged_hand
+    from fm_pose_core.hands.model.rigged import rigged_hand
     from fm_pose_core.simulation.depth_sensor import DepthSensorConfig
     from fm_pose_core.simulation.hands import simulate_hands
 
@@ -392,9 +518,9 @@ def _simulate(args: argparse.Namespace) -> None:
 def _infer(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from fm_pose_core.data.bop import read_image
-    from fm_pose_core.estimator import PoseEstimator
+    from fm_pose_core.files import read_image
     from fm_pose_core.geometry import quaternion_from_rotation
+    from fm_pose_core.objects.estimator import PoseEstimator
     from fm_pose_core.types import Camera, Window
 
     fx, fy, cx, cy = parse_numbers("--camera", args.camera, 4)
@@ -410,8 +536,8 @@ def _infer(args: argparse.Namespace) -> None:
     print(f"score        {pose.score:.3f}")
     print(f"reprojection {pose.reprojection_error:.2f} px")
     if args.output:
-        from fm_pose_core.data.bop import write_atomically
-        from fm_pose_core.overlay import draw_pose
+        from fm_pose_core.files import write_atomically
+        from fm_pose_core.objects.overlay import draw_pose
 
         if np.isfinite(pose.reprojection_error):
             image = draw_pose(image, camera, T, estimator.bundle.box_corners, corners=pose.corners)
@@ -424,7 +550,9 @@ def _encode(image: "NDArray[np.uint8]", path: Path) -> bytes:
     try:
         return bytes(cv2.imencode(path.suffix, image[..., ::-1])[1])
     except cv2.error:
-        raise InputError(f"{path}: expected the suffix of an image format, as .png or .jpg, got {path.suffix!r}") from None
+        raise InputError(
+            f"{path}: expected the suffix of an image format, as .png or .jpg, got {path.suffix!r}"
+        ) from None
 
 
 def _bundle_show(args: argparse.Namespace) -> None:
@@ -441,19 +569,23 @@ def _bundle_show(args: argparse.Namespace) -> None:
             + f" mm, diameter {1e3 * bundle.diameter:.1f} mm, {len(bundle.symmetries)} symmetries besides the identity"
         )
         print(f"mesh         {bundle.mesh_path.name if bundle.mesh_path else 'none'}")
-        print(f"window       {bundle.crop.size} x {bundle.crop.size} pixels, focal length {bundle.crop.focal:.1f} pixels")
+        print(
+            f"window       {bundle.crop.size} x {bundle.crop.size} pixels, focal length {bundle.crop.focal:.1f} pixels"
+        )
     if isinstance(bundle, HandBundle):
         hand = bundle.hand
         print(f"hand         {bundle.name} ({'left' if hand.left else 'right'}): {', '.join(hand.joints)}")
         print(f"window       {hand.size} x {hand.size} pixels of a cube of {1e3 * hand.cube:.0f} mm")
-    print(f"network      {m.network.file}, sha256 {m.network.sha256[:16]}…, {m.network.architecture.get('name', m.network.architecture)}")
+    print(
+        f"network      {m.network.file}, sha256 {m.network.sha256[:16]}…, {m.network.architecture.get('name', m.network.architecture)}"
+    )
     print(f"made with    fm_pose {m.fm_pose_version}")
     print(f"size         {size:.1f} MB, all checksums agree")
 
 
 def _engine(args: argparse.Namespace) -> None:
     from fm_pose_core.bundle import Bundle
-    from fm_pose_core.data.bop import write_atomically
+    from fm_pose_core.files import write_atomically
     from fm_pose_core.runtime.tensorrt_backend import build_engine
 
     engine = build_engine(Bundle.load(args.bundle), args.compute_capability, args.precision)

@@ -16,7 +16,9 @@ from fm_pose_core.errors import InputError, expect
 T = TypeVar("T")
 
 
-def knob(default: Any, description: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+def knob(
+    default: Any, description: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
     """A dataclass field with a description and, optionally, an inclusive range or a list of choices."""
     return field(default=default, metadata={"description": description, "low": low, "high": high, "choices": choices})
 
@@ -26,7 +28,9 @@ class EngineConfig:
     """How a network runs, and which answers are accepted; for objects and hands."""
 
     backend: str = knob(
-        "auto", "Inference engine; auto takes the first one that loads.", choices=("auto", "tensorrt", "openvino", "onnxruntime", "torch")
+        "auto",
+        "Inference engine; auto takes the first one that loads.",
+        choices=("auto", "tensorrt", "openvino", "onnxruntime", "torch"),
     )
     precision: str = knob(
         "auto",
@@ -34,7 +38,12 @@ class EngineConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     threads: int = knob(0, "CPU threads for inference; 0 lets the backend choose.", 0, 256)
-    views: int = knob(4, "Views of each window, a little displaced and turned, whose answers are averaged; 1: the window alone, as in the paper.", 1, 32)
+    views: int = knob(
+        4,
+        "Views of each window, a little displaced and turned, whose answers are averaged; 1: the window alone, as in the paper.",
+        1,
+        32,
+    )
     min_score: float = knob(0.15, "Gate: smallest score that is accepted.", 0.0, 1.0)
 
 
@@ -118,7 +127,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    """`values` with each "key.key=value" of `changes` put in; the value is read as YAML. Unknown keys are left to `from_dict`."""
+    """`values` with each "key.key=value" of `changes` put in; the value is read as YAML. Unknown keys are left to
+    `from_dict`."""
     import yaml
 
     for change in changes:

@@ -1,5 +1,5 @@
-"""What goes into the fused network h∘g∘f and what comes out, for objects and for hands: the one place that trainer, exporter, bundle and
-backends agree on (docs/design.md)."""
+"""What goes into the fused network h∘g∘f and what comes out, for objects and for hands: the one place that trainer,
+exporter, bundle and backends agree on (docs/design.md)."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,10 @@ OBJECT_POSE, HAND_POSE = "object_pose", "hand_pose"
 
 @dataclass(frozen=True)
 class Contract:
-    """image: (N, size, size, channels), uint8 RGB for objects and float32 depth in [-1, 1] for hands. output and spread: (N, points,
-    dims) float32; the network's own coordinates, in which ±1 is the border of the window or cube, times `scale` plus `shift`:
-    corners in window pixels, joints in metres from the cube's centre. spread: the expected standard deviation."""
+    """image: (N, size, size, channels), uint8 RGB for objects and float32 depth in [-1, 1] for hands. output and
+    spread: (N, points, dims) float32; the network's own coordinates, in which ±1 is the border of the window or cube,
+    times `scale` plus `shift`: corners in window pixels, joints in metres from the cube's centre. spread: the expected
+    standard deviation."""
 
     task: str
     size: int

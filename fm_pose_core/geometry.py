@@ -119,10 +119,27 @@ def inverse_intrinsics(K: Array) -> Array:
 
 
 def box_corners(minimum: Array, maximum: Array) -> Array:
-    """The 8 corners (8, 3) of an axis-aligned box: x is slowest, z fastest; corner 0 is `minimum`, corner 7 `maximum`."""
+    """The 8 corners (8, 3) of an axis-aligned box: x is slowest, z fastest; corner 0 is `minimum`, corner 7
+    `maximum`."""
     lo, hi = np.asarray(minimum, dtype=np.float64), np.asarray(maximum, dtype=np.float64)
     return np.array([[x, y, z] for x in (lo[0], hi[0]) for y in (lo[1], hi[1]) for z in (lo[2], hi[2])])
 
 
 # Pairs of corner indices (12, 2) that an edge of the box joins.
 BOX_EDGES = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 4), (1, 5), (2, 6), (3, 7))
+
+VIEW_SHIFT, VIEW_TURN = 0.05, np.radians(10.0)  # of the views that are averaged: share of a window's width, radians
+
+
+def view_offsets(count: int) -> list[tuple[float, float, float]]:
+    """Of `count` views about a window: shift (u, v) as shares of its width, and turn in radians. One is the window
+    itself; more stand on a small circle, turned to and fro. The errors of their answers differ, their mean's is
+    smaller."""
+    expect(count >= 1, "views", "a number from 1", count)
+    if count == 1:
+        return [(0.0, 0.0, 0.0)]
+    angles = np.pi / 4 + 2 * np.pi * np.arange(count) / count
+    turns = [0.0 if count % 2 and k == count - 1 else VIEW_TURN * (-1) ** k for k in range(count)]
+    return [
+        (VIEW_SHIFT * float(np.cos(a)), VIEW_SHIFT * float(np.sin(a)), t) for a, t in zip(angles, turns, strict=True)
+    ]

@@ -15,7 +15,14 @@ class Bar(Protocol):
 
 class _PlainBar:
     def __init__(self, total: int, label: str, unit: str) -> None:
-        self.total, self.label, self.unit, self.done, self.shown, self.start = total, label, unit, 0, 0, time.monotonic()
+        self.total, self.label, self.unit, self.done, self.shown, self.start = (
+            total,
+            label,
+            unit,
+            0,
+            0,
+            time.monotonic(),
+        )
 
     def update(self, n: int = 1) -> None:
         self.done += n

@@ -1,6 +1,7 @@
-"""What goes in and out of the estimator: Camera, Window, ObjectPose. Plain data; pixels follow OpenCV, where the
-centre of the top-left pixel is (0, 0)."""
+"""What goes in and out of the estimators: Camera, Window, Detection, ObjectPose. Plain data; pixels follow OpenCV, where
+the centre of the top-left pixel is (0, 0)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +32,12 @@ class Camera:
         expect(K[0, 0] > 0 and K[1, 1] > 0 and K[2, 2] == 1, "K", "positive focal lengths and K[2, 2] = 1", K.tolist())
         expect(self.width > 0 and self.height > 0, "image size", "positive", f"{self.width}x{self.height}")
         d = np.asarray(self.distortion, dtype=np.float64).reshape(-1)
-        expect(self.distortion_model in DISTORTION_SIZES, "distortion_model", f"one of {sorted(DISTORTION_SIZES)}", self.distortion_model)
+        expect(
+            self.distortion_model in DISTORTION_SIZES,
+            "distortion_model",
+            f"one of {sorted(DISTORTION_SIZES)}",
+            self.distortion_model,
+        )
         expect(bool(np.isfinite(d).all()), "distortion", "finite numbers", d.tolist())
         if d.any():
             sizes = DISTORTION_SIZES[self.distortion_model]
@@ -41,7 +47,9 @@ class Camera:
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", d)
 
-    def restricted(self, x_offset: int, y_offset: int, width: int, height: int, binning_x: int, binning_y: int) -> "Camera":
+    def restricted(
+        self, x_offset: int, y_offset: int, width: int, height: int, binning_x: int, binning_y: int
+    ) -> "Camera":
         """Camera of the image that remains after a region of interest (in full-resolution pixels) and binning (at
         least 1 per axis), as ROS's image_geometry reads them: pixel (0, 0) keeps its centre, as in sub-sampling."""
         K = self.K.copy()
@@ -57,7 +65,11 @@ class Camera:
         import cv2
 
         pixels = np.asarray(pixels, dtype=np.float64).reshape(-1, 1, 2)
-        undistort = cv2.fisheye.undistortPoints if self.distortion_model == "equidistant" and self.distortion.size else cv2.undistortPoints
+        undistort = (
+            cv2.fisheye.undistortPoints
+            if self.distortion_model == "equidistant" and self.distortion.size
+            else cv2.undistortPoints
+        )
         xy = undistort(pixels, self.K, self.distortion if self.distortion.size else None).reshape(-1, 2)
         return np.column_stack([xy, np.ones(len(xy))])
 
@@ -70,20 +82,38 @@ class Camera:
 
         zero = np.zeros(3)
         if self.distortion_model == "equidistant":
-            return cv2.fisheye.projectPoints(points_camera.reshape(-1, 1, 3), zero, zero, self.K, self.distortion)[0].reshape(-1, 2)
+            return cv2.fisheye.projectPoints(points_camera.reshape(-1, 1, 3), zero, zero, self.K, self.distortion)[
+                0
+            ].reshape(-1, 2)
         return cv2.projectPoints(points_camera, zero, zero, self.K, self.distortion)[0].reshape(-1, 2)
 
 
 @dataclass(frozen=True)
 class Window:
     """Where to look: the centre (u, v) of the square window, in image pixels. Its size follows from the bundle's crop
-    rule and the camera's focal length, so that the apparent size of the object keeps its metric meaning."""
+    rule and the camera's focal length, so that the apparent size of the object keeps its metric meaning.
+
+    object: name of the object that is expected there; empty for the only one that the bundle knows.
+    """
 
     u: float
     v: float
+    object: str = ""
 
     def __post_init__(self) -> None:
         expect(bool(np.isfinite([self.u, self.v]).all()), "window", "a finite centre (u, v)", (self.u, self.v))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a 2D detector says: a box with its centre (u, v) and size (width, height), pixels, and the score of each
+    class that it may be."""
+
+    u: float
+    v: float
+    width: float
+    height: float
+    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The one module that knows which ROS Python packages are installed.
 
-On a robot tf2_ros, tf_transformations and cv_bridge come from the distribution and are used. ROS 2 from PyPI has none of
-them; the minimal equivalents here publish the same messages with the same QoS.
+On a robot tf2_ros, tf_transformations and cv_bridge come from the distribution and are used. ROS 2 from PyPI has none
+of them; the minimal equivalents here publish the same messages with the same QoS.
 """
 
 import array
@@ -94,14 +94,19 @@ def _built_for_numpy_1(bridge: type) -> bool:
 
 
 def _without_padding(msg: Image) -> Image:
-    """The image without padding behind its rows. cv_bridge takes padding for pixels unless it is a whole number of them, and
-    never looks at the sizes.
+    """The image without padding behind its rows. cv_bridge takes padding for pixels unless it is a whole number of
+    them, and never looks at the sizes.
     """
     if msg.encoding not in _CHANNELS_OF_16_BITS:
         return msg
     row = 2 * _CHANNELS_OF_16_BITS[msg.encoding] * msg.width
     expect(msg.step >= row, "image.step", f"at least {row} bytes for {msg.width} pixels of {msg.encoding}", msg.step)
-    expect(len(msg.data) == msg.step * msg.height, "image.data", f"{msg.step * msg.height} bytes (step x height)", len(msg.data))
+    expect(
+        len(msg.data) == msg.step * msg.height,
+        "image.data",
+        f"{msg.step * msg.height} bytes (step x height)",
+        len(msg.data),
+    )
     if msg.step == row:
         return msg
     pixels = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)[:, :row]

@@ -77,7 +77,12 @@ def image_to_rgb(msg: Image) -> NDArray[np.uint8]:
     size, code = _DIRECT[msg.encoding]
     row = msg.width * size
     expect(msg.step >= row, "image.step", f"at least {row} bytes for {msg.width} pixels of {msg.encoding}", msg.step)
-    expect(len(msg.data) == msg.step * msg.height, "image.data", f"{msg.step * msg.height} bytes (step x height)", len(msg.data))
+    expect(
+        len(msg.data) == msg.step * msg.height,
+        "image.data",
+        f"{msg.step * msg.height} bytes (step x height)",
+        len(msg.data),
+    )
     buffer = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)
     pixels = buffer[:, :row].reshape(msg.height, msg.width, size)
     if code is None:
@@ -85,14 +90,21 @@ def image_to_rgb(msg: Image) -> NDArray[np.uint8]:
     try:
         return cv2.cvtColor(np.ascontiguousarray(pixels), code)  # type: ignore[return-value]
     except cv2.error as error:  # an odd width in YUV 4:2:2
-        raise InputError(f"image size: expected one that {msg.encoding} can have, got {msg.width}x{msg.height} ({error.err})") from None
+        raise InputError(
+            f"image size: expected one that {msg.encoding} can have, got {msg.width}x{msg.height} ({error.err})"
+        ) from None
 
 
 def compressed_to_rgb(msg: CompressedImage) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB from JPEG, PNG or whatever else OpenCV reads."""
     expect(len(msg.data) > 0, "image.data", f"a compressed image ({msg.format!r})", "an empty buffer")
     bgr = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    expect(bgr is not None, "image.data", "an image that OpenCV can decode", f"{len(msg.data)} bytes of format {msg.format!r}")
+    expect(
+        bgr is not None,
+        "image.data",
+        "an image that OpenCV can decode",
+        f"{len(msg.data)} bytes of format {msg.format!r}",
+    )
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
@@ -106,15 +118,20 @@ def depth_to_metres(msg: Image) -> NDArray[np.float32]:
     kind = np.dtype(_DEPTH[msg.encoding]).newbyteorder(">" if msg.is_bigendian else "<")
     row = msg.width * kind.itemsize
     expect(msg.step >= row, "depth.step", f"at least {row} bytes for {msg.width} pixels of {msg.encoding}", msg.step)
-    expect(len(msg.data) == msg.step * msg.height, "depth.data", f"{msg.step * msg.height} bytes (step x height)", len(msg.data))
+    expect(
+        len(msg.data) == msg.step * msg.height,
+        "depth.data",
+        f"{msg.step * msg.height} bytes (step x height)",
+        len(msg.data),
+    )
     buffer = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)
     values = np.ascontiguousarray(buffer[:, :row]).view(kind).reshape(msg.height, msg.width)
     return _in_metres(values)
 
 
 def compressed_depth_to_metres(msg: CompressedImage) -> NDArray[np.float32]:
-    """As `depth_to_metres`, from compressed_depth_image_transport: 12 bytes of parameters, then a 16-bit PNG; 32FC1 is stored as
-    inverse depth in steps."""
+    """As `depth_to_metres`, from compressed_depth_image_transport: 12 bytes of parameters, then a 16-bit PNG; 32FC1 is
+    stored as inverse depth in steps."""
     data = bytes(msg.data)
     expect("compressedDepth" in msg.format, "depth.format", "compressedDepth", repr(msg.format))
     png = data.find(b"\x89PNG")
@@ -157,11 +174,16 @@ def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
     rectified: the image is an undistorted one (image_rect): P holds its intrinsics and there is no distortion.
     """
     name = "camera_info.p" if rectified else "camera_info.k"
-    K = np.array(info.p, dtype=np.float64).reshape(3, 4)[:, :3] if rectified else np.array(info.k, dtype=np.float64).reshape(3, 3)
+    K = (
+        np.array(info.p, dtype=np.float64).reshape(3, 4)[:, :3]
+        if rectified
+        else np.array(info.k, dtype=np.float64).reshape(3, 3)
+    )
     expect(bool(K.any()), name, "intrinsics", "all zeros: the camera isn't calibrated")
     expect(bool(np.isfinite(K).all()), name, "finite numbers", K.reshape(-1).tolist())
     distortion = np.zeros(0) if rectified else np.array(info.d, dtype=np.float64)
-    # A model that we don't know does no harm while all its coefficients are zero. A fisheye lens with zeros is no pinhole, though.
+    # A model that we don't know does no harm while all its coefficients are zero. A fisheye lens with zeros is no
+    # pinhole, though.
     fisheye = info.distortion_model == "equidistant" and distortion.size > 0
     model = (info.distortion_model or "plumb_bob") if distortion.any() or fisheye else "plumb_bob"
     try:
@@ -172,7 +194,12 @@ def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
         fits = width > 0 and height > 0 and x + width <= info.width and y + height <= info.height
         expect(fits, "roi", f"a region inside {info.width}x{info.height}", f"{width}x{height} at ({x}, {y})")
         binning_x, binning_y = max(1, info.binning_x), max(1, info.binning_y)
-        expect(binning_x <= width and binning_y <= height, "binning", f"at most {width}x{height}", f"{binning_x}x{binning_y}")
+        expect(
+            binning_x <= width and binning_y <= height,
+            "binning",
+            f"at most {width}x{height}",
+            f"{binning_x}x{binning_y}",
+        )
         return camera.restricted(x, y, width, height, binning_x, binning_y)
     except InputError as error:
         raise InputError(f"camera_info.{error}") from None

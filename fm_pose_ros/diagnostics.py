@@ -71,7 +71,9 @@ class Statistics:
         return values
 
 
-def diagnostic_array(stamp: Time, name: str, hardware_id: str, level: bytes, message: str, values: dict[str, str]) -> DiagnosticArray:
+def diagnostic_array(
+    stamp: Time, name: str, hardware_id: str, level: bytes, message: str, values: dict[str, str]
+) -> DiagnosticArray:
     """A DiagnosticArray with one status."""
     pairs = [KeyValue(key=k, value=v) for k, v in values.items()]
     status = DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id, values=pairs)

@@ -11,7 +11,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import BOX_EDGES, Array, apply
-from fm_pose_core.overlay import draw_pose
+from fm_pose_core.objects.overlay import draw_pose
 from fm_pose_core.types import Camera, ObjectPose, Window
 from fm_pose_ros.conversions import DetectedObject, point_msg, pose_msg
 
@@ -25,8 +25,8 @@ def draw_overlay(
     objects: Sequence[DetectedObject],
     refused: Sequence[tuple[Window, ObjectPose]] = (),
 ) -> NDArray[np.uint8]:
-    """A copy of `image` (H, W, 3) RGB with each object's box and axes, and for each estimate that was refused the window's
-    centre and the reason."""
+    """A copy of `image` (H, W, 3) RGB with each object's box and axes, and for each estimate that was refused the
+    window's centre and the reason."""
     canvas = image.copy()
     thickness = max(1, round(camera.width / 500))
     for found in objects:
@@ -39,7 +39,8 @@ def draw_overlay(
     for window, pose in refused:
         center = np.array([[window.u, window.v]])
         if (np.abs(center) < LIMIT).all():
-            cv2.drawMarker(canvas, tuple(int(x) for x in np.rint(center[0])), ORANGE, cv2.MARKER_CROSS, 20, thickness)  # type: ignore[arg-type]
+            # Type: ignore[arg-type].
+            cv2.drawMarker(canvas, tuple(int(x) for x in np.rint(center[0])), ORANGE, cv2.MARKER_CROSS, 20, thickness)
             _text(canvas, center, pose.reason, ORANGE)
     return canvas
 
@@ -72,7 +73,9 @@ class Markers:
         for marker in markers:
             marker.lifetime = Duration(sec=int(lifetime), nanosec=int(1e9 * (lifetime % 1.0)))
         shown = {(marker.ns, marker.id) for marker in markers}
-        gone = [Marker(header=header, ns=ns, id=number, action=Marker.DELETE) for ns, number in sorted(self._shown - shown)]
+        gone = [
+            Marker(header=header, ns=ns, id=number, action=Marker.DELETE) for ns, number in sorted(self._shown - shown)
+        ]
         self._shown = shown
         return MarkerArray(markers=gone + markers)
 
@@ -83,7 +86,9 @@ class Markers:
 
 
 def _box(header: Header, found: DetectedObject) -> Marker:
-    marker = Marker(header=header, ns=f"{found.bundle.name}/box", id=found.number, type=Marker.LINE_LIST, action=Marker.ADD)
+    marker = Marker(
+        header=header, ns=f"{found.bundle.name}/box", id=found.number, type=Marker.LINE_LIST, action=Marker.ADD
+    )
     marker.pose = pose_msg(found.T_camera_object)
     marker.scale.x = 0.015 * found.bundle.diameter  # width of the lines, metres
     marker.color = ColorRGBA(r=0.2, g=0.9, b=0.2, a=1.0)
@@ -96,7 +101,9 @@ def _mesh(header: Header, found: DetectedObject) -> Marker:
     path = found.bundle.mesh_path
     if path is None:
         raise InputError(f"marker: expected box, for the bundle of {found.bundle.name} has no mesh, got mesh")
-    marker = Marker(header=header, ns=f"{found.bundle.name}/mesh", id=found.number, type=Marker.MESH_RESOURCE, action=Marker.ADD)
+    marker = Marker(
+        header=header, ns=f"{found.bundle.name}/mesh", id=found.number, type=Marker.MESH_RESOURCE, action=Marker.ADD
+    )
     marker.pose = pose_msg(found.T_camera_object)
     marker.scale.x = marker.scale.y = marker.scale.z = 1.0
     marker.color = ColorRGBA(r=0.8, g=0.8, b=0.8, a=0.9)

@@ -1,4 +1,5 @@
-"""Parameters of the hand node, beside those of the search (SearchConfig), the network (EngineConfig) and of every node (NodeConfig)."""
+"""Parameters of the hand node, beside those of the search (SearchConfig), the network (EngineConfig) and of every node
+(NodeConfig)."""
 
 from dataclasses import dataclass
 
@@ -10,17 +11,29 @@ class HandNodeConfig:
     """Where to look, what to publish."""
 
     bundle: str = knob("", "Folder of the hand's bundle.")
-    window_source: str = knob("nearest", "Where to look: nearest (blob in the depth range) or detections (2D detections).", choices=("nearest", "detections"))
+    window_source: str = knob(
+        "nearest",
+        "Where to look: nearest (blob in the depth range) or detections (2D detections).",
+        choices=("nearest", "detections"),
+    )
     detection_class: str = knob("*", "Class id of the 2D detections to use; '*': any.")
     detection_min_score: float = knob(0.0, "2D detections below this score are left out.", 0.0, 1.0)
-    detection_tolerance: float = knob(0.005, "Largest difference between a depth map's stamp and its 2D detections', seconds.", 0.0, 10.0)
+    detection_tolerance: float = knob(
+        0.005, "Largest difference between a depth map's stamp and its 2D detections', seconds.", 0.0, 10.0
+    )
     detection_queue: int = knob(15, "Depth maps that wait for their 2D detections, at most.", 1, 1000)
     refine: bool = knob(False, "Cut a second time around the first answer: more time.")
-    mirror: bool = knob(False, "The hands are of the other side than the bundle's: left ones for a bundle of right hands.")
-    max_joint_error: float = knob(0.03, "A joint is valid while its expected standard deviation is below this, metres.", 0.0, 1.0)
+    mirror: bool = knob(
+        False, "The hands are of the other side than the bundle's: left ones for a bundle of right hands."
+    )
+    max_joint_error: float = knob(
+        0.03, "A joint is valid while its expected standard deviation is below this, metres.", 0.0, 1.0
+    )
     publish_tf: bool = knob(False, "Send a transform from the camera's frame to each joint.")
     tf_prefix: str = knob("", "In front of the joints' names in TF; empty: the bundle's name and a slash.")
-    marker_lifetime: float = knob(1.0, "Seconds after which the skeleton disappears if no new one comes; 0: never.", 0.0, 3600.0)
+    marker_lifetime: float = knob(
+        1.0, "Seconds after which the skeleton disappears if no new one comes; 0: never.", 0.0, 3600.0
+    )
 
 
 # Fixed at the start: what decides about networks and subscriptions.

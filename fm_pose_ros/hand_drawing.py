@@ -10,7 +10,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from fm_pose_core.bundle import HandEntry
-from fm_pose_core.hand.estimator import HandPose
+from fm_pose_core.hands.estimator import HandPose
 from fm_pose_core.types import Camera
 from fm_pose_ros.conversions import point_msg
 
@@ -32,7 +32,9 @@ def false_colours(depth: NDArray[np.float32], nearest: float, farthest: float) -
     return np.where((depth > 0)[..., None], colours // 2, 0).astype(np.uint8)
 
 
-def draw_hand(depth: NDArray[np.float32], camera: Camera, hand: HandEntry, pose: HandPose | None, nearest: float, farthest: float) -> NDArray[np.uint8]:
+def draw_hand(
+    depth: NDArray[np.float32], camera: Camera, hand: HandEntry, pose: HandPose | None, nearest: float, farthest: float
+) -> NDArray[np.uint8]:
     """Depth in false colours, with the skeleton; a pose that was refused is grey, with the reason."""
     if pose is None:
         return false_colours(depth, nearest, farthest)
@@ -60,7 +62,12 @@ def draw_hand(depth: NDArray[np.float32], camera: Camera, hand: HandEntry, pose:
 def skeleton_markers(header: Header, hand: HandEntry, pose: HandPose | None, lifetime: float) -> MarkerArray:
     """Bones as lines and joints as spheres; without a pose, their deletion."""
     if pose is None:
-        return MarkerArray(markers=[Marker(header=header, ns=f"{hand.name}/{part}", id=0, action=Marker.DELETE) for part in ("bones", "joints")])
+        return MarkerArray(
+            markers=[
+                Marker(header=header, ns=f"{hand.name}/{part}", id=0, action=Marker.DELETE)
+                for part in ("bones", "joints")
+            ]
+        )
     bones = Marker(header=header, ns=f"{hand.name}/bones", id=0, type=Marker.LINE_LIST, action=Marker.ADD)
     joints = Marker(header=header, ns=f"{hand.name}/joints", id=0, type=Marker.SPHERE_LIST, action=Marker.ADD)
     bones.scale.x = 0.004

@@ -14,8 +14,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.estimator import HandEstimator, HandPose
-from fm_pose_core.hand.search import SearchConfig
+from fm_pose_core.hands.estimator import HandEstimator, HandPose
+from fm_pose_core.hands.locate import SearchConfig
 from fm_pose_ros.conversions import compressed_depth_to_metres, depth_to_metres, point_msg, rgb_to_image
 from fm_pose_ros.hand_config import FIXED, HandNodeConfig
 from fm_pose_ros.hand_drawing import draw_hand, skeleton_markers
@@ -33,7 +33,9 @@ class HandPoseNode(PoseNodeBase):
     compressed_suffix = "/compressedDepth"
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__("hand_pose_node", {HandNodeConfig: FIXED, SearchConfig: (), EngineConfig: ESTIMATOR_FIXED}, **kwargs)
+        super().__init__(
+            "hand_pose_node", {HandNodeConfig: FIXED, SearchConfig: (), EngineConfig: ESTIMATOR_FIXED}, **kwargs
+        )
         self._estimator: HandEstimator | None = None
         self._matcher = Matcher(1, 0.0)
 
@@ -45,7 +47,9 @@ class HandPoseNode(PoseNodeBase):
     def setup(self) -> None:
         """Load the bundle, create the publishers."""
         expect(bool(self.settings.bundle), "bundle", "the folder of a bundle", "an empty parameter")
-        self._estimator = HandEstimator.load(os.path.expanduser(self.settings.bundle), self.parameters.get(EngineConfig))
+        self._estimator = HandEstimator.load(
+            os.path.expanduser(self.settings.bundle), self.parameters.get(EngineConfig)
+        )
         self._joints = self.publisher(HandJoints, "~/joints")
         self._pose_array = self.publisher(PoseArray, "~/poses")
         self._markers = self.publisher(MarkerArray, "~/markers")
@@ -111,11 +115,15 @@ class HandPoseNode(PoseNodeBase):
         return pose is not None and pose.accepted
 
     def _detected(self, frame: Frame, detections: Detection2DArray | None) -> Array | None:
-        """About where the best detection's hand is (3,), metres: the box's centre at the near part of the depths in the box."""
+        """About where the best detection's hand is (3,), metres: the box's centre at the near part of the depths in the
+        box."""
         best, score = None, self.settings.detection_min_score
         for detection in detections.detections if detections else ():
             for result in detection.results:
-                if self.settings.detection_class in ("*", result.hypothesis.class_id) and result.hypothesis.score >= score:
+                if (
+                    self.settings.detection_class in ("*", result.hypothesis.class_id)
+                    and result.hypothesis.score >= score
+                ):
                     best, score = detection.bbox, result.hypothesis.score
         if best is None:
             return None
@@ -132,7 +140,13 @@ class HandPoseNode(PoseNodeBase):
         assert self._estimator is not None
         header, hand, settings = frame.header, self._estimator.bundle.hand, self.settings
         accepted = pose if pose is not None and pose.accepted else None
-        msg = HandJoints(header=header, name=hand.name, left=hand.left != settings.mirror, valid=accepted is not None, joint_names=list(hand.joints))
+        msg = HandJoints(
+            header=header,
+            name=hand.name,
+            left=hand.left != settings.mirror,
+            valid=accepted is not None,
+            joint_names=list(hand.joints),
+        )
         if accepted is not None:
             msg.positions = [point_msg(p) for p in accepted.joints]
             msg.deviations = accepted.spread.tolist()
@@ -140,17 +154,25 @@ class HandPoseNode(PoseNodeBase):
             msg.score = float(accepted.score)
         self._joints.publish(msg)
         joints = accepted.joints if accepted is not None else np.zeros((0, 3))
-        self._pose_array.publish(PoseArray(header=header, poses=[Pose(position=point_msg(p), orientation=Quaternion(w=1.0)) for p in joints]))
+        self._pose_array.publish(
+            PoseArray(header=header, poses=[Pose(position=point_msg(p), orientation=Quaternion(w=1.0)) for p in joints])
+        )
         self._markers.publish(skeleton_markers(header, hand, accepted, settings.marker_lifetime))
         if settings.publish_tf and accepted is not None:
             if header.frame_id:
                 prefix = settings.tf_prefix or f"{hand.name}/"
-                self.transforms.sendTransform([_transform(header, prefix + n, p) for n, p in zip(hand.joints, accepted.joints, strict=True)])
+                self.transforms.sendTransform(
+                    [_transform(header, prefix + n, p) for n, p in zip(hand.joints, accepted.joints, strict=True)]
+                )
             else:
-                self.warn("frame_id", "image.header.frame_id: expected the camera's optical frame, got none; no TF is sent")
+                self.warn(
+                    "frame_id", "image.header.frame_id: expected the camera's optical frame, got none; no TF is sent"
+                )
         if self._overlay.get_subscription_count():
             search = self.parameters.get(SearchConfig)
-            self._overlay.publish(rgb_to_image(draw_hand(frame.image, frame.camera, hand, pose, search.nearest, search.farthest), header))
+            self._overlay.publish(
+                rgb_to_image(draw_hand(frame.image, frame.camera, hand, pose, search.nearest, search.farthest), header)
+            )
 
 
 def _transform(header: Header, child: str, position: Array) -> TransformStamped:

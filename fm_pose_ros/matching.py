@@ -9,8 +9,8 @@ from fm_pose_ros.conversions import seconds
 class Matcher:
     """Holds the last `size` images until the detections made from one of them arrive.
 
-    tolerance: largest difference of stamps in seconds. unmatched: images that were let go without detections.
-    strays: detections in a row that had no image; offset: by how much the last of them missed the nearest image, seconds.
+    tolerance: largest difference of stamps in seconds. unmatched: images that were let go without detections. strays:
+    detections in a row that had no image; offset: by how much the last of them missed the nearest image, seconds.
     """
 
     def __init__(self, size: int, tolerance: float) -> None:
@@ -30,7 +30,8 @@ class Matcher:
         return self._match()
 
     def add_detections(self, detections: Any) -> tuple[Any, Any] | None:
-        """Detections arrived. Returns (image, detections) if they belong to an image that is held; newer images stay."""
+        """Detections arrived. Returns (image, detections) if they belong to an image that is held; newer images
+        stay."""
         if self._detections is not None:
             self.strays += 1
         self._detections = detections

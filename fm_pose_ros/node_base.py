@@ -1,8 +1,9 @@
 """What every pose node shares: lifecycle with autostart, parameters, camera input, faults, diagnostics.
 
 Everything runs on the executor's thread. The image subscription keeps one message (depth 1), so while a frame is being
-processed the middleware overwrites the waiting one and the newest wins; overtaken frames are never deserialised, and their
-number follows from the publisher's message numbers. No locks, and a lifecycle transition never meets a frame half done.
+processed the middleware overwrites the waiting one and the newest wins; overtaken frames are never deserialised, and
+their number follows from the publisher's message numbers. No locks, and a lifecycle transition never meets a frame half
+done.
 """
 
 import signal
@@ -45,8 +46,14 @@ class NodeConfig:
     """Parameters that every pose node has."""
 
     autostart: bool = knob(True, "Configure and activate at the start; false leaves both to a lifecycle manager.")
-    image_transport: str = knob("raw", "raw subscribes to the image topic, compressed to its /compressed (for depth: /compressedDepth).", choices=("raw", "compressed"))
-    rectified: bool = knob(False, "The image is already rectified (image_rect): take P from camera_info, no distortion.")
+    image_transport: str = knob(
+        "raw",
+        "raw subscribes to the image topic, compressed to its /compressed (for depth: /compressedDepth).",
+        choices=("raw", "compressed"),
+    )
+    rectified: bool = knob(
+        False, "The image is already rectified (image_rect): take P from camera_info, no distortion."
+    )
     warning_period: float = knob(5.0, "Seconds between two warnings about the same kind of fault.", 0.0, 3600.0)
     diagnostics_period: float = knob(1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0)
 
@@ -80,8 +87,8 @@ class PoseNodeBase(LifecycleNode):
     compressed_suffix = "/compressed"
 
     def __init__(self, name: str, configs: dict[type, tuple[str, ...]], **kwargs: Any) -> None:
-        """configs: dataclasses of knobs to declare as parameters, each with the names that are read-only. kwargs: as for
-        rclpy's Node."""
+        """configs: dataclasses of knobs to declare as parameters, each with the names that are read-only. kwargs: as
+        for rclpy's Node."""
         super().__init__(name, **kwargs)
         self.parameters = Parameters(self, {**configs, NodeConfig: FIXED})
         self.state = "unconfigured"
@@ -96,7 +103,8 @@ class PoseNodeBase(LifecycleNode):
         self._outputs: list[Any] = []
         self._warned: dict[str, tuple[float, int]] = {}  # kind of fault: time of the last warning, how many since
         self._reported = (0, 0)  # processed and bad frames at the last report
-        self._watched = (0.0, 0, 0, 0.0)  # when the transport was last looked at; frames received, dropped, seconds busy by then
+        # When the transport was last looked at; frames received, dropped, seconds busy by then.
+        self._watched = (0.0, 0, 0, 0.0)
 
         # Steady clocks: diagnostics and the start must not wait for simulated time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -108,7 +116,8 @@ class PoseNodeBase(LifecycleNode):
     # What a subclass fills in
 
     def setup(self) -> None:
-        """Load the model and create the publishers. Raises InputError if that's impossible: the node stays unconfigured."""
+        """Load the model and create the publishers. Raises InputError if that's impossible: the node stays
+        unconfigured."""
 
     def teardown(self) -> None:
         """Let go of the model."""
@@ -141,17 +150,23 @@ class PoseNodeBase(LifecycleNode):
     # Topics
 
     def subscription(self, msg_type: type, topic: str, callback: Any, depth: int = 1) -> Any:
-        """A subscription with the sensor-data QoS (best effort goes with every publisher) that ends with the active state."""
+        """A subscription with the sensor-data QoS (best effort goes with every publisher) that ends with the active
+        state."""
         qos = _qos(depth, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-        subscription = self.create_subscription(msg_type, topic, callback, qos, qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE))
+        subscription = self.create_subscription(
+            msg_type, topic, callback, qos, qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE)
+        )
         self._inputs.append(subscription)
         return subscription
 
     def publisher(self, msg_type: type, topic: str, depth: int = 10, latched: bool = False) -> Any:
-        """A reliable lifecycle publisher that lasts until the node is cleaned up. latched: late subscribers get the last message."""
+        """A reliable lifecycle publisher that lasts until the node is cleaned up. latched: late subscribers get the
+        last message."""
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         qos = _qos(depth, ReliabilityPolicy.RELIABLE, durability)
-        publisher = self.create_lifecycle_publisher(msg_type, topic, qos, qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE))
+        publisher = self.create_lifecycle_publisher(
+            msg_type, topic, qos, qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE)
+        )
         self._outputs.append(publisher)
         return publisher
 
@@ -232,7 +247,9 @@ class PoseNodeBase(LifecycleNode):
         except Exception as error:
             self._release()
             self._failure = f"cannot configure: {error}"
-            self.get_logger().error(self._failure if isinstance(error, InputError) else f"cannot configure:\n{traceback.format_exc()}")
+            self.get_logger().error(
+                self._failure if isinstance(error, InputError) else f"cannot configure:\n{traceback.format_exc()}"
+            )
             return TransitionCallbackReturn.FAILURE
         self.state, self._failure = "inactive", ""
         return super().on_configure(state)
@@ -327,7 +344,9 @@ class PoseNodeBase(LifecycleNode):
         values |= self.statistics.values(now)
         self._reported = (self.statistics.processed, self.statistics.bad)
         name = self.get_fully_qualified_name().lstrip("/")
-        self._diagnostics.publish(diagnostic_array(self.get_clock().now(), name, self.hardware_id, level, message, values))
+        self._diagnostics.publish(
+            diagnostic_array(self.get_clock().now(), name, self.hardware_id, level, message, values)
+        )
 
     def _warn_about_silence(self) -> None:
         for heard, what, subscription in (
@@ -337,7 +356,9 @@ class PoseNodeBase(LifecycleNode):
             if not heard:
                 topic = subscription.topic_name
                 advice = "no poses until it comes; remap the topic if it has another name"
-                self.warn(f"no {what}", f"no {what} on {topic} yet ({self.count_publishers(topic)} publishers): {advice}")
+                self.warn(
+                    f"no {what}", f"no {what} on {topic} yet ({self.count_publishers(topic)} publishers): {advice}"
+                )
 
     def _warn_about_losses(self, now: float) -> None:
         """Frames that go missing while the node has time for them were lost on the way, not overtaken."""
@@ -350,7 +371,10 @@ class PoseNodeBase(LifecycleNode):
         if missed > 10 and missed > 0.2 * (came + missed) and share < 0.5:
             topic = self._images.topic_name
             advice = f"if its publisher is reliable, set qos_overrides.{topic}.subscription.reliability to reliable"
-            self.warn("lost images", f"{missed} of {came + missed} images on {topic} were lost on the way (best effort): {advice}")
+            self.warn(
+                "lost images",
+                f"{missed} of {came + missed} images on {topic} were lost on the way (best effort): {advice}",
+            )
 
     def _judge(self, now: float) -> tuple[bytes, str]:
         if self._failure:
@@ -361,7 +385,9 @@ class PoseNodeBase(LifecycleNode):
         if now - self.statistics.last_arrival > 2.0:
             return DiagnosticStatus.WARN, f"no image on {self._images.topic_name}"
         if bad:
-            return (DiagnosticStatus.WARN if processed else DiagnosticStatus.ERROR), f"{bad} bad frames, {processed} good ones"
+            return (
+                DiagnosticStatus.WARN if processed else DiagnosticStatus.ERROR
+            ), f"{bad} bad frames, {processed} good ones"
         return DiagnosticStatus.OK, f"{self.statistics.rate(now):.1f} Hz"
 
     def _camera_state(self) -> str:

@@ -18,19 +18,29 @@ class ObjectNodeConfig:
     bundle: str = knob("", "Folder of the object's bundle; several, separated by ':', for several objects in one node.")
     window_source: str = knob("tracking", TRACKING, choices=("detections", "fixed", "tracking"))
     initial_window: str = knob("fixed", INITIAL, choices=("fixed", "detections"))
-    window_u: float = knob(-1.0, "Centre of the fixed window, pixels from the left of the image; -1: the middle.", -1.0, 65535.0)
-    window_v: float = knob(-1.0, "Centre of the fixed window, pixels from the top of the image; -1: the middle.", -1.0, 65535.0)
+    window_u: float = knob(
+        -1.0, "Centre of the fixed window, pixels from the left of the image; -1: the middle.", -1.0, 65535.0
+    )
+    window_v: float = knob(
+        -1.0, "Centre of the fixed window, pixels from the top of the image; -1: the middle.", -1.0, 65535.0
+    )
     detection_class: str = knob("", "Class id of the 2D detections to use; empty: the bundle's name; '*': any.")
     detection_min_score: float = knob(0.0, "2D detections below this score are left out.", 0.0, 1.0)
-    detection_tolerance: float = knob(0.005, "Largest difference between an image's stamp and its 2D detections', seconds.", 0.0, 10.0)
+    detection_tolerance: float = knob(
+        0.005, "Largest difference between an image's stamp and its 2D detections', seconds.", 0.0, 10.0
+    )
     detection_queue: int = knob(15, QUEUE, 1, 1000)
     max_instances: int = knob(1, "Objects of one class in one image, at most.", 1, 100)
     lost_after: int = knob(5, LOST, 1, 1000)
     smoothing: float = knob(0.0, SMOOTHING, 0.0, 10.0)
     publish_tf: bool = knob(True, "Send the transform from the camera's frame to the object's.")
-    child_frame: str = knob("", "TF frame of the object; empty: the bundle's name. Further instances get _2, _3, … behind it.")
+    child_frame: str = knob(
+        "", "TF frame of the object; empty: the bundle's name. Further instances get _2, _3, … behind it."
+    )
     marker: str = knob("box", "What RViz shows on ~/markers.", choices=("box", "mesh", "both"))
-    marker_lifetime: float = knob(1.0, "Seconds after which a marker disappears if no new one comes; 0: never.", 0.0, 3600.0)
+    marker_lifetime: float = knob(
+        1.0, "Seconds after which a marker disappears if no new one comes; 0: never.", 0.0, 3600.0
+    )
 
 
 # Fixed at the start: what decides about networks, subscriptions and frame names.

@@ -12,10 +12,17 @@ from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.estimator import PoseEstimator
 from fm_pose_core.geometry import Array
+from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.types import Camera, ObjectPose, Window
-from fm_pose_ros.conversions import DetectedObject, detection3d_array, pose_stamped, projected_box_array, rgb_to_image, transform_stamped
+from fm_pose_ros.conversions import (
+    DetectedObject,
+    detection3d_array,
+    pose_stamped,
+    projected_box_array,
+    rgb_to_image,
+    transform_stamped,
+)
 from fm_pose_ros.drawing import Markers, draw_overlay
 from fm_pose_ros.matching import Matcher
 from fm_pose_ros.msg import ProjectedBoxArray
@@ -68,7 +75,12 @@ class ObjectPoseNode(PoseNodeBase):
         estimators = [PoseEstimator.load(os.path.expanduser(folder), config) for folder in folders]
         names = [estimator.bundle.name for estimator in estimators]
         expect(len(set(names)) == len(names), "bundle", "objects with different names", names)
-        expect(len(names) == 1 or not self.settings.child_frame, "child_frame", "nothing with several objects", self.settings.child_frame)
+        expect(
+            len(names) == 1 or not self.settings.child_frame,
+            "child_frame",
+            "nothing with several objects",
+            self.settings.child_frame,
+        )
         for estimator in estimators:
             topic = "~/pose" if len(names) == 1 else f"~/{estimator.bundle.name}/pose"
             tracks = Tracks(estimator.bundle.diameter, estimator.bundle.symmetries)
@@ -119,14 +131,18 @@ class ObjectPoseNode(PoseNodeBase):
     def report(self) -> dict[str, str]:
         """Tracking state, for the diagnostics."""
         self.statistics.unmatched = self._matcher.unmatched
-        live = [f"{target.estimator.bundle.name}_{track.number}" for target in self._targets for track in target.tracks.live]
+        live = [
+            f"{target.estimator.bundle.name}_{track.number}" for target in self._targets for track in target.tracks.live
+        ]
         return {"window source": self.settings.window_source, "tracks": ", ".join(live) or "none"}
 
     # Where an image goes
 
     @property
     def _uses_detections(self) -> bool:
-        source = self.settings.initial_window if self.settings.window_source == "tracking" else self.settings.window_source
+        source = (
+            self.settings.initial_window if self.settings.window_source == "tracking" else self.settings.window_source
+        )
         return source == "detections"
 
     def _waits_for_detections(self) -> bool:
@@ -168,8 +184,11 @@ class ObjectPoseNode(PoseNodeBase):
         self._publish(frame, answer)
         return bool(answer.objects)
 
-    def _estimate(self, target: Target, frame: Frame, detections: Detection2DArray | None) -> list[tuple[Window, ObjectPose]]:
-        """All windows with their estimates. What cannot be estimated is a refusal: tracks age, other objects don't suffer."""
+    def _estimate(
+        self, target: Target, frame: Frame, detections: Detection2DArray | None
+    ) -> list[tuple[Window, ObjectPose]]:
+        """All windows with their estimates. What cannot be estimated is a refusal: tracks age, other objects don't
+        suffer."""
         try:
             windows = self._windows(target, frame.camera, detections)
             return list(zip(windows, target.estimator.estimate_many(frame.image, frame.camera, windows), strict=True))
@@ -218,7 +237,11 @@ class ObjectPoseNode(PoseNodeBase):
         return [window for _, window in scored[: self.settings.max_instances]]
 
     def _follow(self, target: Target, poses: Sequence[ObjectPose], stamp: float) -> list[DetectedObject]:
-        limits = {"instances": self.settings.max_instances, "lost_after": self.settings.lost_after, "smoothing": self.settings.smoothing}
+        limits = {
+            "instances": self.settings.max_instances,
+            "lost_after": self.settings.lost_after,
+            "smoothing": self.settings.smoothing,
+        }
         bundle = target.estimator.bundle
         objects = []
         for track, pose in target.tracks.update(poses, stamp, **limits):
@@ -240,7 +263,9 @@ class ObjectPoseNode(PoseNodeBase):
             self.warn("frame_id", "image.header.frame_id: expected the camera's optical frame, got none; no TF is sent")
         self._marker_array.publish(self._markers.update(header, objects, settings.marker, settings.marker_lifetime))
         if self._overlay.get_subscription_count():
-            self._overlay.publish(rgb_to_image(draw_overlay(frame.image, frame.camera, objects, answer.refused), header))
+            self._overlay.publish(
+                rgb_to_image(draw_overlay(frame.image, frame.camera, objects, answer.refused), header)
+            )
 
 
 def _window_in_image(estimator: PoseEstimator, T_camera_object: Array, camera: Camera) -> Window | None:

@@ -64,6 +64,9 @@ def _descriptor(f: "dataclasses.Field[Any]", hint: type, read_only: bool) -> Par
         limits = (-(2**63) if low is None else int(low), 2**63 - 1 if high is None else int(high))
         descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1], step=0)]
     if hint is float and (low is not None or high is not None):
-        bounds = (-sys.float_info.max if low is None else float(low), sys.float_info.max if high is None else float(high))
+        bounds = (
+            -sys.float_info.max if low is None else float(low),
+            sys.float_info.max if high is None else float(high),
+        )
         descriptor.floating_point_range = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1], step=0.0)]
     return descriptor

@@ -103,7 +103,9 @@ class Tracks:
 
 def nearest_twin(T: Array, T_last: Array, symmetries: Sequence[Array]) -> Array:
     """Of a pose (4, 4) and those that look the same by the object's symmetries, the one turned least from `T_last`."""
-    return min([T, *(T @ S for S in symmetries)], key=lambda candidate: rotation_angle(T_last[:3, :3].T @ candidate[:3, :3]))
+    return min(
+        [T, *(T @ S for S in symmetries)], key=lambda candidate: rotation_angle(T_last[:3, :3].T @ candidate[:3, :3])
+    )
 
 
 def blend(T_from: Array, T_to: Array, weight: float) -> Array:

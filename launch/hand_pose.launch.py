@@ -38,8 +38,13 @@ def nodes(context: LaunchContext) -> list[Node]:
     """The node, and RViz if wanted."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     camera_info = values["camera_info"] or posixpath.join(posixpath.dirname(values["depth"]), "camera_info")
-    # The last one wins as long as all have the same key, /** as in the file; hence no `name`, which would change launch's key.
-    parameters = [{"bundle": folder("hand")}, values["params_file"], {"use_sim_time": values["use_sim_time"].lower() in ("true", "1")}]
+    # The last one wins as long as all have the same key, /** as in the file; hence no `name`, which would change
+    # launch's key.
+    parameters = [
+        {"bundle": folder("hand")},
+        values["params_file"],
+        {"use_sim_time": values["use_sim_time"].lower() in ("true", "1")},
+    ]
     if values["bundle"]:
         parameters.append({"bundle": folder(values["bundle"])})
     pose = Node(
@@ -47,7 +52,11 @@ def nodes(context: LaunchContext) -> list[Node]:
         executable="hand_pose_node",
         namespace=values["namespace"],
         parameters=parameters,
-        remappings=[("depth/image_rect_raw", values["depth"]), ("camera_info", camera_info), ("detections_2d", values["detections"])],
+        remappings=[
+            ("depth/image_rect_raw", values["depth"]),
+            ("camera_info", camera_info),
+            ("detections_2d", values["detections"]),
+        ],
         output="screen",
     )
     home = posixpath.join("/", values["namespace"], "hand_pose_node")
@@ -64,5 +73,8 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` calls."""
-    arguments = [DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, text) in ARGUMENTS.items()]
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
     return LaunchDescription([*arguments, OpaqueFunction(function=nodes)])

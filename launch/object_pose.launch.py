@@ -17,7 +17,10 @@ SHARE = get_package_share_directory("fm_pose_ros")
 OUTPUTS = ("markers", "overlay")  # what the RViz configuration shows
 
 ARGUMENTS = {
-    "bundle": ("", "Bundle: a folder, or a name in the package's models; several with ':' between. Empty: as params_file says, else duck."),
+    "bundle": (
+        "",
+        "Bundle: a folder, or a name in the package's models; several with ':' between. Empty: as params_file says, else duck.",
+    ),
     "params_file": (os.path.join(SHARE, "config", "object_pose.yaml"), "YAML file with the node's parameters."),
     "namespace": ("", "Namespace of the node."),
     "image": ("image_raw", "Image topic; with image_transport compressed, without its /compressed."),
@@ -38,8 +41,13 @@ def nodes(context: LaunchContext) -> list[Node]:
     """The node, and RViz if wanted."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     camera_info = values["camera_info"] or posixpath.join(posixpath.dirname(values["image"]), "camera_info")
-    # The last one wins as long as all have the same key, /** as in the file; hence no `name`, which would change launch's key.
-    parameters = [{"bundle": folders("duck")}, values["params_file"], {"use_sim_time": values["use_sim_time"].lower() in ("true", "1")}]
+    # The last one wins as long as all have the same key, /** as in the file; hence no `name`, which would change
+    # launch's key.
+    parameters = [
+        {"bundle": folders("duck")},
+        values["params_file"],
+        {"use_sim_time": values["use_sim_time"].lower() in ("true", "1")},
+    ]
     if values["bundle"]:
         parameters.append({"bundle": folders(values["bundle"])})
     pose = Node(
@@ -47,7 +55,11 @@ def nodes(context: LaunchContext) -> list[Node]:
         executable="object_pose_node",
         namespace=values["namespace"],
         parameters=parameters,
-        remappings=[("image_raw", values["image"]), ("camera_info", camera_info), ("detections_2d", values["detections"])],
+        remappings=[
+            ("image_raw", values["image"]),
+            ("camera_info", camera_info),
+            ("detections_2d", values["detections"]),
+        ],
         output="screen",
     )
     home = posixpath.join("/", values["namespace"], "object_pose_node")
@@ -64,5 +76,8 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` calls."""
-    arguments = [DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, text) in ARGUMENTS.items()]
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
     return LaunchDescription([*arguments, OpaqueFunction(function=nodes)])

@@ -1,4 +1,5 @@
-"""Writes a BOP dataset with rendered photographs of a box whose six faces differ in colour: small enough to train on in a test."""
+"""Writes a BOP dataset with rendered photographs of a box whose six faces differ in colour: small enough to train on in
+a test."""
 
 import json
 from pathlib import Path
@@ -6,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fm_pose_core.data.renderer import Mesh, Renderer
-from fm_pose_core.data.viewpoints import ViewpointConfig, random_viewpoint
+from fm_pose_core.objects.viewpoints import ViewpointConfig, random_viewpoint
+from fm_pose_core.rendering.mesh import Mesh
+from fm_pose_core.rendering.renderer import Renderer
 from fm_pose_core.types import Camera
 
 HALF = np.array([0.05, 0.035, 0.025])  # metres
@@ -36,7 +38,9 @@ def box_mesh(divisions: int = 8) -> Mesh:
                     k = start + i * n + j
                     quad = [(k, k + n, k + 1), (k + 1, k + n, k + n + 1)]
                     faces += quad if sign > 0 else [t[::-1] for t in quad]
-    return Mesh(np.concatenate(vertices), np.concatenate(normals), np.concatenate(colours).astype(np.uint8), np.array(faces))
+    return Mesh(
+        np.concatenate(vertices), np.concatenate(normals), np.concatenate(colours).astype(np.uint8), np.array(faces)
+    )
 
 
 def write_rendered_bop(root: Path, frames: int = 8) -> Path:
@@ -50,9 +54,13 @@ def write_rendered_bop(root: Path, frames: int = 8) -> Path:
         for v, n, c in zip(mesh.vertices, mesh.normals, mesh.colours, strict=True)
     ]
     header = ["ply", "format ascii 1.0", f"element vertex {len(mesh.vertices)}"]
-    header += [f"property float {p}" for p in ("x", "y", "z", "nx", "ny", "nz")] + [f"property uchar {p}" for p in ("red", "green", "blue")]
+    header += [f"property float {p}" for p in ("x", "y", "z", "nx", "ny", "nz")] + [
+        f"property uchar {p}" for p in ("red", "green", "blue")
+    ]
     header += [f"element face {len(mesh.faces)}", "property list uchar int vertex_indices", "end_header"]
-    (models / "obj_000001.ply").write_text("\n".join(header + rows + [f"3 {a} {b} {c}" for a, b, c in mesh.faces]) + "\n")
+    (models / "obj_000001.ply").write_text(
+        "\n".join(header + rows + [f"3 {a} {b} {c}" for a, b, c in mesh.faces]) + "\n"
+    )
     lo, size = -1e3 * HALF, 2e3 * HALF
     info = {
         "diameter": float(np.linalg.norm(size)),
@@ -72,5 +80,7 @@ def write_rendered_bop(root: Path, frames: int = 8) -> Path:
     renderer.close()
     (scene / "scene_gt.json").write_text(json.dumps(truth))
     (scene / "scene_gt_info.json").write_text(json.dumps({k: [{"visib_fract": 1.0}] for k in truth}))
-    (scene / "scene_camera.json").write_text(json.dumps({k: {"cam_K": CAMERA.K.ravel().tolist(), "depth_scale": 1.0} for k in truth}))
+    (scene / "scene_camera.json").write_text(
+        json.dumps({k: {"cam_K": CAMERA.K.ravel().tolist(), "depth_scale": 1.0} for k in truth})
+    )
     return root

@@ -8,11 +8,11 @@ import pytest
 import tiny_bop
 import toy_bundle as toy
 
-from fm_pose_core.data.bop import BopDataset, Result, read_results, write_results
-from fm_pose_core.data.ply import read_ply_vertices
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate.bop import model_vertices
 from fm_pose_core.geometry import box_corners, exp_so3, transform
+from fm_pose_core.objects.bop import BopDataset, Result, read_results, write_results
+from fm_pose_core.objects.evaluation import model_vertices
+from fm_pose_core.rendering.ply import read_ply_vertices
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_instances_come_back_in_metres(root: Path) -> None:
     dataset = BopDataset(root)
     instances = dataset.instances("test")
-    assert [(i.scene_id, i.im_id, i.object_id) for i in instances] == [(1, im, o) for im in tiny_bop.FRAMES for o in (1, 2)]
+    assert [(i.scene_id, i.im_id, i.object_id) for i in instances] == [
+        (1, im, o) for im in tiny_bop.FRAMES for o in (1, 2)
+    ]
     for i in instances:
         np.testing.assert_allclose(i.T_camera_object, tiny_bop.truth(i.im_id, i.object_id), atol=1e-9)
         np.testing.assert_allclose(i.camera.K, tiny_bop.CAMERA.K)
@@ -48,7 +50,11 @@ def test_a_continuous_symmetry_becomes_steps(tmp_path: Path) -> None:
     root = tiny_bop.write_tiny_bop(tmp_path / "tiny")
     path = root / "models" / "models_info.json"
     info = json.loads(path.read_text())
-    info["2"] = {**info["2"], "symmetries_continuous": [{"axis": [0, 0, 1], "offset": [10, 0, 0]}], "symmetries_discrete": []}
+    info["2"] = {
+        **info["2"],
+        "symmetries_continuous": [{"axis": [0, 0, 1], "offset": [10, 0, 0]}],
+        "symmetries_discrete": [],
+    }
     path.write_text(json.dumps(info))
     symmetries = BopDataset(root).model(2).symmetries
     assert len(symmetries) == 35
@@ -91,7 +97,13 @@ def test_results_there_and_back(tmp_path: Path) -> None:
     assert (tmp_path / "r.csv").read_text().splitlines()[0] == "scene_id,im_id,obj_id,score,R,t,time"
     assert ",123.456789 -200 1500,0.0125" in (tmp_path / "r.csv").read_text()  # millimetres
     for a, b in zip(written, read_results(tmp_path / "r.csv"), strict=True):
-        assert (a.scene_id, a.im_id, a.object_id, a.score, a.time) == (b.scene_id, b.im_id, b.object_id, b.score, b.time)
+        assert (a.scene_id, a.im_id, a.object_id, a.score, a.time) == (
+            b.scene_id,
+            b.im_id,
+            b.object_id,
+            b.score,
+            b.time,
+        )
         np.testing.assert_allclose(a.T_camera_object, b.T_camera_object, atol=1e-8)
 
 
@@ -102,7 +114,9 @@ def test_a_read_rotation_is_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.T_camera_object[:3, :3] @ result.T_camera_object[:3, :3].T, np.eye(3), atol=1e-12)
 
 
-@pytest.mark.parametrize("line", ["1,2,3,0.5,1 0 0 0 1 0 0 0,0 0 1,-1", "1,2,3,0.5", "1,2,x,0.5,1 0 0 0 1 0 0 0 1,0 0 1,-1"])
+@pytest.mark.parametrize(
+    "line", ["1,2,3,0.5,1 0 0 0 1 0 0 0,0 0 1,-1", "1,2,3,0.5", "1,2,x,0.5,1 0 0 0 1 0 0 0 1,0 0 1,-1"]
+)
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "r.csv").write_text(f"scene_id,im_id,obj_id,score,R,t,time\n{line}\n")
     with pytest.raises(InputError, match=r"r\.csv:2: expected scene_id"):

@@ -9,9 +9,9 @@ import pytest
 import toy_bundle as toy
 
 from fm_pose_core.bundle import Bundle, write_bundle
-from fm_pose_core.crop import Crop
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import box_corners
+from fm_pose_core.objects.crop import Crop
 
 
 def write(path: Path, **changes: Any) -> Bundle:
@@ -36,7 +36,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write(tmp_path / "a" / "thing")
     bundle = Bundle.load(str(tmp_path / "a" / "thing"))
     assert (bundle.name, bundle.object_id, bundle.diameter, bundle.crop) == ("thing", 7, 0.35, Crop(96, 250.0))
-    np.testing.assert_array_equal(bundle.box_corners, box_corners(np.array([-0.1, -0.05, 0.0]), np.array([0.1, 0.05, 0.3])))
+    np.testing.assert_array_equal(
+        bundle.box_corners, box_corners(np.array([-0.1, -0.05, 0.0]), np.array([0.1, 0.05, 0.3]))
+    )
     np.testing.assert_allclose(bundle.dimensions, [0.2, 0.1, 0.3])
     np.testing.assert_allclose(bundle.center, [0, 0, 0.15])
     np.testing.assert_array_equal(bundle.symmetries[0], np.diag([-1.0, -1.0, 1.0, 1.0]))
@@ -90,11 +92,17 @@ def delete(*keys: str) -> Callable[[dict], None]:
         (set_key("object", "minimum", value=[0.2, -1, -1]), "object: expected minimum below maximum"),
         (set_key("object", "minimum", value=[float("nan"), -1, -1]), "object: expected minimum below maximum"),
         (set_key("object", "diameter", value=350.0), r"object\.diameter: expected between"),
-        (set_key("object", "symmetries", value=[[1.0] * 16]), r"object\.symmetries\[0\]: expected 16 numbers of a rigid"),
+        (
+            set_key("object", "symmetries", value=[[1.0] * 16]),
+            r"object\.symmetries\[0\]: expected 16 numbers of a rigid",
+        ),
         (set_key("object", "symmetries", value=[[1.0] * 12]), r"object\.symmetries\[0\]: expected 16 numbers"),
         (set_key("crop", "size", value=0), r"crop\.size: expected 8 to 4096"),
         (set_key("crop", "focal", value=-1.0), r"crop\.focal: expected a positive number"),
-        (set_key("calibration", "spread_scale", value=float("inf")), r"calibration\.spread_scale: expected a positive number"),
+        (
+            set_key("calibration", "spread_scale", value=float("inf")),
+            r"calibration\.spread_scale: expected a positive number",
+        ),
         (set_key("network", "file", value="../network.onnx"), "file: expected a file name without folders"),
         (set_key("network", "file", value="/etc/hostname"), "file: expected a file name without folders"),
         (set_key("network", "file", value="other.onnx"), "other.onnx: expected a file in the bundle"),

@@ -9,11 +9,12 @@ import pytest
 from fm_pose_core import EstimatorConfig, PoseEstimator
 from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle
 from fm_pose_core.config import EngineConfig
-from fm_pose_core.data.bop import BopDataset, parse_ids
-from fm_pose_core.evaluate.bop import evaluate_bop
-from fm_pose_core.evaluate.hand import predict_joints, score_joints
-from fm_pose_core.hand.estimator import HandEstimator
-from fm_pose_core.hand.frames import read_frames
+from fm_pose_core.files import parse_ids
+from fm_pose_core.hands.estimator import HandEstimator
+from fm_pose_core.hands.evaluation import predict_joints, score_joints
+from fm_pose_core.hands.frames import read_frames
+from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.evaluation import evaluate_bop
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data"))
@@ -31,7 +32,10 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
     estimator = PoseEstimator.load(ROOT / "models" / name)
     trained = estimator.bundle.manifest.training["configuration"]["object"]
     evaluation = evaluate_bop(
-        BopDataset(DATA / "lmo"), "test", {estimator.bundle.object_id: estimator}, frames=parse_ids(trained["validation_frames"])
+        BopDataset(DATA / "lmo"),
+        "test",
+        {estimator.bundle.object_id: estimator},
+        frames=parse_ids(trained["validation_frames"]),
     )
     assert evaluation.mean.projection >= 0.70
     assert evaluation.score_correlation < -0.2  # a higher score means a smaller error
@@ -45,7 +49,7 @@ def test_backends_agree_with_torch(path: Path, backend: str, precision: str) -> 
     bundle = ObjectBundle.load(path)
     frames = sorted((ROOT / "demo" / "sequence" / "test" / "000001" / "rgb").glob("*.jpg"))[::9]
     dataset = BopDataset(ROOT / "demo" / "sequence")
-    from fm_pose_core.data.bop import read_image
+    from fm_pose_core.files import read_image
     from fm_pose_core.types import Window
 
     instances = {x.image_path: x for x in dataset.instances("test")}

@@ -15,7 +15,7 @@ import toy_bundle as toy
 
 from fm_pose_core import cli
 from fm_pose_core.cli import main
-from fm_pose_core.data.bop import read_results
+from fm_pose_core.objects.bop import read_results
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"example:\n  fm-pose {command} " in text
 
 
-def test_the_examples_in_the_help_are_valid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_in_the_help_are_valid(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     called = []
     for command in COMMANDS[1:]:
         monkeypatch.setattr(cli, "_" + command.replace(" ", "_"), called.append)
@@ -56,10 +58,25 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
 
 
-def test_evaluate_a_bundle_from_end_to_end(root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_a_bundle_from_end_to_end(
+    root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The toy network finds the box in frames 2 and 3, and nothing in frame 5."""
     out, report = tmp_path / "out.csv", tmp_path / "report"
-    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--split", "test", "--window", "gt", "--views", "1"]
+    arguments = [
+        "evaluate",
+        "bop",
+        "--bundle",
+        str(toy_bundle),
+        "--root",
+        str(root),
+        "--split",
+        "test",
+        "--window",
+        "gt",
+        "--views",
+        "1",
+    ]
     assert main([*arguments, "--csv", str(out), "--output", str(report), "--backend", "onnxruntime"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")).split()
     assert row[2:4] == ["3", "2"] and row[4:7] == ["66.7", "66.7", "66.7"]  # n, found; shares
@@ -80,7 +97,20 @@ def test_evaluate_a_bundle_from_end_to_end(root: Path, toy_bundle: Path, tmp_pat
 def test_evaluate_displaced_and_a_part_of_the_frames(
     root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--frames", "3,5", "--views", "1", "--backend", "onnxruntime"]
+    arguments = [
+        "evaluate",
+        "bop",
+        "--bundle",
+        str(toy_bundle),
+        "--root",
+        str(root),
+        "--frames",
+        "3,5",
+        "--views",
+        "1",
+        "--backend",
+        "onnxruntime",
+    ]
     poses = []
     for name in ("a.csv", "b.csv"):
         assert main([*arguments, "--displace", "5", "--seed", "4", "--csv", str(tmp_path / name)]) == 0
@@ -107,7 +137,10 @@ def test_evaluate_displaced_and_a_part_of_the_frames(
         ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected an image"),
         ("infer --bundle {bundle} --image {image} --camera 1,2,3 --window 1,2", "--camera: expected 4 numbers"),
         ("infer --bundle {bundle} --image {image} --camera 300,300,160,120 --window 1", "--window: expected 2 numbers"),
-        ("infer --bundle {bundle} --image {image} --camera 300,300,160,120 --window 160,118 --output x.nope", "suffix of an image"),
+        (
+            "infer --bundle {bundle} --image {image} --camera 300,300,160,120 --window 160,118 --output x.nope",
+            "suffix of an image",
+        ),
         ("download bop --dataset nothing --output {out}", "dataset: expected one of lm, lmo"),
     ],
 )
@@ -138,17 +171,33 @@ def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["bundle", "show", "x"]) == 130
 
 
-def test_infer_finds_the_object_and_draws_it(root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_infer_finds_the_object_and_draws_it(
+    root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = root / "test" / "000001" / "rgb" / "000003.png"
     K = tiny_bop.CAMERA.K
     camera = ",".join(str(x) for x in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
     u, v = tiny_bop.FRAMES[3]
-    arguments = ["infer", "--bundle", str(toy_bundle), "--image", str(image), "--camera", camera, "--window", f"{u},{v}", "--views", "1"]
+    arguments = [
+        "infer",
+        "--bundle",
+        str(toy_bundle),
+        "--image",
+        str(image),
+        "--camera",
+        camera,
+        "--window",
+        f"{u},{v}",
+        "--views",
+        "1",
+    ]
     assert main([*arguments, "--output", str(tmp_path / "o.png"), "--backend", "onnxruntime"]) == 0
     text = capsys.readouterr().out
     position = re.search(r"position +(\S+) (\S+) (\S+) m", text)
     assert position and "accepted     yes" in text
-    np.testing.assert_allclose([float(x) for x in position.groups()], toy.toy_pose(tiny_bop.CAMERA, u, v)[:3, 3], atol=2e-3)
+    np.testing.assert_allclose(
+        [float(x) for x in position.groups()], toy.toy_pose(tiny_bop.CAMERA, u, v)[:3, 3], atol=2e-3
+    )
     before, after = cv2.imread(str(image)), cv2.imread(str(tmp_path / "o.png"))
     changed = np.argwhere((before != after).any(-1))
     assert before.shape == after.shape and 100 < len(changed) < 5000
@@ -163,7 +212,25 @@ def test_bundle_show(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_written_csv_is_what_bop_reads(root: Path, toy_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
-    assert main(["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(root), "--csv", str(out), "--views", "1", "--backend", "onnxruntime"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "bop",
+                "--bundle",
+                str(toy_bundle),
+                "--root",
+                str(root),
+                "--csv",
+                str(out),
+                "--views",
+                "1",
+                "--backend",
+                "onnxruntime",
+            ]
+        )
+        == 0
+    )
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]
@@ -173,6 +240,9 @@ def test_the_written_csv_is_what_bop_reads(root: Path, toy_bundle: Path, tmp_pat
 
 def test_module_entry() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fm_pose_core.cli", "--version"], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-m", "fm_pose_core.cli", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 0 and done.stdout.startswith("fm-pose ")

@@ -3,9 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fm_pose_core.crop import Crop
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array
+from fm_pose_core.objects.crop import Crop
 from fm_pose_core.types import Camera, Window
 
 K = np.array([[420.0, 0.0, 330.5], [0.0, 430.0, 236.0], [0.0, 0.0, 1.0]])
@@ -66,7 +66,8 @@ def test_camera_projects_as_its_model_says_and_back(model: str) -> None:
     camera = camera_of(model)
     pixels = camera.pixels(points)
     np.testing.assert_allclose(pixels, true_pixels(model, points), atol=1e-6)
-    np.testing.assert_allclose(camera.rays(pixels), points / points[:, 2:], atol=2e-3)  # OpenCV inverts by few iterations
+    # OpenCV inverts by few iterations.
+    np.testing.assert_allclose(camera.rays(pixels), points / points[:, 2:], atol=2e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -87,7 +88,9 @@ def test_crop_agrees_with_direct_projection(model: str) -> None:
         seen = crop.to_window(point[None], R_camera_window)[0]
         y, x = np.mgrid[:128, :128]
         weight = pixels.astype(np.float64)
-        np.testing.assert_allclose([(weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()], seen, atol=0.1)
+        np.testing.assert_allclose(
+            [(weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()], seen, atol=0.1
+        )
         np.testing.assert_allclose(crop.to_image(seen[None], camera, R_camera_window)[0], [u, v], atol=1e-6)
 
 
@@ -119,7 +122,8 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize("model", ["ideal", "plumb_bob"])
 def test_a_fine_image_is_averaged_not_skipped(model: str) -> None:
-    """A camera of four times the resolution: the window shows the same smooth scene, and a pattern of single pixels becomes grey."""
+    """A camera of four times the resolution: the window shows the same smooth scene, and a pattern of single pixels
+    becomes grey."""
     crop = Crop(128, 430.0)
     coarse = camera_of(model)
     K4 = np.diag([4.0, 4.0, 1.0]) @ K

@@ -13,10 +13,10 @@ import pytest
 import tiny_bop
 
 from fm_pose_core.cli import main
-from fm_pose_core.data import download
-from fm_pose_core.data.bop import BopDataset
-from fm_pose_core.data.download import download_bop, read_checksums, unpack
 from fm_pose_core.errors import InputError
+from fm_pose_core.objects import download
+from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.download import download_bop, read_checksums, unpack
 
 PARTS = ["base", "models", "test_bop19"]
 
@@ -91,7 +91,13 @@ def server(archives: Path) -> Iterator[Server]:
 def check(folder: Path) -> None:
     dataset = BopDataset(folder)
     assert len(dataset.instances("test")) == 8 and dataset.targets()
-    assert sorted(p.name for p in folder.iterdir()) == [".downloaded.json", "camera.json", "models", "test", "test_targets_bop19.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".downloaded.json",
+        "camera.json",
+        "models",
+        "test",
+        "test_targets_bop19.json",
+    ]
     assert [p.name for p in folder.parent.iterdir()] == ["lmo"]  # nothing is left over
 
 
@@ -101,7 +107,23 @@ def test_from_a_folder(archives: Path, tmp_path: Path, kind: str, capsys: pytest
     if kind == "nested":
         shutil.copytree(archives, tmp_path / "hub" / "lmo")
     out = tmp_path / "data"
-    assert main(["download", "bop", "--dataset", "lmo", "--parts", ",".join(PARTS), "--output", str(out), "--mirror", mirror]) == 0
+    assert (
+        main(
+            [
+                "download",
+                "bop",
+                "--dataset",
+                "lmo",
+                "--parts",
+                ",".join(PARTS),
+                "--output",
+                str(out),
+                "--mirror",
+                mirror,
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.strip() == str(out / "lmo")
     check(out / "lmo")
 
@@ -211,7 +233,9 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "x.zip", tmp_path / "lmo")
 
 
-def test_more_content_than_the_disk_holds_is_refused(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_content_than_the_disk_holds_is_refused(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(InputError, match="free disk space"):
         download_bop("lmo", tmp_path, ["models"], str(archives))

@@ -72,7 +72,8 @@ def test_many_windows_are_one_window_many_times(estimator: PoseEstimator) -> Non
 
 
 def test_views_of_a_window_answer_for_the_window(toy_bundle: Path) -> None:
-    """A network that says where the spot is: every view sees it elsewhere and turned, and all say the same of the image."""
+    """A network that says where the spot is: every view sees it elsewhere and turned, and all say the same of the
+    image."""
     seen = []
 
     class Spot:
@@ -87,7 +88,9 @@ def test_views_of_a_window_answer_for_the_window(toy_bundle: Path) -> None:
 
     for camera in CAMERAS.values():
         rows, columns = np.mgrid[:480, :640]
-        image = np.repeat(np.rint(255 * np.exp(-((columns - 318.0) ** 2 + (rows - 183.0) ** 2) / 50.0))[..., None], 3, -1).astype(np.uint8)
+        image = np.repeat(
+            np.rint(255 * np.exp(-((columns - 318.0) ** 2 + (rows - 183.0) ** 2) / 50.0))[..., None], 3, -1
+        ).astype(np.uint8)
         for views in (1, 2, 4, 7):
             estimator = PoseEstimator(PoseEstimator.load(toy_bundle).bundle, Spot(), EstimatorConfig(views=views))
             first, second = estimator.estimate_many(image, camera, [Window(300.0, 190.0), Window(330.0, 170.0)])
@@ -115,7 +118,9 @@ def test_a_network_that_answers_with_nan_is_refused(estimator: PoseEstimator) ->
             return np.full((len(images), 8, 2), np.nan, np.float32), np.ones((len(images), 8, 2), np.float32)
 
     for camera in CAMERAS.values():
-        pose = PoseEstimator(estimator.bundle, Nan()).estimate(np.zeros((480, 640, 3), np.uint8), camera, Window(320.0, 240.0))
+        pose = PoseEstimator(estimator.bundle, Nan()).estimate(
+            np.zeros((480, 640, 3), np.uint8), camera, Window(320.0, 240.0)
+        )
         assert not pose.accepted and "finite" in pose.reason and pose.score == 0.0
 
 
@@ -130,13 +135,16 @@ def test_covariance_predicts_the_scatter_in_the_camera_frame(estimator: PoseEsti
         name, device, precision = "noisy", "none", "fp32"
 
         def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return exact + rng.normal(scale=1.0, size=exact.shape), np.full(exact.shape, np.sqrt(0.75))  # 0.5² + 0.75 = 1
+            # 0.5² + 0.75 = 1.
+            return exact + rng.normal(scale=1.0, size=exact.shape), np.full(exact.shape, np.sqrt(0.75))
 
     noisy = PoseEstimator(estimator.bundle, Noisy(), EstimatorConfig(views=1))
     normalised, scores = [], []
     for _ in range(200):
         pose = noisy.estimate(image, camera, window)
-        e = np.concatenate([pose.T_camera_object[:3, 3] - truth[:3, 3], log_so3(pose.T_camera_object[:3, :3] @ truth[:3, :3].T)])
+        e = np.concatenate(
+            [pose.T_camera_object[:3, 3] - truth[:3, 3], log_so3(pose.T_camera_object[:3, :3] @ truth[:3, :3].T)]
+        )
         normalised.append(e @ np.linalg.solve(pose.covariance, e))
         scores.append(pose.score)
     assert 4.0 < np.mean(normalised) < 7.0
@@ -146,7 +154,10 @@ def test_covariance_predicts_the_scatter_in_the_camera_frame(estimator: PoseEsti
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((240, 320, 3), np.uint8), r"image: expected uint8 \(480, 640, 3\) as the camera says, got uint8 \(240, 320, 3\)"),
+        (
+            np.zeros((240, 320, 3), np.uint8),
+            r"image: expected uint8 \(480, 640, 3\) as the camera says, got uint8 \(240, 320, 3\)",
+        ),
         (np.zeros((480, 640), np.uint8), "image: expected uint8"),
         (np.zeros((480, 640, 4), np.uint8), "image: expected uint8"),
         (np.zeros((480, 640, 3), np.float32), "got float32"),
@@ -166,7 +177,9 @@ def test_a_window_outside_of_the_image_is_no_error(estimator: PoseEstimator) -> 
 def test_score_uses_the_bundles_calibration(estimator: PoseEstimator) -> None:
     camera, image = CAMERAS["ideal"], toy.toy_image(CAMERAS["ideal"], 320.0, 240.0)
     manifest = estimator.bundle.manifest
-    strict = replace(estimator.bundle, manifest=replace(manifest, calibration=replace(manifest.calibration, spread_scale=10.0)))
+    strict = replace(
+        estimator.bundle, manifest=replace(manifest, calibration=replace(manifest.calibration, spread_scale=10.0))
+    )
     window = Window(320.0, 240.0)
     a = estimator.estimate(image, camera, window).score
     b = PoseEstimator(strict, estimator.backend, estimator.config).estimate(image, camera, window).score
@@ -190,7 +203,9 @@ def test_the_camera_turns_the_result_along(estimator: PoseEstimator) -> None:
 def test_importing_the_package_is_cheap() -> None:
     heavy = "cv2, openvino, onnxruntime, torch, onnx, yaml"
     code = f"import fm_pose_core, sys; fm_pose_core.PoseEstimator; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
     assert result.stdout.strip() == "[]"
 
 

@@ -8,12 +8,13 @@ import pytest
 import tiny_bop
 from tiny_bop import BLUE, FRAMES, HIDDEN
 
-from fm_pose_core.data.bop import BopDataset, Result, parse_ids
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate import windows as windowing
-from fm_pose_core.evaluate.bop import evaluate_bop, evaluate_results, select_instances
-from fm_pose_core.evaluate.report import choose_cases, score_bins, write_report
+from fm_pose_core.files import parse_ids
 from fm_pose_core.geometry import Array, exp_so3, transform
+from fm_pose_core.objects import windows as windowing
+from fm_pose_core.objects.bop import BopDataset, Result
+from fm_pose_core.objects.evaluation import evaluate_bop, evaluate_results, select_instances
+from fm_pose_core.objects.report import choose_cases, score_bins, write_report
 from fm_pose_core.types import Camera, ObjectPose, Window
 
 
@@ -23,7 +24,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> BopDataset:
 
 
 class FakeEstimator:
-    """Knows the truth of object 2; turns it by `degrees`, and refuses it in `refused` frames. Keeps the windows it saw."""
+    """Knows the truth of object 2; turns it by `degrees`, and refuses it in `refused` frames. Keeps the windows it
+    saw."""
 
     def __init__(self, degrees: float = 0.0, refused: tuple[int, ...] = (), reprojection_error: float = 1.0) -> None:
         self.degrees, self.refused, self.reprojection_error = degrees, refused, reprojection_error
@@ -35,7 +37,9 @@ class FakeEstimator:
         im_id = min(FRAMES, key=lambda im: float(np.hypot(*(center[im] - [window.u, window.v]))))
         T = tiny_bop.brick_pose(im_id) @ transform(exp_so3(np.deg2rad([self.degrees, 0, 0])), np.zeros(3))
         accepted = im_id not in self.refused
-        return ObjectPose(T, np.zeros((8, 2)), self.reprojection_error, np.eye(6), 0.9, accepted, "" if accepted else "fake")
+        return ObjectPose(
+            T, np.zeros((8, 2)), self.reprojection_error, np.eye(6), 0.9, accepted, "" if accepted else "fake"
+        )
 
 
 def ids(instances: list) -> list[tuple[int, int]]:
@@ -94,7 +98,9 @@ def test_displacement_is_uniform_in_the_disc_and_belongs_to_the_instance(dataset
     assert moved == windowing.displaced(instances, windows, 10.0, seed=1)
     assert moved[2:4] == windowing.displaced(instances[2:4], windows[2:4], 10.0, seed=1)  # whatever else is evaluated
     assert moved != windowing.displaced(instances, windows, 10.0, seed=2)
-    offsets = np.array([(w.u, w.v) for s in range(300) for w in windowing.displaced(instances[:1], [Window(0, 0)], 10.0, s) if w])
+    offsets = np.array(
+        [(w.u, w.v) for s in range(300) for w in windowing.displaced(instances[:1], [Window(0, 0)], 10.0, s) if w]
+    )
     radii = np.hypot(*offsets.T)
     assert radii.max() <= 10
     assert np.mean(radii < 10 / np.sqrt(2)) == pytest.approx(0.5, abs=0.1)  # half of the area, half of the draws
@@ -110,7 +116,11 @@ def test_windows_from_detections(dataset: BopDataset, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("scene_id,im_id,obj_id,u,v\n1,2,1,110,55\n")
     instances, _ = select_instances(dataset, "test", [1])
     for name in ("d.json", "d.csv"):
-        assert windowing.match_windows(instances, windowing.read_windows(tmp_path / name)) == [Window(110, 55), None, None]
+        assert windowing.match_windows(instances, windowing.read_windows(tmp_path / name)) == [
+            Window(110, 55),
+            None,
+            None,
+        ]
     for content in ("[{}]", "{", '[{"scene_id": 1, "image_id": 2, "category_id": 1, "bbox": [1]}]'):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(InputError, match=r"bad\.json: expected 2D detections"):
@@ -136,7 +146,9 @@ def test_rejected_poses_are_absent_unless_kept(dataset: BopDataset) -> None:
     kept = evaluate_bop(dataset, "test", {2: FakeEstimator(refused=(3,))}, keep_rejected=True)
     assert kept.objects[2].projection == 1 and len(kept.results()) == 3
     # A refusal without any pose has none to keep.
-    poseless = evaluate_bop(dataset, "test", {2: FakeEstimator(refused=(3,), reprojection_error=np.inf)}, keep_rejected=True)
+    poseless = evaluate_bop(
+        dataset, "test", {2: FakeEstimator(refused=(3,), reprojection_error=np.inf)}, keep_rejected=True
+    )
     assert len(poseless.results()) == 2
 
 
@@ -158,7 +170,10 @@ def results(dataset: BopDataset, degrees: dict[int, float]) -> list[Result]:
 
 def test_known_scores_from_a_result_file(dataset: BopDataset) -> None:
     """One right, one off by 90°, one absent; the hidden one does not count."""
-    given = [*results(dataset, {2: 0.0, 3: 90.0, HIDDEN: 0.0}), Result(1, 2, 2, 1.0, tiny_bop.truth(2, 2) @ tiny_bop.HALF_TURN)]
+    given = [
+        *results(dataset, {2: 0.0, 3: 90.0, HIDDEN: 0.0}),
+        Result(1, 2, 2, 1.0, tiny_bop.truth(2, 2) @ tiny_bop.HALF_TURN),
+    ]
     evaluation = evaluate_results(dataset, "test", given)
     duck, brick = evaluation.objects[1], evaluation.objects[2]
     for share in (duck.projection, duck.add, duck.cm_deg, brick.projection, brick.add, brick.cm_deg):
@@ -220,7 +235,11 @@ def test_pictures_are_shown_once(dataset: BopDataset) -> None:
 def test_calibration_bins(dataset: BopDataset) -> None:
     evaluation = evaluate_results(dataset, "test", results(dataset, {2: 0.0, 3: 90.0, BLUE: 4.0}), [1])
     low, middle, high = score_bins(evaluation, bins=3)
-    assert (low["score"], middle["score"], high["score"]) == (pytest.approx(0.1), pytest.approx(0.96), pytest.approx(1.0))
+    assert (low["score"], middle["score"], high["score"]) == (
+        pytest.approx(0.1),
+        pytest.approx(0.96),
+        pytest.approx(1.0),
+    )
     assert low["mean_error"] > middle["mean_error"] > high["mean_error"]
     assert (low["correct"], high["correct"]) == (0, 1)
     assert evaluation.score_correlation == pytest.approx(-1)

@@ -6,7 +6,9 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.types import Camera, Window
 
 rng = np.random.default_rng(0)
-VECTORS = [axis / np.linalg.norm(axis) * angle for axis in rng.normal(size=(4, 3)) for angle in (1e-9, 1e-4, 0.5, 2.0, 3.14159)]
+VECTORS = [
+    axis / np.linalg.norm(axis) * angle for axis in rng.normal(size=(4, 3)) for angle in (1e-9, 1e-4, 0.5, 2.0, 3.14159)
+]
 
 
 @pytest.mark.parametrize("w", VECTORS, ids=lambda w: f"{np.linalg.norm(w):.3g}rad")
@@ -21,7 +23,9 @@ def test_rotation_vector_quaternion_and_angle_agree(w: np.ndarray) -> None:
 
 def test_quaternion_is_in_ros_order() -> None:
     quarter_turn_about_z = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    np.testing.assert_allclose(g.quaternion_from_rotation(quarter_turn_about_z), [0, 0, np.sqrt(0.5), np.sqrt(0.5)], atol=1e-12)
+    np.testing.assert_allclose(
+        g.quaternion_from_rotation(quarter_turn_about_z), [0, 0, np.sqrt(0.5), np.sqrt(0.5)], atol=1e-12
+    )
 
 
 def test_half_turn_has_an_angle_of_pi() -> None:
@@ -60,7 +64,9 @@ def test_smallest_rotation_along_a_ray() -> None:
 
 def test_box_corners_and_edges() -> None:
     corners = g.box_corners(np.array([-1.0, -2.0, -3.0]), np.array([1.0, 2.0, 3.0]))
-    np.testing.assert_array_equal(corners[[0, 1, 2, 4, 7]], [[-1, -2, -3], [-1, -2, 3], [-1, 2, -3], [1, -2, -3], [1, 2, 3]])
+    np.testing.assert_array_equal(
+        corners[[0, 1, 2, 4, 7]], [[-1, -2, -3], [-1, -2, 3], [-1, 2, -3], [1, -2, -3], [1, 2, 3]]
+    )
     assert len(set(g.BOX_EDGES)) == 12
     for a, b in g.BOX_EDGES:
         assert np.count_nonzero(corners[a] - corners[b]) == 1

@@ -13,15 +13,23 @@ pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
 
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate.hand import score_joints
-from fm_pose_core.hand.crop import HandCrop, HandCropConfig
-from fm_pose_core.hand.frames import read_depth, read_frames, read_unlabelled, write_nyu
-from fm_pose_core.hand.labels import DATASETS, read_labels, write_joints
-from fm_pose_core.hand.prior import PoseConfig, PosePrior
-from fm_pose_core.hand.samples import HandPairs, HandRenderer, HandSamples, HandSyntheticConfig, HandView, HandWindowsConfig, draw_window
-from fm_pose_core.hand.search import SearchConfig, centre_of_mass, find_hand, hand_near
-from fm_pose_core.hand.skeleton import RIGID, Skeleton, joint_sets
-from fm_pose_core.hand.skin import SkinnedHand, build_skin
+from fm_pose_core.hands.crop import HandCrop, HandCropConfig
+from fm_pose_core.hands.evaluation import score_joints
+from fm_pose_core.hands.frames import read_depth, read_frames, read_unlabelled, write_nyu
+from fm_pose_core.hands.labels import DATASETS, read_labels, write_joints
+from fm_pose_core.hands.locate import SearchConfig, centre_of_mass, find_hand, hand_near
+from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
+from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets
+from fm_pose_core.hands.model.skin import SkinnedHand, build_skin
+from fm_pose_core.hands.samples import (
+    HandPairs,
+    HandRenderer,
+    HandSamples,
+    HandSyntheticConfig,
+    HandView,
+    HandWindowsConfig,
+    draw_window,
+)
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
 from fm_pose_core.simulation.hands import with_forearm
 from fm_pose_core.types import Camera
@@ -102,7 +110,7 @@ def test_a_body_close_behind_does_not_draw_the_window_away() -> None:
 @pytest.mark.parametrize("arm", [False, True])
 def test_near_its_joints_the_hand_is_found_before_a_body(gap: float, arm: bool, hand: SkinnedHand) -> None:
     """However close the body is, and whatever hangs on the hand."""
-    from fm_pose_core.data.renderer import DepthRenderer
+    from fm_pose_core.rendering.renderer import DepthRenderer
 
     skin = with_forearm(hand) if arm else hand
     pose = PosePrior(hand.skeleton, PoseConfig(aside=8.0)).draw(np.random.default_rng(3))
@@ -125,9 +133,12 @@ def test_both_ends_of_an_arm_may_be_the_hand() -> None:
     arm = np.where((np.abs(along) < 0.2) & (np.abs(across) < 0.04), 0.7, 2.0).astype(np.float32)  # 40 cm long
     places = sorted((c.center for c in find_hand(arm, CAMERA)), key=lambda center: float(center[0]))
     inside = (0.2 - 0.09) / np.sqrt(2)  # the middle of the last 18 cm
-    np.testing.assert_allclose(places, [[-inside, -inside, 0.7], [0.0, 0.0, 0.7], [inside, inside, 0.7]], atol=0.006)  # all of it is nearest
+    # All of it is nearest.
+    np.testing.assert_allclose(places, [[-inside, -inside, 0.7], [0.0, 0.0, 0.7], [inside, inside, 0.7]], atol=0.006)
     arm[(arm < 1) & (along > 0.1)] = 0.58
-    arm[(arm < 1) & (along <= 0.1)] -= np.float32(0.6) * (along + 0.1)[(arm < 1) & (along <= 0.1)].astype(np.float32).clip(0)
+    arm[(arm < 1) & (along <= 0.1)] -= np.float32(0.6) * (along + 0.1)[(arm < 1) & (along <= 0.1)].astype(
+        np.float32
+    ).clip(0)
     front = min((c.center for c in find_hand(arm, CAMERA)), key=lambda center: float(center[2]))
     assert front[2] < 0.6 and front[0] > 0.05
     arm = np.where(arm < 1, np.float32(0.7), arm)
@@ -145,7 +156,8 @@ def test_gaps_of_a_pixel_part_nothing() -> None:
         holes = np.where(whole < 1, whole, np.float32(nothing))
         with np.errstate(all="raise"):
             (c,) = find_hand(holes, CAMERA)
-            np.testing.assert_allclose(centre_of_mass(holes, CAMERA, c.center), c.center, atol=0.01)  # type: ignore[arg-type]
+            # Type: ignore[arg-type].
+            np.testing.assert_allclose(centre_of_mass(holes, CAMERA, c.center), c.center, atol=0.01)
         np.testing.assert_allclose(a.center, c.center, atol=0.003)
         holes[:, 318] = nothing
         (c,) = find_hand(holes, CAMERA)
@@ -189,8 +201,8 @@ def test_labels_agree_with_the_depth(hand: SkinnedHand) -> None:
 
 
 def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
-    from fm_pose_core.hand.fitting import rotation_vectors
-    from fm_pose_core.hand.skeleton import rotations
+    from fm_pose_core.hands.model.fitting import rotation_vectors
+    from fm_pose_core.hands.model.skeleton import rotations
 
     crop = HandCrop()
     renderer = HandRenderer(hand, NYU14, crop)
@@ -221,7 +233,14 @@ def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
 
 def test_samples_differ_and_repeat_by_seed(hand: SkinnedHand) -> None:
     def some(seed: int) -> list[np.ndarray]:
-        samples = HandSamples([(hand, NYU14)], np.zeros((0, hand.skeleton.size)), HandCrop(), HandSyntheticConfig(), np.random.default_rng(seed), ring=16)
+        samples = HandSamples(
+            [(hand, NYU14)],
+            np.zeros((0, hand.skeleton.size)),
+            HandCrop(),
+            HandSyntheticConfig(),
+            np.random.default_rng(seed),
+            ring=16,
+        )
         drawn = [samples.draw()[0] for _ in range(6)]
         samples.close()
         return drawn
@@ -233,7 +252,7 @@ def test_samples_differ_and_repeat_by_seed(hand: SkinnedHand) -> None:
 
 def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
     """From a dataset whose hand is ours: both halves must then be alike."""
-    from fm_pose_core.data.renderer import DepthRenderer
+    from fm_pose_core.rendering.renderer import DepthRenderer
 
     rng = np.random.default_rng(0)
     prior = PosePrior(hand.skeleton, PoseConfig(aside=8.0))
@@ -245,7 +264,9 @@ def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
     write_nyu(tmp_path / "train", depths, joints)
     frames = read_frames("nyu", tmp_path, "train")
     np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
-    pairs = HandPairs(frames, [(hand, NYU14)], np.zeros(4, np.int64), poses, HandCrop(), HandWindowsConfig(), rng, ring=4)
+    pairs = HandPairs(
+        frames, [(hand, NYU14)], np.zeros(4, np.int64), poses, HandCrop(), HandWindowsConfig(), rng, ring=4
+    )
     for _ in range(8):
         real, synthetic, label = pairs.draw()
         assert real.shape == synthetic.shape == (128, 128, 1) and label.shape == (14, 3)
@@ -263,12 +284,17 @@ def test_simulated_hands_have_a_forearm(hand: SkinnedHand) -> None:
     bent = hand.bind.copy()
     bent[RIGID + hand.skeleton.angles.index("forearm_x")] += 0.6
     before, after = with_arm.posed(hand.bind)[count:], with_arm.posed(bent)[count:]
-    wrist = hand.skeleton.points(hand.bind[None], *hand.skeleton.on_bones(NYU14))[0, [i for i, x in enumerate(NYU14) if x.bone == "forearm"]].mean(0)
+    wrist = hand.skeleton.points(hand.bind[None], *hand.skeleton.on_bones(NYU14))[
+        0, [i for i, x in enumerate(NYU14) if x.bone == "forearm"]
+    ].mean(0)
     distance = np.linalg.norm(before - wrist, axis=1)
     assert distance.min() < 0.04 and distance.max() == pytest.approx(0.25, abs=0.03)
     np.testing.assert_allclose(with_arm.posed(hand.bind)[:count], hand.posed(hand.bind), atol=1e-6)
-    assert np.linalg.norm(after - before, axis=1).max() == pytest.approx(2 * 0.25 * np.sin(0.3), abs=0.03)  # turned about the wrist
-    inside = np.linalg.norm(after[:, None] - after[None], axis=-1) - np.linalg.norm(before[:, None] - before[None], axis=-1)
+    # Turned about the wrist.
+    assert np.linalg.norm(after - before, axis=1).max() == pytest.approx(2 * 0.25 * np.sin(0.3), abs=0.03)
+    inside = np.linalg.norm(after[:, None] - after[None], axis=-1) - np.linalg.norm(
+        before[:, None] - before[None], axis=-1
+    )
     assert np.abs(inside).max() < 1e-5  # as one piece
 
 
@@ -285,7 +311,8 @@ def test_nyu_and_icvl_layouts(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
     np.testing.assert_allclose(frames.depth(0), depth, atol=1e-6)
 
-    (tmp_path / "nyu" / "test" / "camera.txt").write_text("500 500 320 240\n")  # of another camera: pixels and depths stay, metres change
+    # Of another camera: pixels and depths stay, metres change.
+    (tmp_path / "nyu" / "test" / "camera.txt").write_text("500 500 320 240\n")
     other = read_frames("nyu", tmp_path / "nyu", "test")
     np.testing.assert_allclose(other.joints, joints * [588.03 / 500, 587.07 / 500, 1], atol=1e-9)
     np.testing.assert_allclose(other.camera.K[0, 0], 500)
@@ -325,10 +352,15 @@ def test_sensor_leaves_gaps_and_keeps_the_rest(hand: SkinnedHand) -> None:
         middle = np.s_[200:280, 280:360]
         assert known[middle].mean() > 0.9
         assert np.median(np.abs(seen - depth)[middle][known[middle]]) < 0.004
-    shadow = sense(depth, CAMERA.K, DepthSensorConfig(dropped=0.0, slant=0.0, edge_jitter=0.0), np.random.default_rng(0)) == 0
+    shadow = (
+        sense(depth, CAMERA.K, DepthSensorConfig(dropped=0.0, slant=0.0, edge_jitter=0.0), np.random.default_rng(0))
+        == 0
+    )
     u = np.nonzero(shadow)[1]
     assert len(u) > 500 and u.mean() < 320  # the projector is to the camera's right: its shadow falls to the left
-    exact = sense(depth, CAMERA.K, DepthSensorConfig("structured_light", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), np.random.default_rng(0))
+    exact = sense(
+        depth, CAMERA.K, DepthSensorConfig("structured_light", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), np.random.default_rng(0)
+    )
     assert exact.shape == depth.shape
 
 
@@ -339,8 +371,25 @@ def test_published_results_give_the_published_errors(capsys: pytest.CaptureFixtu
     if not (DATA / "nyu").is_dir():
         pytest.skip(f"{DATA}/nyu is not there (set FM_POSE_DATA)")
     results = DATA / "nyu" / "results"
-    files = [str(results / f"{name}.txt") for name in ("CVPR18_NYU_DeepPrior++_FM", "ICCVW17_NYU_DeepPrior++", "ICIP17_NYU_REN_4x6x6", "ICCV15_NYU_Feedback")]
-    arguments = ["evaluate", "hand", "--dataset", "nyu", "--groundtruth", str(DATA / "nyu" / "nyu_test_groundtruth_label.txt"), "--predictions", *files]
+    files = [
+        str(results / f"{name}.txt")
+        for name in (
+            "CVPR18_NYU_DeepPrior++_FM",
+            "ICCVW17_NYU_DeepPrior++",
+            "ICIP17_NYU_REN_4x6x6",
+            "ICCV15_NYU_Feedback",
+        )
+    ]
+    arguments = [
+        "evaluate",
+        "hand",
+        "--dataset",
+        "nyu",
+        "--groundtruth",
+        str(DATA / "nyu" / "nyu_test_groundtruth_label.txt"),
+        "--predictions",
+        *files,
+    ]
     assert main([*arguments, "--json", str(tmp_path / "s.json"), "--figure", str(tmp_path / "f.png")]) == 0
     scores = json.loads((tmp_path / "s.json").read_text())
     assert [round(s["mean_error_mm"], 2) for s in scores] == [7.44, 12.24, 13.39, 15.97]
@@ -362,7 +411,8 @@ def test_files_in_the_published_format(tmp_path: Path) -> None:
     assert score.errors[0] == pytest.approx(np.full(14, 0.005))
     assert score.within(0.02) == pytest.approx(2 / 3) and score.within(0.2) == 1.0
     moved[2, 0] = np.nan
-    assert score_joints("ours", joints, moved, dataset.joints).within(10.0) == pytest.approx(2 / 3)  # a missing joint is no joint
+    # A missing joint is no joint.
+    assert score_joints("ours", joints, moved, dataset.joints).within(10.0) == pytest.approx(2 / 3)
     (tmp_path / "c.txt").write_text("1 2 3\n")
     with pytest.raises(InputError, match=r"c\.txt:1: expected 42 numbers"):
         read_labels(tmp_path / "c.txt", dataset)

@@ -13,7 +13,7 @@ from fm_pose_core import EstimatorConfig
 from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle, write_hand_bundle
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
-from fm_pose_core.hand.estimator import HandEstimator
+from fm_pose_core.hands.estimator import HandEstimator
 from fm_pose_core.types import Camera
 
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)
@@ -37,7 +37,8 @@ def test_joints_of_the_nearest_hand(bundle: Path, backend: str) -> None:
 
 
 def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
-    """A network that says where the ball is: every view sees it elsewhere and turned, and all say the same of the room."""
+    """A network that says where the ball is: every view sees it elsewhere and turned, and all say the same of the
+    room."""
 
     class Ball:
         name, device, precision = "ball", "none", "fp32"
@@ -47,7 +48,13 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
             v, u = (np.mgrid[:size, :size] - (size - 1) / 2) * toy_hand.CROP.cube / size
             hand = images[..., 0] < 1
             depth = images[..., 0] * toy_hand.CROP.cube / 2
-            at = np.array([[m[0][k].mean(), m[1][k].mean(), d[k].mean()] for k, d in zip(hand, depth, strict=True) for m in [(u, v)]])
+            at = np.array(
+                [
+                    [m[0][k].mean(), m[1][k].mean(), d[k].mean()]
+                    for k, d in zip(hand, depth, strict=True)
+                    for m in [(u, v)]
+                ]
+            )
             return np.repeat(at[:, None], len(toy_hand.NAMES), 1), np.ones((len(images), len(toy_hand.NAMES), 3))
 
     near = np.array([0.01, 0.01, 0.6])
@@ -58,7 +65,8 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
         for one in [offsets, *([o] for o in offsets)]:  # the mean, and each alone
             estimator._crop.views = lambda count, one=one: one  # type: ignore[method-assign]
             pose = estimator._estimate(depth, CAMERA, near)
-            # Of the ball the front is seen: the mean depth is nearer. A cube's front view is a projection at the cube's depth.
+            # Of the ball the front is seen: the mean depth is nearer. A cube's front view is a projection at the cube's
+            # depth.
             np.testing.assert_allclose(pose.joints[:, :2], np.tile([0.04, -0.03], (14, 1)), atol=2.5e-3)
             np.testing.assert_allclose(pose.joints[:, 2], 0.6 - 2 / 3 * toy_hand.RADIUS, atol=3e-3)
 
@@ -71,7 +79,9 @@ def test_mirrored(bundle: Path) -> None:
     for views in (1, 4):
         config = EstimatorConfig(backend="onnxruntime", threads=1, views=views)
         right = HandEstimator.load(bundle, config).estimate(depth, CAMERA)
-        left = HandEstimator.load(bundle, config, mirror=True).estimate(np.ascontiguousarray(depth[:, ::-1]), Camera(K, CAMERA.width, CAMERA.height))
+        left = HandEstimator.load(bundle, config, mirror=True).estimate(
+            np.ascontiguousarray(depth[:, ::-1]), Camera(K, CAMERA.width, CAMERA.height)
+        )
         assert right is not None and left is not None
         np.testing.assert_allclose(left.joints, right.joints * [-1, 1, 1], atol=2e-3 if views > 1 else 2e-4)
 
@@ -124,7 +134,12 @@ def test_a_bundle_says_what_it_is_for(bundle: Path, toy_bundle: Path, tmp_path: 
         ({"joints": ("a", "a")}, "hand.joints: expected up to 256 different names"),
     ):
         with pytest.raises(InputError, match=message):
-            write_hand_bundle(tmp_path / "bad", network=toy_hand.toy_network(), architecture={}, hand=replace(toy_hand.ENTRY, **change))
+            write_hand_bundle(
+                tmp_path / "bad",
+                network=toy_hand.toy_network(),
+                architecture={},
+                hand=replace(toy_hand.ENTRY, **change),
+            )
         assert not (tmp_path / "bad").exists()
 
 
@@ -138,7 +153,14 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
         "crop": {"size": 64},
         "network": {"width": 8, "features": 16},
         "loss": {"feature_variance": 1.0, "huber": 0.15},
-        "schedule": {"pretrain_images": 24, "images": 24, "batch_synthetic": 4, "batch_pairs": 4, "validate_images": 1000, "workers": 0},
+        "schedule": {
+            "pretrain_images": 24,
+            "images": 24,
+            "batch_synthetic": 4,
+            "batch_pairs": 4,
+            "validate_images": 1000,
+            "workers": 0,
+        },
     }
     (tmp_path / "hand.yaml").write_text(yaml.safe_dump(values))
     assert main(["train", str(tmp_path / "hand.yaml"), "--output", str(tmp_path / "run")]) == 0
@@ -146,11 +168,25 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
     made = HandBundle.load(tmp_path / "bundle")
     assert made.hand.joints == toy_hand.NAMES and made.contract.image_shape == (64, 64, 1)
     window = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 1)).astype(np.float32)
-    answers = [HandEstimator.load(made.path, EstimatorConfig(backend=b, precision="fp32")).backend.infer(window) for b in ("torch", "onnxruntime", "openvino")]
+    answers = [
+        HandEstimator.load(made.path, EstimatorConfig(backend=b, precision="fp32")).backend.infer(window)
+        for b in ("torch", "onnxruntime", "openvino")
+    ]
     for points, spread in answers[1:]:
         np.testing.assert_allclose(points, answers[0][0], atol=1e-5)
         np.testing.assert_allclose(spread, answers[0][1], rtol=1e-3)
-    arguments = ["evaluate", "hand", "--dataset", "nyu", "--bundle", str(made.path), "--root", str(tmp_path / "data"), "--json", str(tmp_path / "s.json")]
+    arguments = [
+        "evaluate",
+        "hand",
+        "--dataset",
+        "nyu",
+        "--bundle",
+        str(made.path),
+        "--root",
+        str(tmp_path / "data"),
+        "--json",
+        str(tmp_path / "s.json"),
+    ]
     assert main([*arguments, "--save", str(tmp_path / "predictions")]) == 0
     assert json.loads((tmp_path / "s.json").read_text())[0]["frames"] == 6
     assert len((tmp_path / "predictions" / "bundle.txt").read_text().splitlines()) == 6

@@ -9,9 +9,9 @@ import pytest
 from fm_pose_core.config import read_yaml
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.fitting import fit_poses, fit_shape, rotation_vectors
-from fm_pose_core.hand.labels import DATASETS, read_labels
-from fm_pose_core.hand.skeleton import RIGID, Skeleton, joint_sets, rotations, skeleton_bones
+from fm_pose_core.hands.labels import DATASETS, read_labels
+from fm_pose_core.hands.model.fitting import fit_poses, fit_shape, rotation_vectors
+from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets, rotations, skeleton_bones
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data")) / "hand"
@@ -112,11 +112,16 @@ def test_fitting_finds_bone_lengths() -> None:
     skeleton, placed = fit_shape(average, landmarks, joints)
     test = random_poses(grown, 40, seed=3)
     joints = grown.points(test, *grown.on_bones(landmarks))
-    assert np.median(fit_poses(skeleton, placed, joints).residuals(joints)) < 0.5 * np.median(fit_poses(average, landmarks, joints).residuals(joints))
+    assert np.median(fit_poses(skeleton, placed, joints).residuals(joints)) < 0.5 * np.median(
+        fit_poses(average, landmarks, joints).residuals(joints)
+    )
     assert np.median(fit_poses(skeleton, placed, joints).residuals(joints)) < 1e-3
 
 
-@pytest.mark.parametrize(("name", "joint_set", "people"), [("nyu", "nyu14", ((0, 2440), (2440, 8252))), ("icvl", "icvl16", ((0, 702), (702, 1596)))])
+@pytest.mark.parametrize(
+    ("name", "joint_set", "people"),
+    [("nyu", "nyu14", ((0, 2440), (2440, 8252))), ("icvl", "icvl16", ((0, 702), (702, 1596)))],
+)
 def test_fitting_real_annotations(name: str, joint_set: str, people: tuple[tuple[int, int], ...]) -> None:
     """Of each person some frames for the bone lengths, others to judge: below 3 mm in the median."""
     if not (DATA / name).is_dir():
@@ -133,7 +138,7 @@ def test_fitting_real_annotations(name: str, joint_set: str, people: tuple[tuple
 def test_skin_is_closed_smooth_and_follows_the_bones() -> None:
     trimesh = pytest.importorskip("trimesh", reason="needs the extra [train]")
     pytest.importorskip("skimage", reason="needs the extra [train]")
-    from fm_pose_core.hand.skin import build_skin
+    from fm_pose_core.hands.model.skin import build_skin
 
     hand = build_skin(Skeleton())
     np.testing.assert_allclose(hand.posed(hand.bind), hand.vertices, atol=1e-6)
@@ -152,7 +157,7 @@ def test_skin_is_closed_smooth_and_follows_the_bones() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_rigged_mesh_takes_the_place_of_our_skin(side: str, tmp_path: Path) -> None:
-    from fm_pose_core.hand.rigged import rigged_hand
+    from fm_pose_core.hands.model.rigged import rigged_hand
 
     file = DATA / "rigged_mesh" / f"{side}.glb"
     if not file.is_file():

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fm_pose_core.data.bop import BopDataset, read_results
 from fm_pose_core.errors import InputError
-from fm_pose_core.evaluate import metrics
-from fm_pose_core.evaluate.bop import evaluate_results
 from fm_pose_core.geometry import box_corners, exp_so3, transform
+from fm_pose_core.objects import metrics
+from fm_pose_core.objects.bop import BopDataset, read_results
+from fm_pose_core.objects.evaluation import evaluate_results
 from fm_pose_core.types import Camera
 
 CAMERA = Camera(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), 640, 480)
@@ -112,7 +112,9 @@ def test_rank_correlation() -> None:
     x = np.array([0.1, 0.5, 0.7, 0.9])
     assert metrics.rank_correlation(x, np.exp(-x)) == pytest.approx(-1)
     assert metrics.rank_correlation(x, np.array([1.0, 2, 3, np.inf])) == pytest.approx(1)
-    assert metrics.rank_correlation(np.array([1.0, 1, 2, 2]), np.array([1.0, 2, 3, 4])) == pytest.approx(0.894427, abs=1e-6)
+    assert metrics.rank_correlation(np.array([1.0, 1, 2, 2]), np.array([1.0, 2, 3, 4])) == pytest.approx(
+        0.894427, abs=1e-6
+    )
     assert np.isnan(metrics.rank_correlation(x, np.ones(4)))
 
 
@@ -133,13 +135,16 @@ def test_bad_input_is_named(T: np.ndarray, vertices: np.ndarray, message: str) -
 LMO = Path(os.environ.get("FM_POSE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "lmo"
 
 
-@pytest.mark.skipif(not LMO.is_dir(), reason=f"needs Occlusion-LINEMOD in {LMO} (FM_POSE_DATA names another data folder)")
+@pytest.mark.skipif(
+    not LMO.is_dir(), reason=f"needs Occlusion-LINEMOD in {LMO} (FM_POSE_DATA names another data folder)"
+)
 @pytest.mark.parametrize(
     ("name", "projection", "add", "cm_deg"),
     [("pvnet_style_yufu-wang_lmo-test", 68.5, 43.0, 41.8), ("cnos-megapose_lmo-test", 51.4, 44.2, 35.7)],
 )
 def test_scores_of_published_predictions(name: str, projection: float, add: float, cm_deg: float) -> None:
-    """As another program scored them, to a tenth of a percent. With all vertices of models_eval/, the PVNet-style file gets
+    """As another program scored them, to a tenth of a percent. With all vertices of models_eval/, the PVNet-style file
+    gets
     68.64 and 43.16: one or two of 1100 instances (0.09 % each) lie on the other side of a threshold. Taking other
     vertices (models/, or a part of them) moves the scores by as much. 5 cm 5° uses no vertices and agrees."""
     results = read_results(LMO / "published_predictions" / f"{name}.csv")

@@ -10,22 +10,39 @@ from torch import nn
 
 from fm_pose_core.contract import object_contract
 from fm_pose_core.errors import InputError
-from fm_pose_core.losses import LossConfig, Objective
-from fm_pose_core.networks import FeatureMapping, Fused, NetworkConfig, build_fused
-from fm_pose_core.vgg_weights import load_vgg16
+from fm_pose_core.learning.losses import LossConfig, Objective
+from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig, build_fused
+from fm_pose_core.learning.vgg_weights import load_vgg16
 
 
 def random_batch(size: int = 32, n: int = 3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    batch = {k: torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator) for k in ("x_s", "x_r", "x_m")}
+    batch = {
+        k: torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator)
+        for k in ("x_s", "x_r", "x_m")
+    }
     batch |= {k: torch.rand(n, 8, 2, generator=generator) * size for k in ("y_s", "y_r")}
     return batch | {k: torch.rand(n, (size // 16) ** 2, 3, generator=generator) - 0.5 for k in ("p_s", "p_r", "p_m")}
 
 
 def test_the_published_network_has_the_published_layers() -> None:
     model = FeatureMapping(NetworkConfig(extractor="vgg16"))
-    assert [m.out_channels for m in model.f.modules() if isinstance(m, nn.Conv2d)] == [64, 64, 128, 128, 256, 256, 256, 512, 512, 512]
-    linear = lambda module: [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]  # noqa: E731
+    assert [m.out_channels for m in model.f.modules() if isinstance(m, nn.Conv2d)] == [
+        64,
+        64,
+        128,
+        128,
+        256,
+        256,
+        256,
+        512,
+        512,
+        512,
+    ]
+
+    def linear(module):
+        return [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, nn.Linear)]
+
     assert linear(model.f) == [(512 * 8 * 8, 1024), (1024, 1024)]
     assert linear(model.g) == [(1024, 1024)] * 4  # two residual blocks
     assert linear(model.h) == [(1024, 16), (1024, 1)]  # the corners, and the error to expect
@@ -57,9 +74,15 @@ def test_one_cell_gives_equation_2_and_3() -> None:
     x = torch.cat([batch["x_s"], batch["x_m"]])
     y = torch.cat([batch["y_s"], batch["y_r"]])
     assert losses["L_hS"].item() == pytest.approx((h(f(x)) - target(y)).square().sum(1).mean().item(), rel=1e-4)
-    assert losses["L_hR"].item() == pytest.approx((h(g(f(batch["x_r"]))) - target(batch["y_r"])).square().sum(1).mean().item(), rel=1e-4)
-    assert losses["L_g"].item() == pytest.approx((g(f(batch["x_r"])) - f(batch["x_m"])).square().sum(1).mean().item(), rel=1e-4)
-    assert losses["L"].item() == pytest.approx((losses["L_hS"] + losses["L_hR"] + 0.2 * losses["L_g"] + losses["L_u"]).item(), rel=1e-6)
+    assert losses["L_hR"].item() == pytest.approx(
+        (h(g(f(batch["x_r"]))) - target(batch["y_r"])).square().sum(1).mean().item(), rel=1e-4
+    )
+    assert losses["L_g"].item() == pytest.approx(
+        (g(f(batch["x_r"])) - f(batch["x_m"])).square().sum(1).mean().item(), rel=1e-4
+    )
+    assert losses["L"].item() == pytest.approx(
+        (losses["L_hS"] + losses["L_hR"] + 0.2 * losses["L_g"] + losses["L_u"]).item(), rel=1e-6
+    )
 
 
 def test_the_mapping_is_compared_where_there_are_pairs() -> None:
@@ -73,13 +96,19 @@ def test_the_mapping_is_compared_where_there_are_pairs() -> None:
     assert objective(some)["L_hR"].item() == pytest.approx(objective(batch)["L_hR"].item(), rel=1e-4)
 
 
-@pytest.mark.parametrize(("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h"), ("L_p", "fg")])
+@pytest.mark.parametrize(
+    ("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h"), ("L_p", "fg")]
+)
 def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
     for block in model.g.blocks:  # away from the zero start, so that gradient reaches all of g
         nn.init.normal_(block[2].weight, std=0.1)
     Objective(model, LossConfig(points=1.0), "feature_mapping")(random_batch())[loss].backward()
-    touched = {name for name in "fgh" if any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(model, name).parameters())}
+    touched = {
+        name
+        for name in "fgh"
+        if any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(model, name).parameters())
+    }
     assert touched == set(reaches)
     trained = {name for name, p in model.h.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert not trained or (trained == {"error.weight", "error.bias"}) == (loss == "L_u")
@@ -97,7 +126,9 @@ def test_the_target_of_the_mapping_can_be_held() -> None:
     for target_gradient in (True, False):
         torch.manual_seed(0)
         model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
-        Objective(model, LossConfig(target_gradient=target_gradient), "feature_mapping")(random_batch())["L_g"].backward()
+        Objective(model, LossConfig(target_gradient=target_gradient), "feature_mapping")(random_batch())[
+            "L_g"
+        ].backward()
         gradients.append(model.f.project.weight.grad.clone())
     torch.manual_seed(0)
     model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
@@ -116,7 +147,9 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
         model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
         with torch.no_grad():
             model.f.project.weight.mul_(scale)
-        losses.append(Objective(model, LossConfig(feature_variance=10.0), "feature_mapping")(random_batch())["L_g"].item())
+        losses.append(
+            Objective(model, LossConfig(feature_variance=10.0), "feature_mapping")(random_batch())["L_g"].item()
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -130,7 +163,8 @@ def test_votes_are_relative_to_their_cells() -> None:
     assert torch.allclose(weights, torch.full((1, 16), 1 / 16))
     assert torch.allclose(log_error.exp(), torch.tensor([0.25]))
     corners, spread = Fused(model)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
-    assert torch.allclose(corners, torch.full_like(corners, 31.5))  # even votes: the window's middle, pixel (31.5, 31.5)
+    # Even votes: the window's middle, pixel (31.5, 31.5).
+    assert torch.allclose(corners, torch.full_like(corners, 31.5))
     assert torch.allclose(spread, torch.full_like(spread, 32 * 0.25))
 
 
@@ -141,9 +175,9 @@ def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-unt
     torch.save(published, tmp_path / "vgg.pth")
     load_vgg16(network, str(tmp_path / "vgg.pth"))
     image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
-    theirs = (image.permute(0, 3, 1, 2) / 255.0 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
-        :, None, None
-    ]
+    theirs = (image.permute(0, 3, 1, 2) / 255.0 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
     want = nn.functional.conv2d(theirs, published["features.0.weight"], published["features.0.bias"])
     got = nn.functional.conv2d(FeatureMapping.normalise(image), network.features[0].weight, network.features[0].bias)
     assert torch.allclose(got, want, atol=1e-3)

@@ -3,7 +3,7 @@ import pytest
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, box_corners, transform
-from fm_pose_core.overlay import BLUE, draw_pose
+from fm_pose_core.objects.overlay import BLUE, draw_pose
 from fm_pose_core.types import Camera
 
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)

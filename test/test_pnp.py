@@ -3,7 +3,7 @@ import pytest
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, project, transform
-from fm_pose_core.pnp import expected_projection_error, rotate_covariance, score, solve_pnp
+from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, score, solve_pnp
 
 BOX = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
 K = np.array([[320.0, 0.0, 63.5], [0.0, 320.0, 63.5], [0.0, 0.0, 1.0]])
@@ -32,7 +32,9 @@ def test_exact_corners_give_the_pose_back() -> None:
         assert solution.reprojection_error < 1e-6
 
 
-@pytest.mark.parametrize("dimensions", [(0.3, 0.02, 0.02), (0.2, 0.2, 0.002), (0.1, 0.1, 0.1)], ids=["stick", "plate", "cube"])
+@pytest.mark.parametrize(
+    "dimensions", [(0.3, 0.02, 0.02), (0.2, 0.2, 0.002), (0.1, 0.1, 0.1)], ids=["stick", "plate", "cube"]
+)
 def test_boxes_of_any_shape(dimensions: tuple) -> None:
     rng = np.random.default_rng(1)
     box = box_corners(np.zeros(3), np.array(dimensions))
@@ -44,7 +46,9 @@ def test_boxes_of_any_shape(dimensions: tuple) -> None:
         assert np.abs(pose_error(solution.T_camera_object, truth)).max() < 1e-6
 
 
-@pytest.mark.parametrize(("told", "low", "high"), [(1.5, 4.3, 6.6), (0.0, 5.0, 8.5)], ids=["honest spread", "spread of zero"])
+@pytest.mark.parametrize(
+    ("told", "low", "high"), [(1.5, 4.3, 6.6), (0.0, 5.0, 8.5)], ids=["honest spread", "spread of zero"]
+)
 def test_covariance_is_consistent_with_the_errors(told: float, low: float, high: float) -> None:
     """The normalised squared error eᵀ C⁻¹ e has a mean of 6 when the covariance is right (7.5 with noise estimated from
     10 degrees of freedom; below 6 where the residuals only ever add to an honest spread)."""
@@ -53,7 +57,9 @@ def test_covariance_is_consistent_with_the_errors(told: float, low: float, high:
     for _ in range(400):
         truth = random_pose(rng)
         truth[2, 3] = rng.uniform(0.3, 0.6)
-        solution = solve_pnp(BOX, corners_of(truth) + rng.normal(scale=1.5, size=(8, 2)), K, np.full((8, 2), told), floor=0.1)
+        solution = solve_pnp(
+            BOX, corners_of(truth) + rng.normal(scale=1.5, size=(8, 2)), K, np.full((8, 2), told), floor=0.1
+        )
         e = pose_error(solution.T_camera_object, truth)
         normalised.append(e @ np.linalg.solve(solution.covariance, e))
     assert low < np.mean(normalised) < high
@@ -91,7 +97,9 @@ def test_covariance_turns_with_the_camera() -> None:
         steps.append((project(K, shifted @ R_b_a) - project(K, b_points @ R_b_a)).reshape(-1) / 1e-6)
     J = np.array(steps).T
     expected = np.linalg.inv(J.T @ J) * 0.5**2
-    np.testing.assert_allclose(rotate_covariance(a.covariance, R_b_a), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        rotate_covariance(a.covariance, R_b_a), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()
+    )
 
 
 def test_corners_stay_in_front_of_the_camera() -> None:

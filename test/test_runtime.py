@@ -51,7 +51,9 @@ def images() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.01), ("bf16", 0.5)])
-def test_openvino_agrees_with_onnxruntime(voting: ObjectBundle, images: np.ndarray, precision: str, tolerance: float) -> None:
+def test_openvino_agrees_with_onnxruntime(
+    voting: ObjectBundle, images: np.ndarray, precision: str, tolerance: float
+) -> None:
     reference = load_backend(voting, EstimatorConfig(backend="onnxruntime", threads=1))
     try:
         backend = load_backend(voting, EstimatorConfig(backend="openvino", precision=precision, threads=1))
@@ -124,9 +126,12 @@ def test_a_network_with_another_contract_is_refused(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("torch", "torch"), ("tensorrt", "tensorrt-rtx-cu13")]
+    ("name", "package"),
+    [("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("torch", "torch"), ("tensorrt", "tensorrt-rtx-cu13")],
 )
-def test_a_missing_engine_names_its_package(voting: ObjectBundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+def test_a_missing_engine_names_its_package(
+    voting: ObjectBundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf"backend {name}: .*pip install {package}"):
         load_backend(voting, EstimatorConfig(backend=name))
@@ -134,7 +139,9 @@ def test_a_missing_engine_names_its_package(voting: ObjectBundle, monkeypatch: p
         load_backend(voting)
 
 
-def test_auto_takes_the_first_that_loads(voting: ObjectBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_takes_the_first_that_loads(
+    voting: ObjectBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(runtime, "_nvidia_gpu", lambda: False)
     assert load_backend(voting).name == "openvino"
     monkeypatch.setattr(runtime, "find_spec", lambda package: None if package == "openvino" else find_spec(package))
@@ -161,14 +168,17 @@ def test_onnxruntime_refuses_a_precision_it_does_not_have(voting: ObjectBundle) 
 # torch: the network as it was trained
 
 
-ARCHITECTURES = {"compact": {"extractor": "compact", "width": 8, "features": 32}, "one cell": {"extractor": "compact_global", "width": 8}}
+ARCHITECTURES = {
+    "compact": {"extractor": "compact", "width": 8, "features": 32},
+    "one cell": {"extractor": "compact_global", "width": 8},
+}
 
 
 def random_network(architecture: dict) -> Any:
     """With no parameter at its initial value, since many begin at zero; all are numbers that fp16 has."""
     import torch
 
-    from fm_pose_core.networks import build_fused
+    from fm_pose_core.learning.networks import build_fused
 
     torch.manual_seed(0)
     network = build_fused(architecture, object_contract())
@@ -185,18 +195,24 @@ def random_network(architecture: dict) -> Any:
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_all_backends_agree_with_torch(architecture: dict, images: np.ndarray, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from fm_pose_core.export import to_onnx
+    from fm_pose_core.learning.export import to_onnx
 
     network = random_network(architecture)
     content = to_onnx(network)  # as it is shipped: weights stored as fp16
     with torch.inference_mode():
         expected = [x.numpy() for x in network(torch.from_numpy(images))]
         mapping, network.g = network.g, torch.nn.Identity()
-        assert np.abs(network(torch.from_numpy(images))[0].numpy() - expected[0]).max() > 1.0  # pixels: g is no identity
+        # Pixels: g is no identity.
+        assert np.abs(network(torch.from_numpy(images))[0].numpy() - expected[0]).max() > 1.0
         network.g = mapping
     assert np.abs(expected[0][0] - expected[0][1]).max() > 1.0  # the network looks at the image
     bundle = make_bundle(tmp_path / "b", content, architecture)
-    engines = [("torch", "fp32", 1e-3), ("onnxruntime", "fp32", 0.01), ("openvino", "fp32", 0.01), ("torch", "bf16", 0.5)]
+    engines = [
+        ("torch", "fp32", 1e-3),
+        ("onnxruntime", "fp32", 0.01),
+        ("openvino", "fp32", 0.01),
+        ("torch", "bf16", 0.5),
+    ]
     for name, precision, tolerance in engines:
         backend = load_backend(bundle, EstimatorConfig(backend=name, precision=precision))
         assert (backend.name, backend.precision) == (name, precision)
@@ -222,9 +238,15 @@ def test_fp16_graph_keeps_contract_and_tail() -> None:
     from onnx import TensorProto, shape_inference
 
     half = shape_inference.infer_shapes(to_fp16(voting_network()))
-    types = {v.name: v.type.tensor_type.elem_type for v in [*half.graph.value_info, *half.graph.input, *half.graph.output]}
+    types = {
+        v.name: v.type.tensor_type.elem_type for v in [*half.graph.value_info, *half.graph.input, *half.graph.output]
+    }
     types |= {i.name: i.data_type for i in half.graph.initializer}
-    kinds = {node.op_type: {types[o] for o in node.output} for node in half.graph.node if node.op_type in ("Conv", "Softmax", "ReduceSum")}
+    kinds = {
+        node.op_type: {types[o] for o in node.output}
+        for node in half.graph.node
+        if node.op_type in ("Conv", "Softmax", "ReduceSum")
+    }
     assert kinds == {"Conv": {TensorProto.FLOAT16}, "Softmax": {TensorProto.FLOAT}, "ReduceSum": {TensorProto.FLOAT}}
     for node in half.graph.node:  # strongly typed: no operator mixes fp16 and fp32
         if node.op_type != "Cast":
@@ -296,9 +318,13 @@ class FakeTensorRt:
         def execute_async_v3(stream: int) -> bool:
             at, (n, *rest) = context.addresses, context.shape
             assert n <= 2
-            image = np.ctypeslib.as_array((ctypes.c_uint8 * int(np.prod(context.shape))).from_address(at["image"])).reshape(n, *rest)
+            image = np.ctypeslib.as_array(
+                (ctypes.c_uint8 * int(np.prod(context.shape))).from_address(at["image"])
+            ).reshape(n, *rest)
             for name, value in (("corners", image.mean((1, 2, 3))), ("spread", image[:, 0, 0, 0])):
-                np.ctypeslib.as_array((ctypes.c_float * (n * 16)).from_address(at[name])).reshape(n, 16)[:] = value[:, None]
+                np.ctypeslib.as_array((ctypes.c_float * (n * 16)).from_address(at[name])).reshape(n, 16)[:] = value[
+                    :, None
+                ]
             return True
 
         context.set_tensor_address = context.addresses.__setitem__
@@ -312,7 +338,9 @@ class FakeTensorRt:
 
 def test_tensorrt_moves_tensors_and_splits_large_batches() -> None:
     driver = tensorrt_backend.Driver(FakeCuda())
-    backend = tensorrt_backend.TensorRtBackend(b"engine", object_contract(SIZE), "fp16", largest_batch=2, trt=FakeTensorRt(True), driver=driver)
+    backend = tensorrt_backend.TensorRtBackend(
+        b"engine", object_contract(SIZE), "fp16", largest_batch=2, trt=FakeTensorRt(True), driver=driver
+    )
     assert (backend.name, backend.device, backend.precision) == ("tensorrt", "Fake GPU", "fp16")
     images = np.repeat(np.arange(5, dtype=np.uint8), SIZE * SIZE * 3).reshape(5, SIZE, SIZE, 3)
     for result in backend.infer(images):
@@ -323,7 +351,9 @@ def test_tensorrt_moves_tensors_and_splits_large_batches() -> None:
 def test_tensorrt_engine_for_another_machine_is_explained() -> None:
     driver = tensorrt_backend.Driver(FakeCuda())
     with pytest.raises(InputError, match=r"expected one built for Fake GPU with tensorrt_fake 1\.0, .* build it again"):
-        tensorrt_backend.TensorRtBackend(b"engine", object_contract(SIZE), "fp16", trt=FakeTensorRt(False), driver=driver)
+        tensorrt_backend.TensorRtBackend(
+            b"engine", object_contract(SIZE), "fp16", trt=FakeTensorRt(False), driver=driver
+        )
 
 
 def test_tensorrt_without_a_gpu_says_so() -> None:

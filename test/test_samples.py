@@ -11,17 +11,17 @@ pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[
 
 from rendered_bop import HALF, box_mesh, write_rendered_bop
 
-from fm_pose_core.crop import Crop
-from fm_pose_core.data.appearance import AppearanceConfig
-from fm_pose_core.data.backgrounds import Backgrounds, read_folder
-from fm_pose_core.data.bop import BopDataset
-from fm_pose_core.data.real import photo_colours, prepare_real_views
-from fm_pose_core.data.renderer import Renderer
-from fm_pose_core.data.samples import PairSamples, RealConfig, SyntheticConfig, SyntheticSamples, over, warp
-from fm_pose_core.data.viewpoints import ViewpointConfig, random_viewpoint, window_rotation
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, box_corners, inverse_intrinsics, project, rotation_angle, transform
-from fm_pose_core.pnp import solve_pnp
+from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.photographs import photo_colours, prepare_real_views
+from fm_pose_core.objects.pnp import solve_pnp
+from fm_pose_core.objects.samples import PairSamples, RealConfig, SyntheticConfig, SyntheticSamples, over, warp
+from fm_pose_core.objects.viewpoints import ViewpointConfig, random_viewpoint, window_rotation
+from fm_pose_core.rendering.appearance import AppearanceConfig
+from fm_pose_core.rendering.backgrounds import Backgrounds, read_folder
+from fm_pose_core.rendering.renderer import Renderer
 
 MESH = box_mesh()
 CROP = Crop.around(MESH.diameter, 0.3)
@@ -64,7 +64,9 @@ def test_a_warped_view_is_the_direct_render_of_the_turned_camera() -> None:
 
 def test_the_label_of_a_sample_is_where_the_picture_shows_the_object() -> None:
     white = replace(MESH, colours=np.full_like(MESH.colours, 255))  # on black: the picture is the mask
-    samples = SyntheticSamples(white, CORNERS, CROP, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2))
+    samples = SyntheticSamples(
+        white, CORNERS, CROP, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2)
+    )
     renderer = Renderer(white, CROP.K, CROP.size, CROP.size)
     for _ in range(10):
         image, corners, points = samples.draw()
@@ -77,7 +79,9 @@ def test_the_label_of_a_sample_is_where_the_picture_shows_the_object() -> None:
         direct = over(renderer.render(pose.T_camera_object)[0], np.zeros_like(image))
         assert iou(image, direct) >= 0.98
         assert np.abs(centroid(image[..., 0]) - centroid(direct[..., 0])).max() < 0.1  # pixels, in each axis
-        expected, _ = cv2.projectPoints(CORNERS, cv2.Rodrigues(pose.T_camera_object[:3, :3])[0], pose.T_camera_object[:3, 3], CROP.K, None)
+        expected, _ = cv2.projectPoints(
+            CORNERS, cv2.Rodrigues(pose.T_camera_object[:3, :3])[0], pose.T_camera_object[:3, 3], CROP.K, None
+        )
         assert np.abs(corners - expected[:, 0]).max() < 0.1
     samples.close()
     renderer.close()
@@ -102,14 +106,18 @@ def test_viewpoints_follow_the_protocol() -> None:
     assert np.abs(centers[:, :2]).max() < 1e-9
     assert centers[:, 2].min() >= 0.65 and centers[:, 2].max() <= 1.15
     assert (
-        min(T[2, 2] for T in (random_viewpoint(rng, ViewpointConfig(sphere="full"), np.zeros(3)) for _ in range(100))) < 0 < heights.max()
+        min(T[2, 2] for T in (random_viewpoint(rng, ViewpointConfig(sphere="full"), np.zeros(3)) for _ in range(100)))
+        < 0
+        < heights.max()
     )
     angles = [np.degrees(rotation_angle(window_rotation(rng, 500.0, 45.0, 0.0))) for _ in range(1000)]
     assert 44.0 < max(angles) <= 45.0
 
 
 def test_no_two_samples_are_the_same() -> None:
-    samples = SyntheticSamples(MESH, CORNERS, CROP, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2))
+    samples = SyntheticSamples(
+        MESH, CORNERS, CROP, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2)
+    )
     assert len({samples.draw()[0].tobytes() for _ in range(100)}) == 100
     samples.close()
 
@@ -118,8 +126,8 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
     """With one view and one warp, so that nothing but the option can make a difference."""
     rng = np.random.default_rng(5)
     T, R = random_viewpoint(rng, VIEWS, np.zeros(3)), window_rotation(rng, CROP.focal, 45.0, 10.0)
-    monkeypatch.setattr("fm_pose_core.data.samples.random_viewpoint", lambda *_: T)
-    monkeypatch.setattr("fm_pose_core.data.samples.window_rotation", lambda *_: R)
+    monkeypatch.setattr("fm_pose_core.objects.samples.random_viewpoint", lambda *_: T)
+    monkeypatch.setattr("fm_pose_core.objects.samples.window_rotation", lambda *_: R)
 
     def first(seed: int, **options: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(**options))
@@ -131,7 +139,14 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
     image, corners, points = first(5)
     for ours, theirs in zip(first(6), (image, corners, points), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    for option, strength in {"light": 1.0, "repaint": 1.0, "occluders": 1.0, "colour": 1.0, "blur": 3.0, "noise": 20.0}.items():
+    for option, strength in {
+        "light": 1.0,
+        "repaint": 1.0,
+        "occluders": 1.0,
+        "colour": 1.0,
+        "blur": 3.0,
+        "noise": 20.0,
+    }.items():
         changes = []
         for seed in range(5, 9):  # a strength is drawn up to the given one
             changed, label, seen = first(seed, **{option: strength})
@@ -164,7 +179,8 @@ def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: 
         direct, _ = renderer.render(pose.T_camera_object)
         inside, outside = direct[..., 3] == 255, direct[..., 3] == 0
         assert pose.reprojection_error < 1.0  # a rescaled picture is not quite a nearer object
-        assert np.abs(synthetic[inside].astype(int) - direct[inside][:, :3]).mean() < 12.0  # the CAD rendering at that pose
+        # The CAD rendering at that pose.
+        assert np.abs(synthetic[inside].astype(int) - direct[inside][:, :3]).mean() < 12.0
         assert np.abs(real[outside].astype(int) - synthetic[outside]).mean() < 1.0
         ratio = real[inside].astype(float).mean() / synthetic[inside].mean()
         assert ratio == pytest.approx(0.8, abs=0.04)  # the photographs are darker by a fifth: real stays real
@@ -180,7 +196,8 @@ def test_photo_colours_fill_what_no_photo_shows(dataset: BopDataset) -> None:
     assert filled
     for i, vertex_colours in filled:
         seen = ~np.isnan(colours[i, :, 0])
-        assert np.abs(vertex_colours[seen].astype(float) - 0.8 * MESH.colours[seen]).mean() < 15.0  # colours blur at the edges of the box
+        # Colours blur at the edges of the box.
+        assert np.abs(vertex_colours[seen].astype(float) - 0.8 * MESH.colours[seen]).mean() < 15.0
         assert (vertex_colours[unseen].std(0) > 0).all()  # not one flat colour: the CAD colours after a linear map
 
 

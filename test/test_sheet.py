@@ -3,7 +3,7 @@
 import numpy as np
 
 from fm_pose_core.contract import hand_contract, object_contract
-from fm_pose_core.data.sheet import DOT, TILE, draw_batch
+from fm_pose_core.learning.sheet import DOT, TILE, draw_batch
 
 
 def reddish(picture: np.ndarray) -> np.ndarray:
@@ -24,7 +24,11 @@ def test_labels_stand_where_they_are() -> None:
 
     joints = np.zeros((2, 14, 3), np.float32)
     joints[1, 0] = [0.075, -0.075, 0.02]  # metres, of a cube of 0.3
-    batch = {"x_r": np.ones((2, 128, 128, 1), np.float32), "x_m": np.full((1, 128, 128, 1), -0.5, np.float32), "y_r": joints}
+    batch = {
+        "x_r": np.ones((2, 128, 128, 1), np.float32),
+        "x_m": np.full((1, 128, 128, 1), -0.5, np.float32),
+        "y_r": joints,
+    }
     picture = draw_batch(batch, hand_contract(14, 128, 0.3), count=2)
     assert picture.shape == (2 * TILE, 2 * TILE, 3)  # a row of T^R, a row of renderings with one of two
     assert np.abs(reddish(picture[:TILE, TILE:]) - [0.75 * TILE - 0.5, 0.25 * TILE - 0.5]).max(1).min() <= 1.0

@@ -1,4 +1,5 @@
-"""The simulated photographs: exact labels, an appearance that is not the training renderer's, a dataset that reads back."""
+"""The simulated photographs: exact labels, an appearance that is not the training renderer's, a dataset that reads
+back."""
 
 import json
 from itertools import pairwise
@@ -11,9 +12,11 @@ import pytest
 pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 
 from fm_pose_core.cli import main
-from fm_pose_core.data.bop import BopDataset, read_image
-from fm_pose_core.data.renderer import Renderer, load_mesh
+from fm_pose_core.files import read_image
 from fm_pose_core.geometry import Array, apply, rotation_angle
+from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.rendering.mesh import load_mesh
+from fm_pose_core.rendering.renderer import Renderer
 from fm_pose_core.simulation.dataset import photos_of_training, scattered_pose, sequence_poses, simulate
 from fm_pose_core.simulation.studio import CAMERA, CENTER, Studio
 from fm_pose_core.simulation.tugboat import demo_object

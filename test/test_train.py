@@ -1,4 +1,5 @@
-"""The trainer, run as a user does: resume after a kill, two ranks, a loss that is not finite, methods on equal budgets."""
+"""The trainer, run as a user does: resume after a kill, two ranks, a loss that is not finite, methods on equal
+budgets."""
 
 import json
 import os
@@ -21,11 +22,11 @@ pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[
 from rendered_bop import write_rendered_bop
 
 from fm_pose_core.cli import main
-from fm_pose_core.data.loader import Source, load
 from fm_pose_core.errors import InputError
-from fm_pose_core.estimator import PoseEstimator
-from fm_pose_core.experiment_file import experiment_from, load_experiment
-from fm_pose_core.train import Trainer, batches_of, phases
+from fm_pose_core.learning.loader import Source, load
+from fm_pose_core.learning.trainer import Trainer, batches_of, phases
+from fm_pose_core.objects.estimator import PoseEstimator
+from fm_pose_core.tasks import experiment_from, load_experiment
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +61,12 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+        "LP_NUM_THREADS": "1",
+    }
 
 
 def checkpoint(run: Path) -> dict:  # type: ignore[type-arg]
@@ -81,7 +87,7 @@ def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     assert estimator.bundle.name == "obj_000001" and estimator.bundle.mesh_path is not None
     data = load_experiment(config).read_data()
     model = Trainer(load_experiment(config), tmp_path / "run").model
-    from fm_pose_core.networks import Fused
+    from fm_pose_core.learning.networks import Fused
 
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     with torch.inference_mode():
@@ -94,7 +100,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     config = write_experiment(tmp_path / "box.yaml", dataset, images=12_000)
     run = tmp_path / "run"
     process = subprocess.Popen(
-        command("train", config, "--output", run), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command("train", config, "--output", run),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -109,7 +118,11 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     assert all(torch.equal(weights[k], v) for k, v in before["objective"].items())
     short = load_experiment(run / "config.yaml")
     resumed = subprocess.Popen(
-        command("train", "--resume", run), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command("train", "--resume", run),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     while time.monotonic() < deadline + 60 and resumed.poll() is None and checkpoint(run)["step"] <= before["step"]:
         time.sleep(0.1)
@@ -119,14 +132,16 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     assert after["step"] > before["step"] and json.loads(after["config"])["schedule"]["images"] == short.schedule.images
 
 
-def test_a_finished_run_or_phase_is_not_trained_again(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_or_phase_is_not_trained_again(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kill between two phases loses nothing: the next begins. A finished run stays as it is."""
     import torch
 
     config = write_experiment(tmp_path / "box.yaml", dataset)
     assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
     before = Trainer(load_experiment(tmp_path / "run" / "config.yaml"), tmp_path / "run")
-    monkeypatch.setattr("fm_pose_core.train.load", lambda *_: pytest.fail("no data is wanted"))
+    monkeypatch.setattr("fm_pose_core.learning.trainer.load", lambda *_: pytest.fail("no data is wanted"))
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     after = Trainer(load_experiment(tmp_path / "run" / "config.yaml"), tmp_path / "run")
     assert (after.phase, after.step) == (before.phase, before.step)
@@ -147,7 +162,15 @@ def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", "-m", "fm_pose_core.cli"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={port}",
+        "-m",
+        "fm_pose_core.cli",
+    ]
     done = subprocess.run(
         [*torchrun, "train", str(config), "--output", str(tmp_path / "two")],
         env=environment(),
@@ -160,22 +183,28 @@ def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:
     assert main(["train", str(config), "--output", str(tmp_path / "one")]) == 0
     two, one = checkpoint(tmp_path / "two"), checkpoint(tmp_path / "one")
     assert (two["phase"], two["step"]) == (1, 2) and (one["phase"], one["step"]) == (1, 4)  # the ranks share the images
-    assert [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["images"] for run in ("one", "two")] == [96, 96]
+    assert [
+        json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["images"] for run in ("one", "two")
+    ] == [96, 96]
     digests = [line.split()[-1] for line in done.stdout.splitlines() if "weights" in line]
     assert len(digests) == 2 and digests[0] == digests[1]
 
 
-def test_each_rank_phase_and_step_draws_data_of_its_own(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_phase_and_step_draws_data_of_its_own(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = load_experiment(write_experiment(tmp_path / "box.yaml", dataset))
     data = experiment.read_data()
     seeds: list[tuple[int, ...]] = []
 
-    def note(source: Source, synthetic: int, pairs: int, seed: tuple[int, ...], workers: int) -> Iterator[dict[str, Any]]:
+    def note(
+        source: Source, synthetic: int, pairs: int, seed: tuple[int, ...], workers: int
+    ) -> Iterator[dict[str, Any]]:
         seeds.append(seed)
         return iter(())
 
     trainer = Trainer(experiment, tmp_path)
-    monkeypatch.setattr("fm_pose_core.train.load", note)
+    monkeypatch.setattr("fm_pose_core.learning.trainer.load", note)
     for rank, phase, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 1, 20)]:
         trainer.rank, trainer.phase, trainer.step = rank, phase, step
         with pytest.raises(StopIteration):
@@ -213,7 +242,9 @@ def test_a_batch_holds_what_its_phase_says() -> None:
     import torch
 
     def kept(**values: object) -> tuple[int, int]:
-        phase = phases(experiment_from({"schedule": {"batch_synthetic": 1, "batch_pairs": 2, "batch_real": 3}, **values}))[-1]
+        phase = phases(
+            experiment_from({"schedule": {"batch_synthetic": 1, "batch_pairs": 2, "batch_real": 3}, **values})
+        )[-1]
         assert phase.batch == 8
         stream = iter([{name: torch.zeros(phase.real, 1) for name in ("x_r", "x_m", "p_m", "y_r")}])
         batch = next(batches_of(phase, stream, torch.device("cpu")))

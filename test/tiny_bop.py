@@ -1,5 +1,5 @@
-"""Writes a BOP dataset of four small frames: the toy box (object 1, see toy_bundle.py) and a brick (object 2) that looks
-the same after half a turn about z. In frame 5 the toy's blob is blue, so that the toy network finds nothing."""
+"""Writes a BOP dataset of four small frames: the toy box (object 1, see toy_bundle.py) and a brick (object 2) that
+looks the same after half a turn about z. In frame 5 the toy's blob is blue, so that the toy network finds nothing."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,13 @@ def ply(half: Array) -> bytes:
 
 
 def _ply(vertices: Array) -> bytes:
-    lines = ["ply", "format ascii 1.0", f"element vertex {len(vertices)}", *(f"property float {a}" for a in "xyz"), "end_header"]
+    lines = [
+        "ply",
+        "format ascii 1.0",
+        f"element vertex {len(vertices)}",
+        *(f"property float {a}" for a in "xyz"),
+        "end_header",
+    ]
     return ("\n".join(lines + [" ".join(f"{1e3 * x:.6f}" for x in v) for v in vertices]) + "\n").encode()
 
 
@@ -54,12 +60,18 @@ def write_tiny_bop(root: Path, targets: bool = True, gt_info: bool = True) -> Pa
     for im_id, (u, v) in FRAMES.items():
         image = toy.toy_image(CAMERA, u, v, (30, 40, 255) if im_id == BLUE else (255, 40, 40))
         cv2.imwrite(str(scene / "rgb" / f"{im_id:06d}.png"), image[..., ::-1])
-    _write(scene / "scene_camera.json", {str(i): {"cam_K": CAMERA.K.ravel().tolist(), "depth_scale": 1.0} for i in FRAMES})
+    _write(
+        scene / "scene_camera.json", {str(i): {"cam_K": CAMERA.K.ravel().tolist(), "depth_scale": 1.0} for i in FRAMES}
+    )
     _write(scene / "scene_gt.json", {str(i): [_gt(i, 2), _gt(i, 1)] for i in FRAMES})
     if gt_info:
-        _write(scene / "scene_gt_info.json", {str(i): [{"visib_fract": 0.05 if i == HIDDEN else 0.9}] * 2 for i in FRAMES})
+        _write(
+            scene / "scene_gt_info.json", {str(i): [{"visib_fract": 0.05 if i == HIDDEN else 0.9}] * 2 for i in FRAMES}
+        )
     if targets:
-        chosen = [{"scene_id": 1, "im_id": i, "obj_id": o, "inst_count": 1} for i in FRAMES if i != HIDDEN for o in (1, 2)]
+        chosen = [
+            {"scene_id": 1, "im_id": i, "obj_id": o, "inst_count": 1} for i in FRAMES if i != HIDDEN for o in (1, 2)
+        ]
         _write(root / "test_targets_bop19.json", chosen)
     return root
 
@@ -71,7 +83,9 @@ def _gt(im_id: int, object_id: int) -> dict[str, object]:
 
 def _model_info(minimum: Array, maximum: Array) -> dict[str, object]:
     lo, size = 1e3 * minimum, 1e3 * (maximum - minimum)
-    names = dict(zip(("min_x", "min_y", "min_z", "size_x", "size_y", "size_z"), [*lo.tolist(), *size.tolist()], strict=True))
+    names = dict(
+        zip(("min_x", "min_y", "min_z", "size_x", "size_y", "size_z"), [*lo.tolist(), *size.tolist()], strict=True)
+    )
     return {"diameter": float(np.linalg.norm(size)), **names}
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from fm_pose_core.bundle import write_bundle
-from fm_pose_core.crop import Crop
 from fm_pose_core.geometry import Array, box_corners, exp_so3, project, rotation_looking_along, transform
+from fm_pose_core.objects.crop import Crop
 from fm_pose_core.types import Camera
 
 MINIMUM, MAXIMUM = np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06])  # metres, object frame
@@ -35,7 +35,9 @@ def toy_pose(camera: Camera, u: float, v: float) -> Array:
     return transform(R_camera_window @ ROTATION, R_camera_window @ (np.array([0.0, 0.0, DISTANCE]) - ROTATION @ CENTER))
 
 
-def toy_image(camera: Camera, u: float, v: float, color: tuple[int, int, int] = (255, 40, 40), background: int = 30) -> np.ndarray:
+def toy_image(
+    camera: Camera, u: float, v: float, color: tuple[int, int, int] = (255, 40, 40), background: int = 30
+) -> np.ndarray:
     """(H, W, 3) uint8: a soft round blob, symmetric about the ray through (u, v), on grey."""
     rows, columns = np.mgrid[: camera.height, : camera.width].astype(np.float64)
     rays = camera.rays(np.column_stack([columns.ravel(), rows.ravel()]))
@@ -51,7 +53,8 @@ def toy_network() -> bytes:
     from onnx import TensorProto, checker, helper, numpy_helper
 
     size, middle = CROP.size, (CROP.size - 1) / 2
-    p = (box_corners(MINIMUM, MAXIMUM) - CENTER) @ ROTATION.T + [0.0, 0.0, DISTANCE]  # corners in the frame of the window
+    # Corners in the frame of the window.
+    p = (box_corners(MINIMUM, MAXIMUM) - CENTER) @ ROTATION.T + [0.0, 0.0, DISTANCE]
     at_middle = project(CROP.K, p)  # (8, 2)
     follow = DISTANCE / p[:, 2:]  # (8, 1): a corner nearer than the centre moves more
     impossible = at_middle[[0, 7, 3, 4, 5, 2, 6, 1]]  # the nearest pose is 35 window pixels off

@@ -1,5 +1,5 @@
-"""A bundle for hands whose network is a handful of ONNX operators with known answers: the joints stand around the mean of what the window
-shows, in a fixed pattern.
+"""A bundle for hands whose network is a handful of ONNX operators with known answers: the joints stand around the mean
+of what the window shows, in a fixed pattern.
 
     bundle = write_toy_hand(folder)
     depth = toy_depth(camera, center)               # (H, W) float32 metres: a ball before a wall
@@ -12,9 +12,9 @@ import numpy as np
 
 from fm_pose_core.bundle import HandEntry, write_hand_bundle
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.crop import HandCrop, HandCropConfig
-from fm_pose_core.hand.search import find_hand
-from fm_pose_core.hand.skeleton import joint_sets, skeleton_bones
+from fm_pose_core.hands.crop import HandCrop, HandCropConfig
+from fm_pose_core.hands.locate import find_hand
+from fm_pose_core.hands.model.skeleton import joint_sets, skeleton_bones
 from fm_pose_core.types import Camera
 
 NAMES = tuple(x.name for x in joint_sets()["nyu14"])
@@ -28,7 +28,9 @@ ENTRY = HandEntry("toy_hand", NAMES, skeleton_bones("nyu14"), False, CROP.cube, 
 def toy_depth(camera: Camera, center: Array, radius: float = RADIUS, wall: float = 2.0) -> np.ndarray:
     """A ball before a wall that is out of the depth range."""
     v, u = np.mgrid[: camera.height, : camera.width]
-    rays = np.stack([(u - camera.K[0, 2]) / camera.K[0, 0], (v - camera.K[1, 2]) / camera.K[1, 1], np.ones_like(u, float)], -1)
+    rays = np.stack(
+        [(u - camera.K[0, 2]) / camera.K[0, 0], (v - camera.K[1, 2]) / camera.K[1, 1], np.ones_like(u, float)], -1
+    )
     a, b = (rays**2).sum(-1), rays @ np.asarray(center)
     inside = b**2 - a * (np.dot(center, center) - radius**2)
     depth = np.full(u.shape, wall)
@@ -53,10 +55,16 @@ def toy_network() -> bytes:
 
     node = helper.make_node
     constants = [
-        constant("one", 1.0), constant("near_one", 0.99999), constant("axes", [1, 2], np.int64), constant("least", 1.0),
-        constant("pattern", PATTERN[None]), constant("z", [[[0.0, 0.0, CROP.cube / 2]]]), constant("spread_value", np.full((1, len(NAMES), 3), SPREAD)),
-        constant("huge", 10.0), constant("zero", 0.0),
-    ]  # fmt: skip
+        constant("one", 1.0),
+        constant("near_one", 0.99999),
+        constant("axes", [1, 2], np.int64),
+        constant("least", 1.0),
+        constant("pattern", PATTERN[None]),
+        constant("z", [[[0.0, 0.0, CROP.cube / 2]]]),
+        constant("spread_value", np.full((1, len(NAMES), 3), SPREAD)),
+        constant("huge", 10.0),
+        constant("zero", 0.0),
+    ]
     nodes = [
         node("Less", ["image", "near_one"], ["is_hand"]),
         node("Cast", ["is_hand"], ["mask"], to=TensorProto.FLOAT),
@@ -76,7 +84,9 @@ def toy_network() -> bytes:
     ]
     constants.append(constant("last", [2], np.int64))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", CROP.size, CROP.size, 1])
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", len(NAMES), 3]) for name in ("joints", "spread")]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", len(NAMES), 3]) for name in ("joints", "spread")
+    ]
     graph = helper.make_graph(nodes, "toy_hand", [image], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     checker.check_model(model, full_check=True)
@@ -85,4 +95,6 @@ def toy_network() -> bytes:
 
 def write_toy_hand(path: Path) -> Path:
     """Write the toy bundle and return its folder."""
-    return write_hand_bundle(path, network=toy_network(), architecture={"name": "toy"}, hand=ENTRY, training={"note": "not trained"}).path
+    return write_hand_bundle(
+        path, network=toy_network(), architecture={"name": "toy"}, hand=ENTRY, training={"note": "not trained"}
+    ).path

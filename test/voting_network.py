@@ -27,13 +27,20 @@ def voting_network(size: int = 128, width: int = 32, seed: int = 0) -> Any:
 
     cells = CELLS * CELLS
     step = size / CELLS
-    centers = np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), -1).reshape(1, 1, cells, 2) * step + (step - 1) / 2
+    centers = (
+        np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), -1).reshape(1, 1, cells, 2) * step + (step - 1) / 2
+    )
     nodes = [
         node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
         node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
         node("Div", ["floats", weight("scale", 127.5)], ["scaled"]),
         node("Sub", ["scaled", weight("offset", 1.0)], ["x0"]),
-        node("Conv", ["x0", random("conv1.weight", width, 3, 4, 4), weight("conv1.bias", np.zeros(width))], ["x1"], strides=[4, 4]),
+        node(
+            "Conv",
+            ["x0", random("conv1.weight", width, 3, 4, 4), weight("conv1.bias", np.zeros(width))],
+            ["x1"],
+            strides=[4, 4],
+        ),
         node("Relu", ["x1"], ["x2"]),
         node("Cast", [random("conv2.weight", width, width, 4, 4, dtype=np.float16)], ["conv2"], to=TensorProto.FLOAT),
         node("Conv", ["x2", "conv2", weight("conv2.bias", np.zeros(width))], ["x3"], strides=[4, 4]),
@@ -55,7 +62,9 @@ def voting_network(size: int = 128, width: int = 32, seed: int = 0) -> Any:
         node("Squeeze", ["mean", "cell_axis"], ["corners"]),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", CORNERS, 2]) for name in ("corners", "spread")]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", CORNERS, 2]) for name in ("corners", "spread")
+    ]
     graph = helper.make_graph(nodes, "votes", [image], outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     checker.check_model(model, full_check=True)

@@ -35,8 +35,8 @@ class Backend(Protocol):
     precision: str
 
     def infer(self, images: Images) -> tuple[Floats, Floats]:
-        """Windows (N, S, S, C) -> points (N, P, dims) and spread (N, P, dims), both float32, as the bundle's contract says: RGB -> corners
-        in window pixels, or depth -> joints in metres."""
+        """Windows (N, S, S, C) -> points (N, P, dims) and spread (N, P, dims), both float32, as the bundle's contract
+        says: RGB -> corners in window pixels, or depth -> joints in metres."""
         ...
 
 

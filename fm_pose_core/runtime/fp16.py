@@ -90,7 +90,11 @@ def _retype(node: Any, numpy_helper: Any, TensorProto: Any) -> None:
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.FLOAT16
-        if node.op_type in ("Constant", "ConstantOfShape") and attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
+        if (
+            node.op_type in ("Constant", "ConstantOfShape")
+            and attribute.name == "value"
+            and attribute.t.data_type == TensorProto.FLOAT
+        ):
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float16)))
         if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
             values = attribute.f if attribute.name == "value_float" else list(attribute.floats)

@@ -18,14 +18,23 @@ class OnnxRuntimeBackend:
     def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
         import onnxruntime as ort
 
-        expect(config.precision in ("auto", "fp32"), "precision", "fp32 or auto with onnxruntime on a CPU", config.precision)
+        expect(
+            config.precision in ("auto", "fp32"),
+            "precision",
+            "fp32 or auto with onnxruntime on a CPU",
+            config.precision,
+        )
         options = ort.SessionOptions()
         options.intra_op_num_threads = config.threads
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(os.fspath(bundle.network_path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                os.fspath(bundle.network_path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's own exception types share no public base
-            raise InputError(f"{bundle.network_path}: expected a network that ONNX Runtime loads, got {error}") from None
+            raise InputError(
+                f"{bundle.network_path}: expected a network that ONNX Runtime loads, got {error}"
+            ) from None
         check_contract(_shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), bundle.contract)
         self.device = "CPU"
         self._contract = bundle.contract

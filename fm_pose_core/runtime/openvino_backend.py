@@ -1,8 +1,9 @@
 """OpenVINO on the CPU: the fastest engine on x86.
 
-Its own choice would be bf16 where the processor has AMX: more than twice as fast as fp32, but a corner of a real image was then
-up to 1.7 px off. So bf16 is for those who ask for it, and it is checked against fp32 when the network is loaded: OpenVINO 2026.4 computes some convolutions
-(16 channels, 4x4 kernel, stride 4) wrongly in bf16 on AMX, without a word.
+Its own choice would be bf16 where the processor has AMX: more than twice as fast as fp32, but a corner of a real image
+was then up to 1.7 px off. So bf16 is for those who ask for it, and it is checked against fp32 when the network is
+loaded: OpenVINO 2026.4 computes some convolutions (16 channels, 4x4 kernel, stride 4) wrongly in bf16 on AMX, without a
+word.
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_contract, check_images
 
-TOLERANCE = 0.03  # of half a window: median difference of the points on random images beyond which a precision counts as broken
+# Of half a window: median difference of the points on random images beyond which a precision counts as broken.
+TOLERANCE = 0.03
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -32,7 +34,11 @@ class OpenVinoBackend:
             options["INFERENCE_NUM_THREADS"] = str(config.threads)
         try:
             model = core.read_model(bundle.network_path)
-            check_contract({t.any_name: _shape(t) for t in model.inputs}, {t.any_name: _shape(t) for t in model.outputs}, bundle.contract)
+            check_contract(
+                {t.any_name: _shape(t) for t in model.inputs},
+                {t.any_name: _shape(t) for t in model.outputs},
+                bundle.contract,
+            )
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise InputError(f"{bundle.network_path}: expected a network that OpenVINO loads, got {error}") from None
@@ -56,9 +62,12 @@ class OpenVinoBackend:
 
 
 def _difference(compiled: Any, reference: Any, contract: Contract) -> float:
-    """Median difference, in halves of a window or cube, between the points that two compiled networks find in images of random patches."""
+    """Median difference, in halves of a window or cube, between the points that two compiled networks find in images of
+    random patches."""
     patch = np.arange(contract.size) * 8 // contract.size
-    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, contract.channels), dtype=np.uint8)[:, patch][:, :, patch]
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, contract.channels), dtype=np.uint8)[:, patch][
+        :, :, patch
+    ]
     if contract.image_type is np.float32:
         images = (images / 127.5 - 1.0).astype(np.float32)
     # Not compiled(images): that keeps a pointer into the array, which the next request follows after the array is gone.

@@ -45,7 +45,8 @@ def build_engine(
         model = to_fp16(model)
 
     builder = trt.Builder(_logger(trt))
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind there is from version 11 on
+    # The only kind there is from version 11 on.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(typed) if typed is not None else 0)
     parser = trt.OnnxParser(network, _logger(trt))
     if not parser.parse(model.SerializeToString()):
@@ -136,7 +137,12 @@ class Driver:
         except OSError as error:
             raise InputError(f"backend tensorrt: expected an NVIDIA GPU with its driver, got {error}") from None
         self._check(self._cuda.cuInit(0), "cuInit")
-        device, context, stream, name = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(128)
+        device, context, stream, name = (
+            ctypes.c_int(),
+            ctypes.c_void_p(),
+            ctypes.c_void_p(),
+            ctypes.create_string_buffer(128),
+        )
         self._check(self._cuda.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
         self._check(self._cuda.cuDeviceGetName(name, 128, device), "cuDeviceGetName")
         self._check(self._cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
@@ -158,13 +164,25 @@ class Driver:
 
     def to_device(self, address: int, array: np.ndarray) -> None:
         """Enqueue a copy of a contiguous array to the device."""
-        source, size, stream = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), ctypes.c_void_p(self.stream)
-        self._check(self._cuda.cuMemcpyHtoDAsync_v2(ctypes.c_uint64(address), source, size, stream), "cuMemcpyHtoDAsync")
+        source, size, stream = (
+            ctypes.c_void_p(array.ctypes.data),
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_void_p(self.stream),
+        )
+        self._check(
+            self._cuda.cuMemcpyHtoDAsync_v2(ctypes.c_uint64(address), source, size, stream), "cuMemcpyHtoDAsync"
+        )
 
     def to_host(self, array: np.ndarray, address: int) -> None:
         """Enqueue a copy from the device into a contiguous array."""
-        target, size, stream = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), ctypes.c_void_p(self.stream)
-        self._check(self._cuda.cuMemcpyDtoHAsync_v2(target, ctypes.c_uint64(address), size, stream), "cuMemcpyDtoHAsync")
+        target, size, stream = (
+            ctypes.c_void_p(array.ctypes.data),
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_void_p(self.stream),
+        )
+        self._check(
+            self._cuda.cuMemcpyDtoHAsync_v2(target, ctypes.c_uint64(address), size, stream), "cuMemcpyDtoHAsync"
+        )
 
     def wait(self) -> None:
         """Wait until all that was enqueued is done."""
@@ -193,7 +211,9 @@ def _package() -> ModuleType:
             return import_module(name)
         except ImportError:
             continue
-    raise InputError("backend tensorrt: expected the Python package tensorrt or tensorrt_rtx, got none; try: pip install tensorrt-rtx-cu13")
+    raise InputError(
+        "backend tensorrt: expected the Python package tensorrt or tensorrt_rtx, got none; try: pip install tensorrt-rtx-cu13"
+    )
 
 
 def _cast_first(model: Any) -> Any:
@@ -210,8 +230,17 @@ def _cast_first(model: Any) -> Any:
 
 
 def _target(trt: Any, config: Any, compute_capability: str) -> None:
-    expect(hasattr(config, "set_compute_capability"), "compute_capability", "tensorrt_rtx, which can build for another GPU", trt.__name__)
-    offered = {name[2:-1] + "." + name[-1]: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+    expect(
+        hasattr(config, "set_compute_capability"),
+        "compute_capability",
+        "tensorrt_rtx, which can build for another GPU",
+        trt.__name__,
+    )
+    offered = {
+        name[2:-1] + "." + name[-1]: value
+        for name, value in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
     expect(compute_capability in offered, "compute_capability", f"one of {', '.join(offered)}", compute_capability)
     config.num_compute_capabilities = 1
     config.set_compute_capability(offered[compute_capability], 0)

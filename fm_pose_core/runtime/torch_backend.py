@@ -17,13 +17,15 @@ class TorchBackend:
     def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
         import torch
 
-        from fm_pose_core.networks import build_fused
+        from fm_pose_core.learning.networks import build_fused
 
         self._torch = torch
         on_gpu = torch.cuda.is_available()
         self.device = torch.cuda.get_device_name() if on_gpu else "CPU"
         self.precision = "fp32" if config.precision == "auto" else config.precision
-        expect(on_gpu or self.precision != "fp16", "precision", "fp32, bf16 or auto with torch on a CPU", self.precision)
+        expect(
+            on_gpu or self.precision != "fp16", "precision", "fp32, bf16 or auto with torch on a CPU", self.precision
+        )
         if config.threads:
             torch.set_num_threads(config.threads)
         self._place = torch.device("cuda" if on_gpu else "cpu")
@@ -38,7 +40,10 @@ class TorchBackend:
         check_images(images, self._contract)
         torch = self._torch
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self._place)
-        with torch.inference_mode(), torch.autocast(self._place.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._place.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None),
+        ):
             points, spread = self._network(x)
         return points.float().cpu().numpy(), spread.float().cpu().numpy()
 
@@ -46,7 +51,8 @@ class TorchBackend:
 def _read_weights(network: Any, bundle: Bundle) -> None:
     """Fill the network's parameters and buffers, each of which must be an initialiser of the same name and shape.
 
-    torch.onnx stores equal parameters once, and names the others by Identity nodes; fp16 weights have a Cast behind them."""
+    torch.onnx stores equal parameters once, and names the others by Identity nodes; fp16 weights have a Cast behind
+    them."""
     import onnx
     import torch
 
@@ -64,7 +70,12 @@ def _read_weights(network: Any, bundle: Bundle) -> None:
     expect(not missing, str(bundle.network_path), f"the {len(own)} parameters of its architecture by name", got)
     weights = {name: torch.from_numpy(onnx.numpy_helper.to_array(stored[name]).copy()) for name in own}
     for name, value in weights.items():
-        expect(value.shape == own[name].shape, f"{bundle.network_path}: {name}", f"shape {tuple(own[name].shape)}", tuple(value.shape))
+        expect(
+            value.shape == own[name].shape,
+            f"{bundle.network_path}: {name}",
+            f"shape {tuple(own[name].shape)}",
+            tuple(value.shape),
+        )
     network.load_state_dict(weights)
 
 

@@ -1,6 +1,6 @@
 """A BOP dataset of simulated photographs: training photos from scattered viewpoints, and a sequence.
 
-    fm-pose simulate OUTPUT_DIR        # writes the splits train_real and test
+fm-pose simulate OUTPUT_DIR        # writes the splits train_real and test
 """
 
 import json
@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.data.bop import MM, write_atomically
-from fm_pose_core.data.renderer import Mesh
-from fm_pose_core.data.viewpoints import look_at
+from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array, apply, exp_so3, transform
+from fm_pose_core.objects.bop import MM
+from fm_pose_core.objects.viewpoints import look_at
+from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.simulation.studio import CAMERA, CENTER, Photo, Studio
 from fm_pose_core.simulation.tugboat import demo_object
 from fm_pose_core.types import Camera
@@ -42,7 +43,11 @@ def sequence_poses(frames: int, azimuth: float = 0.6) -> list[Array]:
         direction = np.array([np.cos(a) * np.cos(elevation), np.sin(a) * np.cos(elevation), np.sin(elevation)])
         distance = 0.875 + 0.205 * np.cos(np.pi * t) + 0.012 * np.sin(9 * t)
         T = look_at(direction, distance, CENTER)
-        aim = [0.07 * np.sin(2 * np.pi * 1.3 * t + 0.4), 0.10 * np.sin(2 * np.pi * 0.8 * t), 0.14 * np.sin(2 * np.pi * 0.7 * t)]
+        aim = [
+            0.07 * np.sin(2 * np.pi * 1.3 * t + 0.4),
+            0.10 * np.sin(2 * np.pi * 0.8 * t),
+            0.14 * np.sin(2 * np.pi * 0.7 * t),
+        ]
         poses.append(transform(exp_so3(np.array(aim) + 0.0015 * np.sin(np.array([47, 59, 53]) * t)), np.zeros(3)) @ T)
     return poses
 
@@ -80,7 +85,8 @@ def _contained(mesh: Mesh, T: Array, camera: Camera, margin: float = 4.0) -> boo
 
 
 def simulate(output: Path, photos: int = 120, frames: int = 90, seed: int = 0, quality: int = 82) -> Path:
-    """Write the BOP dataset: `photos` in split train_real, a sequence of `frames` in split test, the model in millimetres.
+    """Write the BOP dataset: `photos` in split train_real, a sequence of `frames` in split test, the model in
+    millimetres.
 
     quality: of the JPEG files, 0–100.
     """
@@ -125,7 +131,9 @@ def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: 
         write_atomically(scene / "rgb" / f"{i:06d}.jpg", content.tobytes())
         T = photo.T_camera_object
         cameras[str(i)] = {"cam_K": camera.K.ravel().tolist(), "depth_scale": 1.0}
-        truths[str(i)] = [{"cam_R_m2c": T[:3, :3].ravel().tolist(), "cam_t_m2c": (T[:3, 3] / MM).tolist(), "obj_id": OBJECT_ID}]
+        truths[str(i)] = [
+            {"cam_R_m2c": T[:3, :3].ravel().tolist(), "cam_t_m2c": (T[:3, 3] / MM).tolist(), "obj_id": OBJECT_ID}
+        ]
         infos[str(i)] = [
             {
                 "bbox_obj": bounding_box(photo.silhouette),

@@ -1,8 +1,9 @@
-"""What a depth camera makes of exact depth: the domain gap between rendered and real depth maps, where no real ones can be had.
+"""What a depth camera makes of exact depth: the domain gap between rendered and real depth maps, where no real ones can
+be had.
 
-Structured light (such as Kinect and SR305): the projector's shadow beside near edges, noise and steps in disparity, ragged edges, dropped
-pixels on slanted surfaces. Time of flight: flying pixels between near and far, noise that grows with distance. After Khoshelham and
-Elberink (2012) and Handa et al. (2014).
+Structured light (such as Kinect and SR305): the projector's shadow beside near edges, noise and steps in disparity,
+ragged edges, dropped pixels on slanted surfaces. Time of flight: flying pixels between near and far, noise that grows
+with distance. After Khoshelham and Elberink (2012) and Handa et al. (2014).
 """
 
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ def _jittered(depth: Depth, amount: float, rng: np.random.Generator) -> Depth:
         return depth
     height, width = depth.shape
     shift = rng.standard_normal((2, height, width), np.float32)
-    shift = np.stack([cv2.GaussianBlur(s, (0, 0), 0.7) for s in shift]) * (amount * 2.4)  # the blur leaves 1 / 2.4 of the deviation
+    # The blur leaves 1 / 2.4 of the deviation.
+    shift = np.stack([cv2.GaussianBlur(s, (0, 0), 0.7) for s in shift]) * (amount * 2.4)
     u, v = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return cv2.remap(depth, u + shift[0], v + shift[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
 
@@ -67,13 +69,17 @@ def _patches(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> 
     if share == 0:
         return np.zeros(shape, bool)
     height, width = shape
-    field = cv2.resize(rng.standard_normal((height // 4 + 1, width // 4 + 1), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(
+        rng.standard_normal((height // 4 + 1, width // 4 + 1), np.float32),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
+    )
     return field > np.quantile(field[::3, ::3], 1.0 - share)
 
 
 def _shadow(depth: Depth, focal_baseline: float) -> NDArray[np.bool_]:
-    """Where the projector, to the camera's right, is hidden by something nearer: along a row, going left to right, a ray from the
-    projector may not cross an earlier one."""
+    """Where the projector, to the camera's right, is hidden by something nearer: along a row, going left to right, a
+    ray from the projector may not cross an earlier one."""
     u = np.arange(depth.shape[1], dtype=np.float32)
     far = np.where(depth > 0, depth, 10.0)
     seen_from_projector = u - focal_baseline / far
@@ -84,7 +90,8 @@ def _shadow(depth: Depth, focal_baseline: float) -> NDArray[np.bool_]:
 
 def _disparity(depth: Depth, focal_baseline: float, config: DepthSensorConfig, rng: np.random.Generator) -> Depth:
     disparity = focal_baseline / np.maximum(depth, 1e-3)
-    noise = cv2.GaussianBlur(rng.standard_normal(depth.shape, np.float32), (0, 0), 0.8) * 2.8  # as wide as the matching window
+    # As wide as the matching window.
+    noise = cv2.GaussianBlur(rng.standard_normal(depth.shape, np.float32), (0, 0), 0.8) * 2.8
     disparity = disparity + config.disparity_noise * noise
     if config.disparity_step > 0:
         disparity = np.rint(disparity / config.disparity_step) * config.disparity_step

@@ -1,7 +1,8 @@
 """A dataset of "real" hands where none can be had: depth maps of a simulated sensor, in NYU's layout.
 
-They differ from the training renderings as real ones do: another hand (other bone lengths and skin, or the rigged mesh of a file), gestures
-instead of random poses, a sensor with shadows, steps, holes and ragged edges, and something behind the hand.
+They differ from the training renderings as real ones do: another hand (other bone lengths and skin, or the rigged mesh
+of a file), gestures instead of random poses, a sensor with shadows, steps, holes and ragged edges, and something behind
+the hand.
 
     fm-pose simulate OUTPUT_DIR --of hands        # writes the splits train (two people) and test (a third)
 """
@@ -13,32 +14,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core import progress
-from fm_pose_core.data.bop import write_atomically
-from fm_pose_core.data.renderer import DepthRenderer
+from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.fitting import rotation_vectors
-from fm_pose_core.hand.frames import write_nyu
-from fm_pose_core.hand.labels import DATASETS
-from fm_pose_core.hand.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets, rotations
-from fm_pose_core.hand.skin import SkinnedHand, Thickness, build_skin
+from fm_pose_core.hands.frames import write_nyu
+from fm_pose_core.hands.labels import DATASETS
+from fm_pose_core.hands.model.fitting import rotation_vectors
+from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets, rotations
+from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin
+from fm_pose_core.rendering.renderer import DepthRenderer
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
 
 Depth = NDArray[np.float32]
 WIDTH, HEIGHT = 640, 480
 # Bend of thumb, index, middle, ring and pinky (0 straight, 1 closed), and how far the fingers are spread (0 to 1).
 GESTURES = {
-    "open": ((0.1, 0.0, 0.0, 0.0, 0.05), 0.6), "spread": ((0.0, 0.0, 0.0, 0.0, 0.0), 1.0), "fist": ((0.8, 0.95, 0.95, 0.95, 0.95), 0.0),
-    "point": ((0.7, 0.0, 0.9, 0.95, 0.95), 0.1), "two": ((0.8, 0.0, 0.0, 0.9, 0.9), 0.7), "three": ((0.1, 0.0, 0.0, 0.9, 0.95), 0.6),
-    "thumb": ((0.0, 0.9, 0.95, 0.95, 0.95), 0.0), "pinch": ((0.45, 0.5, 0.15, 0.1, 0.1), 0.4), "hook": ((0.3, 0.6, 0.6, 0.6, 0.6), 0.1),
-    "grasp": ((0.4, 0.4, 0.42, 0.45, 0.5), 0.5), "horns": ((0.7, 0.0, 0.9, 0.9, 0.0), 0.3), "relaxed": ((0.25, 0.2, 0.27, 0.33, 0.4), 0.3),
-    "four": ((0.8, 0.0, 0.0, 0.0, 0.0), 0.4), "call": ((0.0, 0.9, 0.95, 0.9, 0.0), 0.4),
-}  # fmt: skip
+    "open": ((0.1, 0.0, 0.0, 0.0, 0.05), 0.6),
+    "spread": ((0.0, 0.0, 0.0, 0.0, 0.0), 1.0),
+    "fist": ((0.8, 0.95, 0.95, 0.95, 0.95), 0.0),
+    "point": ((0.7, 0.0, 0.9, 0.95, 0.95), 0.1),
+    "two": ((0.8, 0.0, 0.0, 0.9, 0.9), 0.7),
+    "three": ((0.1, 0.0, 0.0, 0.9, 0.95), 0.6),
+    "thumb": ((0.0, 0.9, 0.95, 0.95, 0.95), 0.0),
+    "pinch": ((0.45, 0.5, 0.15, 0.1, 0.1), 0.4),
+    "hook": ((0.3, 0.6, 0.6, 0.6, 0.6), 0.1),
+    "grasp": ((0.4, 0.4, 0.42, 0.45, 0.5), 0.5),
+    "horns": ((0.7, 0.0, 0.9, 0.9, 0.0), 0.3),
+    "relaxed": ((0.25, 0.2, 0.27, 0.33, 0.4), 0.3),
+    "four": ((0.8, 0.0, 0.0, 0.0, 0.0), 0.4),
+    "call": ((0.0, 0.9, 0.95, 0.9, 0.0), 0.4),
+}
 
 Person = tuple[SkinnedHand, tuple[Landmark, ...]]
 
 
 def people(count: int, rng: np.random.Generator, hand: SkinnedHand | None = None) -> list[Person]:
-    """Hands with bone lengths of their own: of `hand`'s skin, or of a skin that is not the training's (plumper, knuckles less marked)."""
+    """Hands with bone lengths of their own: of `hand`'s skin, or of a skin that is not the training's (plumper,
+    knuckles less marked)."""
     result = []
     for _ in range(count):
         start = hand.skeleton if hand is not None else Skeleton()
@@ -49,17 +60,27 @@ def people(count: int, rng: np.random.Generator, hand: SkinnedHand | None = None
         if hand is not None:
             skin = with_forearm(hand).reshaped(skeleton)
         else:
-            thickness = Thickness((0.0112, 0.0098, 0.0092, 0.0080), (0.0142, 0.0126, 0.0115, 0.0096), 0.0118, (0.030, 0.023), 0.10, rng.uniform(0.9, 1.1))
+            thickness = Thickness(
+                (0.0112, 0.0098, 0.0092, 0.0080),
+                (0.0142, 0.0126, 0.0115, 0.0096),
+                0.0118,
+                (0.030, 0.023),
+                0.10,
+                rng.uniform(0.9, 1.1),
+            )
             skin = build_skin(skeleton, thickness, faces=6000)
         result.append((skin, placed))
     return result
 
 
 def with_forearm(
-    hand: SkinnedHand, length: float = 0.25, wrist: tuple[float, float] = (0.032, 0.026), end: tuple[float, float] = (0.044, 0.039)
+    hand: SkinnedHand,
+    length: float = 0.25,
+    wrist: tuple[float, float] = (0.032, 0.026),
+    end: tuple[float, float] = (0.044, 0.039),
 ) -> SkinnedHand:
-    """A rigged hand often ends at the wrist; nobody's does. A cone of elliptic section from just inside the hand on: half its width and
-    thickness at both ends, metres."""
+    """A rigged hand often ends at the wrist; nobody's does. A cone of elliptic section from just inside the hand on:
+    half its width and thickness at both ends, metres."""
     sides, rings = 32, 12
     y = np.linspace(-0.012, length, rings)
     t = np.clip(y / length, 0, 1)[:, None]
@@ -72,13 +93,21 @@ def with_forearm(
     i, j = np.arange(sides), (np.arange(sides) + 1) % sides
     k = sides * np.arange(rings - 1)[:, None]
     first, last = len(local) - 2, len(local) - 1
-    quads = [np.stack([k + i, k + sides + i, k + j], -1).reshape(-1, 3), np.stack([k + j, k + sides + i, k + sides + j], -1).reshape(-1, 3)]
-    lids = [np.stack([i, j, np.full(sides, first)], -1), np.stack([sides * (rings - 1) + j, sides * (rings - 1) + i, np.full(sides, last)], -1)]
+    quads = [
+        np.stack([k + i, k + sides + i, k + j], -1).reshape(-1, 3),
+        np.stack([k + j, k + sides + i, k + sides + j], -1).reshape(-1, 3),
+    ]
+    lids = [
+        np.stack([i, j, np.full(sides, first)], -1),
+        np.stack([sides * (rings - 1) + j, sides * (rings - 1) + i, np.full(sides, last)], -1),
+    ]
     faces = np.vstack([*quads, *lids]) + len(hand.vertices)
     weights = np.zeros((len(local), len(hand.skeleton.bones)))
     weights[:, bone] = 1.0
     vertices = np.vstack([hand.vertices, local @ R[0, bone].T + origin[0, bone]])
-    return SkinnedHand(hand.skeleton, hand.bind, vertices, np.vstack([hand.faces, faces]), np.vstack([hand.weights, weights]))
+    return SkinnedHand(
+        hand.skeleton, hand.bind, vertices, np.vstack([hand.faces, faces]), np.vstack([hand.weights, weights])
+    )
 
 
 def gesture_pose(skeleton: Skeleton, bends: Sequence[float], spread: float, rng: np.random.Generator) -> Array:
@@ -91,7 +120,9 @@ def gesture_pose(skeleton: Skeleton, bends: Sequence[float], spread: float, rng:
                 angles[k] = np.clip(bend + rng.normal(scale=0.06), 0, 1) * skeleton.largest[k]
     for finger, way in (("index", -1.0), ("ring", 0.6), ("pinky", 1.0)):
         k = skeleton.angles.index(f"{finger}_proximal_z")
-        angles[k] = np.clip(way * spread * np.radians(14) * (1 - bends[FINGERS.index(finger)]), skeleton.least[k], skeleton.largest[k])
+        angles[k] = np.clip(
+            way * spread * np.radians(14) * (1 - bends[FINGERS.index(finger)]), skeleton.least[k], skeleton.largest[k]
+        )
     k = skeleton.angles.index("thumb_metacarpal_x")
     angles[k] = np.clip(bends[0], 0, 1) * 0.8 * skeleton.largest[k]
     for axis in "xz":
@@ -100,18 +131,29 @@ def gesture_pose(skeleton: Skeleton, bends: Sequence[float], spread: float, rng:
     return np.clip(angles, skeleton.least, skeleton.largest)
 
 
-def motion(skeleton: Skeleton, frames: int, rng: np.random.Generator, hold: int = 12, fingers: str = "gestures") -> Array:
-    """Poses (frames, 6 + A) of a hand that goes from gesture to gesture, upright before the camera, and turns as it goes. fingers: gestures, or
-    free: each bent by itself at random."""
+def motion(
+    skeleton: Skeleton, frames: int, rng: np.random.Generator, hold: int = 12, fingers: str = "gestures"
+) -> Array:
+    """Poses (frames, 6 + A) of a hand that goes from gesture to gesture, upright before the camera, and turns as it
+    goes. fingers: gestures, or free: each bent by itself at random."""
     keys = []
     for _ in range(frames // hold + 2):
         pose = np.zeros(skeleton.size)
-        bends, spread = GESTURES[str(rng.choice(list(GESTURES)))] if fingers == "gestures" else (rng.uniform(size=5).tolist(), rng.uniform())
+        bends, spread = (
+            GESTURES[str(rng.choice(list(GESTURES)))]
+            if fingers == "gestures"
+            else (rng.uniform(size=5).tolist(), rng.uniform())
+        )
         pose[RIGID:] = gesture_pose(skeleton, bends, spread, rng)
         turn = np.radians([rng.normal(scale=25), rng.uniform(-100, 100), rng.normal(scale=40)])
         # Upright: fingers up in the picture (-y), palm to the camera (-z); then turned about the image's axes.
         upright = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
-        R = rotations(np.array([[0, 0, turn[2]]])) @ rotations(np.array([[turn[0], 0, 0]])) @ rotations(np.array([[0, turn[1], 0]])) @ upright[None]
+        R = (
+            rotations(np.array([[0, 0, turn[2]]]))
+            @ rotations(np.array([[turn[0], 0, 0]]))
+            @ rotations(np.array([[0, turn[1], 0]]))
+            @ upright[None]
+        )
         pose[:3] = rotation_vectors(R)[0]
         pose[3:6] = np.array([rng.uniform(-0.16, 0.16), rng.uniform(-0.08, 0.16), 1.0]) * rng.uniform(0.5, 0.95)
         keys.append(pose)
@@ -126,15 +168,25 @@ def motion(skeleton: Skeleton, frames: int, rng: np.random.Generator, hold: int 
     return poses
 
 
-def photograph(renderer: DepthRenderer, hand: SkinnedHand, pose: Array, K: Array, sensor: DepthSensorConfig, rng: np.random.Generator) -> Depth:
-    """A depth map (HEIGHT, WIDTH) metres of the hand before something slanted (a wall, a body), as the sensor reports it."""
+def photograph(
+    renderer: DepthRenderer,
+    hand: SkinnedHand,
+    pose: Array,
+    K: Array,
+    sensor: DepthSensorConfig,
+    rng: np.random.Generator,
+) -> Depth:
+    """A depth map (HEIGHT, WIDTH) metres of the hand before something slanted (a wall, a body), as the sensor reports
+    it."""
     depth = renderer.render(hand.posed(pose), K)
     rows, columns = np.nonzero(depth > 0)
     if not len(rows):
         return depth
     v, u = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     far = depth.max() + rng.uniform(0.08, 1.0)
-    behind = (far * (1 + rng.uniform(-0.15, 0.15) * (u / WIDTH - 0.5) + rng.uniform(-0.15, 0.15) * (v / HEIGHT - 0.5))).astype(np.float32)
+    behind = (
+        far * (1 + rng.uniform(-0.15, 0.15) * (u / WIDTH - 0.5) + rng.uniform(-0.15, 0.15) * (v / HEIGHT - 0.5))
+    ).astype(np.float32)
     scene = np.where(depth > 0, depth, behind)
     # Only around the hand the sensor matters; elsewhere it is the background.
     m = 24
@@ -145,10 +197,17 @@ def photograph(renderer: DepthRenderer, hand: SkinnedHand, pose: Array, K: Array
 
 
 def simulate_hands(
-    output: Path, train: int = 2000, test: int = 500, seed: int = 0, hand: SkinnedHand | None = None, sensor: DepthSensorConfig | None = None,
-    fingers: str = "gestures", show_progress: bool = False,
-) -> Path:  # fmt: skip
-    """Write `train` frames of two people and `test` of a third. hand: whose skin they have, such as `rigged_hand`'s. fingers: see `motion`."""
+    output: Path,
+    train: int = 2000,
+    test: int = 500,
+    seed: int = 0,
+    hand: SkinnedHand | None = None,
+    sensor: DepthSensorConfig | None = None,
+    fingers: str = "gestures",
+    show_progress: bool = False,
+) -> Path:
+    """Write `train` frames of two people and `test` of a third. hand: whose skin they have, such as `rigged_hand`'s.
+    fingers: see `motion`."""
     dataset = DATASETS["nyu"]
     K = np.array([[dataset.fx, 0, dataset.cx], [0, dataset.fy, dataset.cy], [0, 0, 1]])
     rng = np.random.default_rng([seed, 11])

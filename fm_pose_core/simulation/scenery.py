@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.data.backgrounds import procedural_image
-from fm_pose_core.data.renderer import Mesh
 from fm_pose_core.geometry import exp_so3, transform
+from fm_pose_core.rendering.backgrounds import procedural_image
+from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.simulation.tugboat import Paint, box, checker, lathe, merged, moved, plain, ring, stripes
 
 Floats = NDArray[np.float32]
@@ -28,7 +28,9 @@ def clutter(rng: np.random.Generator, clear: float, count: int = 11) -> Mesh:
         x, y = distance * np.cos(angle), distance * np.sin(angle)
         if all(np.hypot(x - a, y - b) > radius + r + 0.005 for a, b, r in taken):
             taken.append((x, y, radius))
-            parts.append(moved(mesh, transform(exp_so3(np.array([0.0, 0.0, rng.uniform(0, 2 * np.pi)])), np.array([x, y, 0.0]))))
+            parts.append(
+                moved(mesh, transform(exp_so3(np.array([0.0, 0.0, rng.uniform(0, 2 * np.pi)])), np.array([x, y, 0.0])))
+            )
     return merged(parts)
 
 
@@ -51,8 +53,13 @@ def _thing(rng: np.random.Generator) -> tuple[Mesh, float]:
     kind = rng.integers(6)
     if kind == 0:  # mug
         r, h = rng.uniform(0.032, 0.045), rng.uniform(0.07, 0.11)
-        wall = lathe([(r * 0.9, 0), (r, 0.01), (r, h), (r - 0.004, h), (r - 0.006, 0.008), (0, 0.008)], paint(), 28, 0.006)
-        handle = moved(ring(0.022, 0.005, plain(colour()), 24), transform(exp_so3(np.array([np.pi / 2, 0, 0])), np.array([r + 0.008, 0, h / 2])))
+        wall = lathe(
+            [(r * 0.9, 0), (r, 0.01), (r, h), (r - 0.004, h), (r - 0.006, 0.008), (0, 0.008)], paint(), 28, 0.006
+        )
+        handle = moved(
+            ring(0.022, 0.005, plain(colour()), 24),
+            transform(exp_so3(np.array([np.pi / 2, 0, 0])), np.array([r + 0.008, 0, h / 2])),
+        )
         return merged([wall, handle]), r + 0.035
     if kind == 1:  # book or box of cards
         x, y, z = rng.uniform(0.03, 0.10), rng.uniform(0.03, 0.07), rng.uniform(0.015, 0.05)
@@ -75,13 +82,18 @@ def _thing(rng: np.random.Generator) -> tuple[Mesh, float]:
 
 
 def table_texture(rng: np.random.Generator) -> Image:
-    """A table top (H, W, 3) uint8 with TEXELS pixels per metre: wood, a woven cloth or a printed one, with a sheet of paper on it."""
+    """A table top (H, W, 3) uint8 with TEXELS pixels per metre: wood, a woven cloth or a printed one, with a sheet of
+    paper on it."""
     width, height = (round(2 * float(side) * TEXELS) for side in TABLE)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     base = rng.uniform(70, 190, 3).astype(np.float32)
     kind = rng.integers(3)
     if kind == 0:  # wood: stretched noise
-        grain = cv2.resize(rng.normal(size=(height // 6, width // 90)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        grain = cv2.resize(
+            rng.normal(size=(height // 6, width // 90)).astype(np.float32),
+            (width, height),
+            interpolation=cv2.INTER_CUBIC,
+        )
         base = np.array([175, 128, 84], np.float32) * rng.uniform(0.6, 1.15)
         image = base * (1 + 0.10 * grain[..., None] + 0.04 * np.sin(y / 24 + 2 * grain)[..., None])
     elif kind == 1:  # cloth with a check
@@ -91,7 +103,9 @@ def table_texture(rng: np.random.Generator) -> Image:
         image = base * (1 - lines[..., None]) + other * lines[..., None]
         image *= 1 + 0.06 * np.sin(x * 2.1)[..., None] * np.sin(y * 2.1)[..., None]
     else:  # printed cloth
-        print_ = cv2.resize(procedural_image(rng, 512), (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        print_ = cv2.resize(procedural_image(rng, 512), (width, height), interpolation=cv2.INTER_CUBIC).astype(
+            np.float32
+        )
         image = 0.3 * print_ + 0.7 * (0.6 * base.mean() + 0.4 * base)
     blotches = cv2.resize(rng.normal(size=(9, 12)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     image = image * (1 + 0.06 * blotches[..., None]) + rng.normal(scale=3.0, size=(height, width, 1))
@@ -104,7 +118,9 @@ def table_texture(rng: np.random.Generator) -> Image:
         cv2.fillConvexPoly(image, a4.astype(np.int32), (232, 230, 224), cv2.LINE_AA)
         for row in range(-85, 86, 12):
             begin, end = np.array([[-125, row], [rng.uniform(-60, 125), row]]) @ axes + (cx, cy)
-            cv2.line(image, tuple(begin.astype(int).tolist()), tuple(end.astype(int).tolist()), (90, 90, 96), 3, cv2.LINE_AA)
+            cv2.line(
+                image, tuple(begin.astype(int).tolist()), tuple(end.astype(int).tolist()), (90, 90, 96), 3, cv2.LINE_AA
+            )
     return cv2.GaussianBlur(image, (0, 0), 0.8)
 
 

@@ -1,9 +1,10 @@
-"""Photographs of the demo's object by a simulated camera: what stands in for real images in a demonstration without a camera.
+"""Photographs of the demo's object by a simulated camera: what stands in for real images in a demonstration without a
+camera.
 
-They differ from the training renderings (`data/renderer`, unlit) as photographs do: a lamp with soft shadows, a fill light,
-light from the room, glossy and slightly repainted surfaces; a textured table with clutter that may hide a part of the object;
-a lens with defocus, lateral colour and vignetting; a sensor with its own colours, shot and read noise and a tone curve; JPEG.
-Poses are exact.
+They differ from the training renderings (`rendering/renderer`, unlit) as photographs do: a lamp with soft shadows, a fill
+light, light from the room, glossy and slightly repainted surfaces; a textured table with clutter that may hide a part
+of the object; a lens with defocus, lateral colour and vignetting; a sensor with its own colours, shot and read noise
+and a tone curve; JPEG. Poses are exact.
 
 The world frame is the object's frame: the object stands on the table z = 0. Metres, linear light in [0, 1].
 """
@@ -14,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.data.renderer import Mesh, Renderer
-from fm_pose_core.data.viewpoints import look_at
 from fm_pose_core.geometry import Array, inverse
+from fm_pose_core.objects.viewpoints import look_at
+from fm_pose_core.rendering.mesh import Mesh
+from fm_pose_core.rendering.renderer import Renderer
 from fm_pose_core.simulation.scenery import TABLE, TEXELS, clutter, room_texture, table_texture
 from fm_pose_core.simulation.tugboat import merged
 from fm_pose_core.types import Camera
@@ -31,8 +33,8 @@ SHADOW_SIZE = 1024  # pixels of the lamp's depth map
 
 @dataclass(frozen=True)
 class Photo:
-    """image (H, W, 3) uint8 RGB; T_camera_object (4, 4); silhouette and visible (H, W) in [0, 1]: the share of each pixel that the
-    object covers, without and with what stands before it."""
+    """image (H, W, 3) uint8 RGB; T_camera_object (4, 4); silhouette and visible (H, W) in [0, 1]: the share of each
+    pixel that the object covers, without and with what stands before it."""
 
     image: Image
     T_camera_object: Array
@@ -56,18 +58,30 @@ class Studio:
         self.camera, self._scale = camera, supersampling
         s = supersampling
         # The centre of the top-left pixel is (0, 0) in both images.
-        self._K = np.array([[camera.K[0, 0] * s, 0, camera.K[0, 2] * s + (s - 1) / 2], [0, camera.K[1, 1] * s, camera.K[1, 2] * s + (s - 1) / 2], [0, 0, 1]])
+        self._K = np.array(
+            [
+                [camera.K[0, 0] * s, 0, camera.K[0, 2] * s + (s - 1) / 2],
+                [0, camera.K[1, 1] * s, camera.K[1, 2] * s + (s - 1) / 2],
+                [0, 0, 1],
+            ]
+        )
         self._size = (camera.width * s, camera.height * s)
         columns, rows = np.meshgrid(np.arange(self._size[0]), np.arange(self._size[1]))
-        self._rays = np.stack([(columns - self._K[0, 2]) / self._K[0, 0], (rows - self._K[1, 2]) / self._K[1, 1], np.ones_like(rows)], -1).astype(np.float32)
+        self._rays = np.stack(
+            [(columns - self._K[0, 2]) / self._K[0, 0], (rows - self._K[1, 2]) / self._K[1, 1], np.ones_like(rows)], -1
+        ).astype(np.float32)
 
         worn = Mesh(mesh.vertices, mesh.normals, repainted(mesh, rng), mesh.faces)
         self.clutter = clutter(rng, float(np.linalg.norm(mesh.vertices[:, :2], axis=1).max()))
         scene = merged([worn, self.clutter])
         self._renderer = Renderer(scene, self._K, *self._size)
         # Red tells the object from the clutter, green how glossy a vertex is.
-        gloss = np.concatenate([np.full(len(mesh.vertices), 150), rng.integers(0, 160) * np.ones(len(self.clutter.vertices))])
-        marks = np.column_stack([np.arange(len(scene.vertices)) < len(mesh.vertices), gloss / 255.0, np.zeros(len(scene.vertices))])
+        gloss = np.concatenate(
+            [np.full(len(mesh.vertices), 150), rng.integers(0, 160) * np.ones(len(self.clutter.vertices))]
+        )
+        marks = np.column_stack(
+            [np.arange(len(scene.vertices)) < len(mesh.vertices), gloss / 255.0, np.zeros(len(scene.vertices))]
+        )
         self._marks = self._renderer.add_variant((255 * marks).astype(np.uint8))
         self._alone = Renderer(mesh, self._K, *self._size)
         self._table = table_texture(rng)
@@ -78,18 +92,24 @@ class Studio:
         mix = rng.uniform(0.02, 0.10, (3, 3))
         self._colour_matrix = mix + np.diag(1.0 - mix.sum(1))  # rows add to one: grey stays grey
         self._focus = rng.uniform(0.7, 1.0)  # distance of sharpness, metres
-        self._noise = (rng.uniform(0.0003, 0.0009), rng.uniform(0.002, 0.005))  # shot: variance per light; read: standard deviation
+        # Shot: variance per light; read: standard deviation.
+        self._noise = (rng.uniform(0.0003, 0.0009), rng.uniform(0.002, 0.005))
         self._gamma = rng.uniform(0.44, 0.52)
 
     def _light(self, rng: np.random.Generator, scene: Mesh) -> None:
         azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(30, 58))
-        direction = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
+        direction = np.array(
+            [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)]
+        )
         self._lamp = 1.6 * direction
         warmth = rng.uniform(-0.12, 0.12)
         self._lamp_colour = rng.uniform(0.85, 1.35) * np.array([1 + warmth, 1.0, 1 - warmth])
         turn = azimuth + rng.uniform(1.8, 4.4)
         fill = np.array([np.cos(turn), np.sin(turn), rng.uniform(0.4, 1.2)])
-        self._fill, self._fill_colour = fill / np.linalg.norm(fill), rng.uniform(0.05, 0.25) * np.array([1 - warmth, 1.0, 1 + warmth])
+        self._fill, self._fill_colour = (
+            fill / np.linalg.norm(fill),
+            rng.uniform(0.05, 0.25) * np.array([1 - warmth, 1.0, 1 + warmth]),
+        )
         self._sky, self._bounce = rng.uniform(0.16, 0.34) * np.array([0.95, 1.0, 1.08]), rng.uniform(0.06, 0.15)
         self._T_lamp_world = look_at(direction, 1.6, np.zeros(3))
         f = 0.5 * SHADOW_SIZE / np.tan(np.radians(24.0))
@@ -105,18 +125,32 @@ class Studio:
     def _unshadowed(self, points: Floats) -> Floats:
         """(N, 3) world points -> (N,) share of the lamp that they see."""
         p = points @ self._T_lamp_world[:3, :3].T.astype(np.float32) + self._T_lamp_world[:3, 3].astype(np.float32)
-        uv = (p[:, :2] / p[:, 2:] * np.float32(self._K_lamp[0, 0]) + np.float32(SHADOW_SIZE / 2)).reshape(1, -1, 2) if len(p) else np.zeros((1, 0, 2), np.float32)
+        uv = (
+            (p[:, :2] / p[:, 2:] * np.float32(self._K_lamp[0, 0]) + np.float32(SHADOW_SIZE / 2)).reshape(1, -1, 2)
+            if len(p)
+            else np.zeros((1, 0, 2), np.float32)
+        )
         seen = np.zeros(len(p), np.float32)
         width = 30000  # OpenCV's remap takes no wider map
         for begin in range(0, len(p), width):
             part, depth = uv[:, begin : begin + width], p[begin : begin + width, 2] - np.float32(0.004)
             for tap in self._taps:
-                nearest = cv2.remap(self._lamp_depth, part + tap, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=100.0)
+                nearest = cv2.remap(
+                    self._lamp_depth,
+                    part + tap,
+                    None,
+                    cv2.INTER_NEAREST,
+                    borderMode=cv2.BORDER_CONSTANT,
+                    borderValue=100.0,
+                )
                 seen[begin : begin + width] += nearest[0] > depth
         return seen / np.float32(len(self._taps))
 
-    def _shade(self, albedo: Floats, points: Floats, normals: Floats, to_camera: Floats, gloss: Floats | float) -> Floats:
-        """(N, 3) each, world frame, and gloss (N,) -> outgoing linear light (N, 3): lamp, fill light, sky and table bounce."""
+    def _shade(
+        self, albedo: Floats, points: Floats, normals: Floats, to_camera: Floats, gloss: Floats | float
+    ) -> Floats:
+        """(N, 3) each, world frame, and gloss (N,) -> outgoing linear light (N, 3): lamp, fill light, sky and table
+        bounce."""
         to_lamp = self._lamp.astype(np.float32) - points
         to_lamp /= np.linalg.norm(to_lamp, axis=1, keepdims=True)
         lit = self._unshadowed(points + 0.002 * normals)
@@ -125,7 +159,9 @@ class Studio:
         half /= np.maximum(np.linalg.norm(half, axis=1, keepdims=True), 1e-6)
         shine = np.clip((normals * half).sum(1), 0, None) ** 45.0 * lit * gloss
         up = 0.5 + 0.5 * normals[:, 2:]
-        light = lambert[:, None] * self._lamp_colour + np.clip(normals @ self._fill, 0, None)[:, None] * self._fill_colour
+        light = (
+            lambert[:, None] * self._lamp_colour + np.clip(normals @ self._fill, 0, None)[:, None] * self._fill_colour
+        )
         light = light + up * self._sky + (1 - up) * self._bounce
         # Near the table little sky is seen from below: a soft contact shadow.
         light *= (0.72 + 0.28 * np.clip(points[:, 2:] / 0.02 + normals[:, 2:], 0, 1)) if np.ndim(gloss) else 1.0
@@ -141,7 +177,8 @@ class Studio:
         eye = T[:3, 3]
 
         light = self._surroundings(T)
-        depth = np.where(depth > 0, depth, cv2.dilate(depth, np.ones((3, 3), np.uint8)))  # the depth buffer is not antialiased
+        # The depth buffer is not antialiased.
+        depth = np.where(depth > 0, depth, cv2.dilate(depth, np.ones((3, 3), np.uint8)))
         at = (colour[..., 3] > 0) & (depth > 0)
         alpha = colour[at, 3:].astype(np.float32) / 255.0
         albedo = np.clip(colour[at, :3] / 255.0 / alpha, 0, 1) ** 2.2
@@ -151,7 +188,9 @@ class Studio:
         n = normals[at] @ T[:3, :3].T
         n = np.where((n * to_camera).sum(1, keepdims=True) < 0, -n, n)  # the back of a thin flag
         gloss = np.clip(marks[at, 1] / 255.0 / alpha[:, 0], 0, 1)
-        light[at] = light[at] * (1 - alpha) + alpha * self._shade(albedo.astype(np.float32), points, n, to_camera, gloss)
+        light[at] = light[at] * (1 - alpha) + alpha * self._shade(
+            albedo.astype(np.float32), points, n, to_camera, gloss
+        )
 
         distance = float((T_camera_object[:3, :3] @ CENTER + T_camera_object[:3, 3])[2])
         image = self._develop(self._lens(light, distance), rng)
@@ -194,7 +233,9 @@ class Studio:
         light = cv2.resize(light, (self.camera.width, self.camera.height), interpolation=cv2.INTER_AREA)
         for channel, scale in ((0, 1.0009), (2, 0.9991)):
             M = np.array([[scale, 0, (1 - scale) * cx], [0, scale, (1 - scale) * cy]])
-            light[..., channel] = cv2.warpAffine(light[..., channel], M, light.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+            light[..., channel] = cv2.warpAffine(
+                light[..., channel], M, light.shape[1::-1], borderMode=cv2.BORDER_REPLICATE
+            )
         y, x = np.mgrid[: light.shape[0], : light.shape[1]]
         falloff = 1.0 / (1.0 + ((x - cx) ** 2 + (y - cy) ** 2) / f**2) ** 2  # cos⁴
         return (light * falloff[..., None]).astype(np.float32)

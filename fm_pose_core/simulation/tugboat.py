@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.data.renderer import Mesh
 from fm_pose_core.geometry import Array
+from fm_pose_core.rendering.mesh import Mesh
 
 Paint = Callable[[Array, Array, Array], Array]
 """(points (M, N, 3) in metres, u (M, N), v (M, N) in [0, 1] over the grid) -> colours (M, N, 3) in 0–255."""
@@ -63,9 +63,12 @@ def surface(points: Array, inside: Sequence[float], paint: Paint) -> Mesh:
     faces = faces[np.linalg.norm(cross, axis=1) > 1e-12]  # a cone's tip makes triangles without area
     normals = np.zeros_like(vertices)
     corners = vertices[faces]
-    np.add.at(normals, faces.ravel(), np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).repeat(3, 0))
+    np.add.at(
+        normals, faces.ravel(), np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).repeat(3, 0)
+    )
     length = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.where(length > 0, normals / np.where(length > 0, length, 1.0), [0.0, 0.0, 1.0])  # a tip's spare vertex has no triangle
+    # A tip's spare vertex has no triangle.
+    normals = np.where(length > 0, normals / np.where(length > 0, length, 1.0), [0.0, 0.0, 1.0])
     v, u = np.meshgrid(np.linspace(0, 1, m), np.linspace(0, 1, n), indexing="ij")
     colours = np.clip(np.rint(paint(points, u, v)), 0, 255).astype(np.uint8).reshape(-1, 3)
     return Mesh(vertices, normals, colours, faces.astype(np.int64))
@@ -88,17 +91,32 @@ def moved(mesh: Mesh, T: Array) -> Mesh:
     return Mesh(mesh.vertices @ R.T + t, mesh.normals @ R.T, mesh.colours, mesh.faces)
 
 
-def quad(a: Sequence[float], b: Sequence[float], c: Sequence[float], d: Sequence[float], inside: Sequence[float], paint: Paint, spacing: float) -> Mesh:
+def quad(
+    a: Sequence[float],
+    b: Sequence[float],
+    c: Sequence[float],
+    d: Sequence[float],
+    inside: Sequence[float],
+    paint: Paint,
+    spacing: float,
+) -> Mesh:
     """A flat or ruled four-sided patch: u runs from a to b, v from a to d; corners in order a, b, c, d, metres."""
     corners = [np.asarray(x, np.float64) for x in (a, b, c, d)]
-    columns = 1 + max(1, round(max(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[2] - corners[3])) / spacing))
-    rows = 1 + max(1, round(max(np.linalg.norm(corners[3] - corners[0]), np.linalg.norm(corners[2] - corners[1])) / spacing))
+    columns = 1 + max(
+        1, round(max(np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[2] - corners[3])) / spacing)
+    )
+    rows = 1 + max(
+        1, round(max(np.linalg.norm(corners[3] - corners[0]), np.linalg.norm(corners[2] - corners[1])) / spacing)
+    )
     u, v = np.linspace(0, 1, columns)[None, :, None], np.linspace(0, 1, rows)[:, None, None]
-    return surface((1 - v) * ((1 - u) * corners[0] + u * corners[1]) + v * ((1 - u) * corners[3] + u * corners[2]), inside, paint)
+    return surface(
+        (1 - v) * ((1 - u) * corners[0] + u * corners[1]) + v * ((1 - u) * corners[3] + u * corners[2]), inside, paint
+    )
 
 
 def box(minimum: Sequence[float], maximum: Sequence[float], paints: Sequence[Paint], spacing: float = SPACING) -> Mesh:
-    """A box without its bottom. paints: of the faces +x, +y, -x, -y and the top; on the sides u runs around and v upwards."""
+    """A box without its bottom. paints: of the faces +x, +y, -x, -y and the top; on the sides u runs around and v
+    upwards."""
     (x0, y0, z0), (x1, y1, z1) = minimum, maximum
     inside = ((x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2)
     ring = [(x1, y0), (x1, y1), (x0, y1), (x0, y0)]
@@ -111,7 +129,8 @@ def box(minimum: Sequence[float], maximum: Sequence[float], paints: Sequence[Pai
 
 
 def lathe(profile: Sequence[tuple[float, float]], paint: Paint, segments: int = 20, spacing: float = SPACING) -> Mesh:
-    """A body of revolution about z. profile: (radius, z) corners in metres, from below upwards; u runs around, v along the profile."""
+    """A body of revolution about z. profile: (radius, z) corners in metres, from below upwards; u runs around, v along
+    the profile."""
     corners = np.asarray(profile, np.float64)
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1))])
     at = np.unique(np.concatenate([length, np.linspace(0, length[-1], 1 + max(1, round(length[-1] / spacing)))]))
@@ -129,7 +148,9 @@ def ring(radius: float, thickness: float, paint: Paint, segments: int = 20) -> M
     return surface(np.stack([r * np.cos(u), r * np.sin(u), thickness * np.sin(v)], -1), (0.0, 0.0, 0.0), paint)
 
 
-def written(text: str, ink: Sequence[float], ground: Paint, left: float, width: float, low: float, high: float) -> Paint:
+def written(
+    text: str, ink: Sequence[float], ground: Paint, left: float, width: float, low: float, high: float
+) -> Paint:
     """Letters of 5 × 7 squares over `ground`, in u from `left` over `width` and in v from `low` to `high`."""
     bitmap = np.array([[c == "#" for c in ".".join(LETTERS[letter][row] for letter in text)] for row in range(7)])
 
@@ -172,7 +193,7 @@ def _hull() -> list[Mesh]:
         board = checker(YELLOW, BLACK, 5, 2)(p, np.clip((u - 0.08) / 0.30, 0, 1), np.clip((v - 0.36) / 0.64, 0, 1))
         base = pick(v < 0.24, DARK_RED, pick(v < 0.36, WHITE, TEAL))
         base = np.where(((u > 0.08) & (u < 0.38) & (v >= 0.36))[..., None], board, base)
-        return np.where(((np.hypot((u - 0.78) * 3.4, v - 0.68) < 0.24))[..., None], np.asarray(ORANGE, np.float64), base)
+        return np.where((np.hypot((u - 0.78) * 3.4, v - 0.68) < 0.24)[..., None], np.asarray(ORANGE, np.float64), base)
 
     parts = [
         surface(np.stack([x, y, z], -1)[:, ::-1], inside, written("FM", WHITE, port, 0.28, 0.42, 0.40, 1.0)),
@@ -209,12 +230,18 @@ def _cabin() -> list[Mesh]:
     def starboard(p: Array, u: Array, v: Array) -> Array:
         return pick(np.hypot(u - 0.5, (v - 0.60) * 0.9) < 0.24, BLACK, stripes(WHITE, ORANGE, 3, "v")(p, u, v))
 
-    body = box((-0.046, -0.020, 0.028), (-0.006, 0.012, 0.064), [front, port, checker(RED, WHITE, 3, 4), starboard, plain(WHITE)])
+    body = box(
+        (-0.046, -0.020, 0.028),
+        (-0.006, 0.012, 0.064),
+        [front, port, checker(RED, WHITE, 3, 4), starboard, plain(WHITE)],
+    )
 
     def roof(p: Array, u: Array, v: Array) -> Array:
         return pick((u > 0.60) & (u < 0.82), WHITE, pick((v < 0.30) & (u < 0.45), BLUE, YELLOW))
 
-    top = box((-0.050, -0.023, 0.064), (-0.001, 0.015, 0.069), [plain(ORANGE), plain(ORANGE), plain(RED), plain(RED), roof])
+    top = box(
+        (-0.050, -0.023, 0.064), (-0.001, 0.015, 0.069), [plain(ORANGE), plain(ORANGE), plain(RED), plain(RED), roof]
+    )
     return [body, top]
 
 
@@ -229,15 +256,31 @@ def _fittings() -> list[Mesh]:
     at = np.eye(4)
     at[:3, 3] = (0.030, 0.004, 0.030)
     mast = moved(lathe([(0.0028, 0.0), (0.0020, 0.052), (0.0, 0.056)], stripes(YELLOW, BLACK, 7, "v"), 8, 0.006), at)
-    flag = quad((0.031, 0.004, 0.068), (0.012, 0.004, 0.070), (0.012, 0.004, 0.083), (0.031, 0.004, 0.084), (0.02, -1, 0.07), checker(GREEN, WHITE, 3, 2), SPACING)
+    flag = quad(
+        (0.031, 0.004, 0.068),
+        (0.012, 0.004, 0.070),
+        (0.012, 0.004, 0.083),
+        (0.031, 0.004, 0.084),
+        (0.02, -1, 0.07),
+        checker(GREEN, WHITE, 3, 2),
+        SPACING,
+    )
     buoy = np.eye(4)
     buoy[:3, :3] = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
     buoy[:3, 3] = (-0.038, 0.0155, 0.046)
     lifebuoy = moved(ring(0.0075, 0.0027, stripes(ORANGE, WHITE, 8), 16), buoy)
-    crate = box((0.003, 0.004, 0.028), (0.019, 0.020, 0.045), [stripes(GREEN, YELLOW, 3, "v"), plain(GREEN), plain(YELLOW), plain(GREEN), checker(YELLOW, GREEN, 2, 2)], 0.004)
+    crate = box(
+        (0.003, 0.004, 0.028),
+        (0.019, 0.020, 0.045),
+        [stripes(GREEN, YELLOW, 3, "v"), plain(GREEN), plain(YELLOW), plain(GREEN), checker(YELLOW, GREEN, 2, 2)],
+        0.004,
+    )
     barrel_at = np.eye(4)
     barrel_at[:3, 3] = (0.012, -0.014, 0.029)
-    barrel = moved(lathe([(0.006, 0.0), (0.0075, 0.009), (0.006, 0.018), (0.0, 0.018)], stripes(BLUE, SKY, 4, "v"), 12, 0.004), barrel_at)
+    barrel = moved(
+        lathe([(0.006, 0.0), (0.0075, 0.009), (0.006, 0.018), (0.0, 0.018)], stripes(BLUE, SKY, 4, "v"), 12, 0.004),
+        barrel_at,
+    )
     return [funnel, mast, flag, lifebuoy, crate, barrel]
 
 

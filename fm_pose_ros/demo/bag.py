@@ -10,8 +10,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 
 class Bag:
-    """An MCAP bag (rosbag2 format) that knows the definitions of all its messages, ours and those of vision_msgs included. Topics are
-    written without `namespace`, so that the nodes' RViz configurations show the bag as it is."""
+    """An MCAP bag (rosbag2 format) that knows the definitions of all its messages, ours and those of vision_msgs
+    included. Topics are written without `namespace`, so that the nodes' RViz configurations show the bag as it is."""
 
     def __init__(self, path: Path, namespace: str) -> None:
         self._namespace = namespace
@@ -28,7 +28,9 @@ class Bag:
         topic = topic.removeprefix(self._namespace)
         if topic not in self._connections:
             package, kind = type(msg).__module__.split(".")[0], type(msg).__name__
-            self._connections[topic] = self._writer.add_connection(topic, f"{package}/msg/{kind}", typestore=self._types)
+            self._connections[topic] = self._writer.add_connection(
+                topic, f"{package}/msg/{kind}", typestore=self._types
+            )
         self._writer.write(self._connections[topic], when, serialize_message(msg))
 
     def close(self) -> None:

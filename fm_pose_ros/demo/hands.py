@@ -14,11 +14,11 @@ from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import parse_numbers
-from fm_pose_core.data.bop import parse_ids
 from fm_pose_core.errors import expect
+from fm_pose_core.files import parse_ids
 from fm_pose_core.geometry import Array
-from fm_pose_core.hand.frames import HandFrames, read_frames, read_unlabelled
-from fm_pose_core.hand.labels import DATASETS, MM, THRESHOLDS
+from fm_pose_core.hands.frames import HandFrames, read_frames, read_unlabelled
+from fm_pose_core.hands.labels import DATASETS, MM, THRESHOLDS
 from fm_pose_ros.conversions import image_to_rgb, millimetres_to_image
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.player import Answer, Player
@@ -35,8 +35,8 @@ COLUMNS = ("frame", "mean error (mm)", "worst joint", "its error (mm)", "score",
 
 @dataclass
 class HandRow:
-    """One frame of the table. latency: seconds from sending the depth map to receiving the joints. errors (J,) metres: None where no hand
-    was found, or the truth is not known."""
+    """One frame of the table. latency: seconds from sending the depth map to receiving the joints. errors (J,) metres:
+    None where no hand was found, or the truth is not known."""
 
     number: int
     center: tuple[float, float]
@@ -51,17 +51,31 @@ class HandRow:
     def values(self) -> list[str]:
         """As they are printed."""
         if not self.found:
-            return [str(self.number), "no hand" if self.answered else "no answer", "", "", "", f"{1e3 * self.latency:.1f}"]
+            return [
+                str(self.number),
+                "no hand" if self.answered else "no answer",
+                "",
+                "",
+                "",
+                f"{1e3 * self.latency:.1f}",
+            ]
         if self.errors is None:
             return [str(self.number), "", "", "", f"{self.score:.2f}", f"{1e3 * self.latency:.1f}"]
         worst = int(self.errors.argmax())
-        numbers = (f"{self.errors.mean() / MM:.1f}", self.joints[worst], f"{self.errors[worst] / MM:.1f}", f"{self.score:.2f}")
+        numbers = (
+            f"{self.errors.mean() / MM:.1f}",
+            self.joints[worst],
+            f"{self.errors[worst] / MM:.1f}",
+            f"{self.score:.2f}",
+        )
         return [str(self.number), *numbers, f"{1e3 * self.latency:.1f}"]
 
     def caption(self) -> str:
         """For the picture."""
         if self.errors is None:
-            return f"frame {self.number}: " + (f"score {self.score:.2f}" if self.found else "no hand" if self.answered else "no answer")
+            return f"frame {self.number}: " + (
+                f"score {self.score:.2f}" if self.found else "no hand" if self.answered else "no answer"
+            )
         return f"frame {self.number}: mean {self.errors.mean() / MM:.0f} mm, worst {self.errors.max() / MM:.0f} mm"
 
 
@@ -105,20 +119,34 @@ def summary(rows: Sequence[HandRow]) -> str:
     """Errors over the frames with a hand, shares over all frames; the errors only where the truth is known."""
     errors = [row.errors for row in rows if row.errors is not None]
     found, lost = sum(row.found for row in rows), sum(not row.answered for row in rows)
-    lines = [f"frames                       {len(rows)}, {found} with a hand" + (f"; {lost} without an answer" if lost else "")]
+    lines = [
+        f"frames                       {len(rows)}, {found} with a hand"
+        + (f"; {lost} without an answer" if lost else "")
+    ]
     if errors:
         of_frames = median([e.mean() / MM for e in errors])
-        lines.append(f"joint error                  {np.mean(errors) / MM:.1f} mm mean, {of_frames:.1f} mm in the median frame")
+        lines.append(
+            f"joint error                  {np.mean(errors) / MM:.1f} mm mean, {of_frames:.1f} mm in the median frame"
+        )
         for t in THRESHOLDS:
-            lines.append(f"all joints < {t / MM:.0f} mm           {100 * sum(bool(e.max() < t) for e in errors) / len(rows):5.1f} %")
-    return "\n".join([*lines, f"latency, depth to joints     {latency_line([row.latency for row in rows if row.answered])}"])
+            lines.append(
+                f"all joints < {t / MM:.0f} mm           {100 * sum(bool(e.max() < t) for e in errors) / len(rows):5.1f} %"
+            )
+    return "\n".join(
+        [*lines, f"latency, depth to joints     {latency_line([row.latency for row in rows if row.answered])}"]
+    )
 
 
 def read(args: argparse.Namespace) -> HandFrames:
     """Labelled frames in NYU's layout, or with --camera all depth maps in the folder."""
     if not args.camera:
         labelled = any((args.sequence / args.split / name).is_file() for name in ("labels.txt", "joint_data.mat"))
-        expect(labelled, str(args.sequence), "labels in NYU's layout, or --camera FX,FY,CX,CY for a folder of depth maps", "neither")
+        expect(
+            labelled,
+            str(args.sequence),
+            "labels in NYU's layout, or --camera FX,FY,CX,CY for a folder of depth maps",
+            "neither",
+        )
         return read_frames("nyu", args.sequence, args.split)
     expect(args.unit > 0, "--unit", "metres, above 0", args.unit)
     fx, fy, cx, cy = parse_numbers("--camera", args.camera, 4)
@@ -129,7 +157,12 @@ def run(args: argparse.Namespace) -> None:
     """The demo. Raises InputError for what is missing, and if nothing is found in any frame."""
     bundle = HandBundle.load(args.bundle)
     frames = read(args)
-    expect(bundle.hand.joints == frames.dataset.joints, str(args.bundle), f"the joints of NYU ({', '.join(frames.dataset.joints)})", bundle.hand.joints)
+    expect(
+        bundle.hand.joints == frames.dataset.joints,
+        str(args.bundle),
+        f"the joints of NYU ({', '.join(frames.dataset.joints)})",
+        bundle.hand.joints,
+    )
     numbers = list(range(len(frames)))
     if args.frames:
         chosen = parse_ids(args.frames)
@@ -140,9 +173,14 @@ def run(args: argparse.Namespace) -> None:
     output = play_back.new_folder(args.output, FILES)
     print(f"{len(numbers)} depth maps of a {bundle.name} through {NODE}; starting the node …", flush=True)
     rows = play_back.session(
-        NODE, {"bundle": args.bundle.resolve(), **settings}, INPUTS, OUTPUTS, frames.camera, output,
+        NODE,
+        {"bundle": args.bundle.resolve(), **settings},
+        INPUTS,
+        OUTPUTS,
+        frames.camera,
+        output,
         lambda p: play(p, frames, numbers, args.rate, args.timeout),
-    )  # fmt: skip
+    )
     present(COLUMNS, rows, summary(rows), output, "joints.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no hand among them"
     expect(any(row.found for row in rows), f"{output / 'node.log'}", "hands", answers)
@@ -150,5 +188,15 @@ def run(args: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `python -m fm_pose_ros.demo object` has not."""
-    parser.add_argument("--camera", metavar="FX,FY,CX,CY", help="the sequence is a folder of depth maps without labels, of this camera (pixels)")
-    parser.add_argument("--unit", type=float, default=MM, metavar="METRES", help="with --camera: of the depth maps' numbers (default: %(default)s)")
+    parser.add_argument(
+        "--camera",
+        metavar="FX,FY,CX,CY",
+        help="the sequence is a folder of depth maps without labels, of this camera (pixels)",
+    )
+    parser.add_argument(
+        "--unit",
+        type=float,
+        default=MM,
+        metavar="METRES",
+        help="with --camera: of the depth maps' numbers (default: %(default)s)",
+    )

@@ -14,11 +14,12 @@ from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray, Obj
 from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.bundle import ObjectBundle
-from fm_pose_core.data.bop import BopDataset, Instance, Result, parse_ids, read_image, write_results
 from fm_pose_core.errors import expect
-from fm_pose_core.evaluate.bop import model_vertices
-from fm_pose_core.evaluate.metrics import ADD_THRESHOLD, PROJECTION_THRESHOLD, PoseErrors, pose_errors
+from fm_pose_core.files import parse_ids, read_image
 from fm_pose_core.geometry import Array, apply, rotation_from_quaternion, transform
+from fm_pose_core.objects.bop import BopDataset, Instance, Result, write_results
+from fm_pose_core.objects.evaluation import model_vertices
+from fm_pose_core.objects.metrics import ADD_THRESHOLD, PROJECTION_THRESHOLD, PoseErrors, pose_errors
 from fm_pose_ros.conversions import image_to_rgb, rgb_to_image
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.player import Answer, Player
@@ -27,7 +28,13 @@ from fm_pose_ros.msg import ProjectedBoxArray
 
 NODE = "object_pose_node"
 INPUTS = {"image_raw": Image, "detections_2d": Detection2DArray}
-OUTPUTS = {"detections": Detection3DArray, "boxes": ProjectedBoxArray, "pose": PoseStamped, "markers": MarkerArray, "overlay": Image}
+OUTPUTS = {
+    "detections": Detection3DArray,
+    "boxes": ProjectedBoxArray,
+    "pose": PoseStamped,
+    "markers": MarkerArray,
+    "overlay": Image,
+}
 BUNDLE, SEQUENCE, LAYOUT = "tugboat", "sequence", "BOP dataset"
 FILES = ("overlay.mp4", "overlay.png", "poses.csv", "results.csv")
 COLUMNS = ("frame", "2D (px)", "rotation (°)", "translation (mm)", "ADD (mm)", "score", "latency (ms)")
@@ -35,7 +42,8 @@ COLUMNS = ("frame", "2D (px)", "rotation (°)", "translation (mm)", "ADD (mm)", 
 
 @dataclass
 class ObjectRow:
-    """One frame of the table. latency: seconds from sending the image to receiving the pose. errors: None without a pose."""
+    """One frame of the table. latency: seconds from sending the image to receiving the pose. errors: None without a
+    pose."""
 
     im_id: int
     center: tuple[float, float]
@@ -50,7 +58,15 @@ class ObjectRow:
     def values(self) -> list[str]:
         """As they are printed."""
         if self.errors is None:
-            return [str(self.im_id), "no pose" if self.answered else "no answer", "", "", "", "", f"{1e3 * self.latency:.1f}"]
+            return [
+                str(self.im_id),
+                "no pose" if self.answered else "no answer",
+                "",
+                "",
+                "",
+                "",
+                f"{1e3 * self.latency:.1f}",
+            ]
         e = self.errors
         numbers = (e.projection_2d, np.degrees(e.rotation), 1e3 * e.translation, 1e3 * e.add)
         return [str(self.im_id), *(f"{x:.2f}" for x in numbers), f"{self.score:.2f}", f"{1e3 * self.latency:.1f}"]
@@ -58,7 +74,11 @@ class ObjectRow:
     def caption(self) -> str:
         """For the picture."""
         e = self.errors
-        errors = "no pose" if e is None else f"{e.projection_2d:.1f} px, {np.degrees(e.rotation):.1f} deg, {1e3 * e.translation:.0f} mm"
+        errors = (
+            "no pose"
+            if e is None
+            else f"{e.projection_2d:.1f} px, {np.degrees(e.rotation):.1f} deg, {1e3 * e.translation:.0f} mm"
+        )
         return f"frame {self.im_id}: {errors}"
 
 
@@ -80,9 +100,16 @@ def detections(box: Array, class_id: str, header: Header) -> Detection2DArray:
 
 
 def play(
-    player: Player, instances: Sequence[Instance], vertices: Array, bundle: ObjectBundle, rate: float, timeout: float, exact: bool
+    player: Player,
+    instances: Sequence[Instance],
+    vertices: Array,
+    bundle: ObjectBundle,
+    rate: float,
+    timeout: float,
+    exact: bool,
 ) -> list[ObjectRow]:
-    """Play all frames at `rate` per second; a row of the table for each. exact: the detections' centre is the true one."""
+    """Play all frames at `rate` per second; a row of the table for each. exact: the detections' centre is the true
+    one."""
     rng = np.random.default_rng(0)
     rows = []
     for instance in player.paced(instances, rate):
@@ -114,7 +141,9 @@ def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, bund
     if found and "pose" in answer.messages:
         p, q = answer.messages["pose"].pose.position, answer.messages["pose"].pose.orientation
         T = transform(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([p.x, p.y, p.z]))
-        row.errors = pose_errors(T, instance.T_camera_object, vertices, bundle.diameter, instance.camera, bundle.symmetries)
+        row.errors = pose_errors(
+            T, instance.T_camera_object, vertices, bundle.diameter, instance.camera, bundle.symmetries
+        )
         row.score, row.track = found[0].results[0].hypothesis.score, found[0].id
         row.result = Result(instance.scene_id, instance.im_id, instance.object_id, row.score, T, row.latency)
     return row
@@ -159,9 +188,14 @@ def run(args: argparse.Namespace) -> None:
     parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections", **settings}
     exact = args.window_source == "gt"
     rows = play_back.session(
-        NODE, parameters, INPUTS, OUTPUTS, instances[0].camera, output,
+        NODE,
+        parameters,
+        INPUTS,
+        OUTPUTS,
+        instances[0].camera,
+        output,
         lambda p: play(p, instances, vertices, bundle, args.rate, args.timeout, exact),
-    )  # fmt: skip
+    )
     write_results(output / "results.csv", [row.result for row in rows if row.result])
     present(COLUMNS, rows, summary(rows, bundle), output, "poses.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no pose among them"

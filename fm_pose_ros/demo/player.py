@@ -30,8 +30,8 @@ from fm_pose_ros.demo.bag import Bag
 from fm_pose_ros.node_base import NO_CAMERA
 
 ROOT = Path(__file__).resolve().parents[2]
-# The middleware of both processes stays on this machine, and Fast DDS holds whole images in shared memory: with its defaults it
-# loses about half of them between two processes. What the user has set stays.
+# The middleware of both processes stays on this machine, and Fast DDS holds whole images in shared memory: with its
+# defaults it loses about half of them between two processes. What the user has set stays.
 MIDDLEWARE = {
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),  # Fast DDS 2 (Jazzy)
@@ -53,8 +53,8 @@ class Answer:
 class Player:
     """Plays frames into a node and gathers what it publishes.
 
-    node: its name. inputs: messages that it subscribes to beside camera_info, by topic. outputs: what to listen to below the node's name.
-    Everything goes into `bag`, raw images as JPEG.
+    node: its name. inputs: messages that it subscribes to beside camera_info, by topic. outputs: what to listen to
+    below the node's name. Everything goes into `bag`, raw images as JPEG.
     """
 
     def __init__(self, bag: Bag, node: str, inputs: Mapping[str, type], outputs: Mapping[str, type]) -> None:
@@ -67,7 +67,9 @@ class Player:
         self._executor.add_node(self._node)
         kinds = {**inputs, "camera_info": CameraInfo}  # the last: when the node has it, it knows the others too
         self._publishers = {
-            topic: self._node.create_publisher(kind, topic, qos_profile_sensor_data if kind in (Image, CameraInfo) else 10)
+            topic: self._node.create_publisher(
+                kind, topic, qos_profile_sensor_data if kind in (Image, CameraInfo) else 10
+            )
             for topic, kind in kinds.items()
         }
         self._answers: dict[int, Answer] = {}
@@ -91,7 +93,11 @@ class Player:
         return self._node.create_subscription(kind, topic, note, 10)
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
-        mine = [status for status in msg.status if status.name.split(":")[0].strip("/").startswith(f"{NAMESPACE}/{self._name}".strip("/"))]
+        mine = [
+            status
+            for status in msg.status
+            if status.name.split(":")[0].strip("/").startswith(f"{NAMESPACE}/{self._name}".strip("/"))
+        ]
         for status in mine:
             self._failure = status.message if status.level == DiagnosticStatus.ERROR else ""
             self._camera_state = next((x.value for x in status.values if x.key == "camera_info"), NO_CAMERA)
@@ -99,8 +105,9 @@ class Player:
             self._bag.write("/diagnostics", msg, time.time_ns())
 
     def wait_for_node(self, process: "subprocess.Popen[bytes]", camera: Camera) -> None:
-        """Until the node and this camera know each other in all directions. It gets camera_info ahead of the first image, as from a running camera,
-        until its diagnostics say that it came: then both sides hear each other. Raises InputError if the node ends or takes too long."""
+        """Until the node and this camera know each other in all directions. It gets camera_info ahead of the first
+        image, as from a running camera, until its diagnostics say that it came: then both sides hear each other. Raises
+        InputError if the node ends or takes too long."""
         end = time.monotonic() + START_TIMEOUT
         while not self._connected() or self._camera_state == NO_CAMERA:
             expect(process.poll() is None, self._name, "to run", f"its end with exit code {process.poll()}")
@@ -111,7 +118,9 @@ class Player:
             self.spin(0.05)
 
     def _connected(self) -> bool:
-        return all(p.get_subscription_count() for p in self._publishers.values()) and all(s.get_publisher_count() for s in self._subscriptions)
+        return all(p.get_subscription_count() for p in self._publishers.values()) and all(
+            s.get_publisher_count() for s in self._subscriptions
+        )
 
     def spin(self, seconds: float) -> None:
         """Handle what arrives for so long."""
@@ -132,10 +141,16 @@ class Player:
         return Header(stamp=self._node.get_clock().now().to_msg(), frame_id=FRAME)
 
     def play(
-        self, camera: Camera, messages: Mapping[str, Any], recorded: CompressedImage, complete: Callable[[Answer], bool], timeout: float
+        self,
+        camera: Camera,
+        messages: Mapping[str, Any],
+        recorded: CompressedImage,
+        complete: Callable[[Answer], bool],
+        timeout: float,
     ) -> tuple[Answer, float]:
-        """Send one frame, camera_info first and `messages` (all of one stamp) by topic, and wait until the answers to it are `complete`,
-        `timeout` seconds at most. Returns them, and when the frame was sent. recorded: what the bag gets for the image."""
+        """Send one frame, camera_info first and `messages` (all of one stamp) by topic, and wait until the answers to
+        it are `complete`, `timeout` seconds at most. Returns them, and when the frame was sent. recorded: what the bag
+        gets for the image."""
         header = next(iter(messages.values())).header
         answer = self._answers[_nanoseconds(header.stamp)] = Answer()
         everything = {"camera_info": camera_info(camera, header), **messages}
@@ -147,7 +162,10 @@ class Player:
         recorded.header = header
         for topic, msg in everything.items():
             if isinstance(msg, Image):
-                topic, msg = topic + ("/compressedDepth" if "compressedDepth" in recorded.format else "/compressed"), recorded
+                topic, msg = (
+                    topic + ("/compressedDepth" if "compressedDepth" in recorded.format else "/compressed"),
+                    recorded,
+                )
             self._bag.write(f"/{topic}", msg, when)
         return answer, sent
 
@@ -159,7 +177,9 @@ class Player:
 
 def camera_info(camera: Camera, header: Header) -> CameraInfo:
     """The message of a camera without distortion."""
-    info = CameraInfo(header=header, width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
+    info = CameraInfo(
+        header=header, width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5
+    )
     info.k, info.r = camera.K.ravel(), np.eye(3).ravel()
     info.p = np.hstack([camera.K, np.zeros((3, 1))]).ravel()
     return info
@@ -172,9 +192,16 @@ def start_node(node: str, parameters: Mapping[str, object], log: Path) -> "subpr
     except PackageNotFoundError:
         executable = Path()
     command = [str(executable)] if executable.is_file() else [sys.executable, "-m", f"fm_pose_ros.{node}"]
-    command += ["--ros-args", "-r", f"__ns:={NAMESPACE}", *(x for name, value in parameters.items() for x in ("-p", f"{name}:={value}"))]
+    command += [
+        "--ros-args",
+        "-r",
+        f"__ns:={NAMESPACE}",
+        *(x for name, value in parameters.items() for x in ("-p", f"{name}:={value}")),
+    ]
     with log.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env={**MIDDLEWARE, **os.environ})
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env={**MIDDLEWARE, **os.environ}
+        )
 
 
 def given(settings: Sequence[str]) -> dict[str, str]:
@@ -197,11 +224,16 @@ def stop_node(process: "subprocess.Popen[bytes]") -> None:
 
 
 def session(
-    node: str, parameters: Mapping[str, object], inputs: Mapping[str, type], outputs: Mapping[str, type], camera: Camera, output: Path,
+    node: str,
+    parameters: Mapping[str, object],
+    inputs: Mapping[str, type],
+    outputs: Mapping[str, type],
+    camera: Camera,
+    output: Path,
     play: Callable[[Player], list[T]],
-) -> list[T]:  # fmt: skip
-    """Start the node, `play`, stop it: the rows of the table. output: folder for node.log and the bag. Raises InputError, with the node's
-    last words, if it does not become active."""
+) -> list[T]:
+    """Start the node, `play`, stop it: the rows of the table. output: folder for node.log and the bag. Raises
+    InputError, with the node's last words, if it does not become active."""
     log = output / "node.log"
     with contextlib.ExitStack() as stack:
         bag = Bag(output / "bag", NAMESPACE)
@@ -234,7 +266,9 @@ def new_folder(path: Path, files: Sequence[str]) -> Path:
 
 def _jpeg(msg: Image) -> CompressedImage:
     content = cv2.imencode(".jpg", image_to_rgb(msg)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return CompressedImage(header=msg.header, format="rgb8; jpeg compressed bgr8", data=array.array("B", content.tobytes()))
+    return CompressedImage(
+        header=msg.header, format="rgb8; jpeg compressed bgr8", data=array.array("B", content.tobytes())
+    )
 
 
 def _nanoseconds(stamp: Any) -> int:

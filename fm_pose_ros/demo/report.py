@@ -67,7 +67,8 @@ def write_video(rows: Sequence[Row], path: Path, rate: float) -> bool:
     """The overlays as MP4. Returns whether OpenCV could write it."""
     pictures = [captioned(row) for row in rows if row.overlay is not None]
     height, width = pictures[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))  # type: ignore[attr-defined]
+    # Type: ignore[attr-defined].
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
     for picture in pictures:
         writer.write(picture[..., ::-1])
     writer.release()
@@ -84,16 +85,30 @@ def write_contact_sheet(rows: Sequence[Row], path: Path, columns: int = 4, count
         height, width = row.overlay.shape[0] // 2, row.overlay.shape[1] // 2
         x = int(np.clip(row.center[0] - width / 2, 0, row.overlay.shape[1] - width))
         y = int(np.clip(row.center[1] - height / 2, 0, row.overlay.shape[0] - height))
-        tile = cv2.resize(row.overlay[y : y + height, x : x + width], (480, 480 * height // width), interpolation=cv2.INTER_CUBIC)
-        cv2.putText(tile, row.values()[0], (8, tile.shape[0] - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1, cv2.LINE_AA)
+        tile = cv2.resize(
+            row.overlay[y : y + height, x : x + width], (480, 480 * height // width), interpolation=cv2.INTER_CUBIC
+        )
+        cv2.putText(
+            tile,
+            row.values()[0],
+            (8, tile.shape[0] - 10),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.6,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
         tiles.append(tile)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     sheet = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
     cv2.imwrite(str(path), sheet[..., ::-1])
 
 
-def present(columns: Sequence[str], rows: Sequence[Row], summary: str, output: Path, csv_name: str, rate: float, every: int) -> None:
-    """Print every `every`-th row and the summary; write the table and the pictures into `output`, and print where they are."""
+def present(
+    columns: Sequence[str], rows: Sequence[Row], summary: str, output: Path, csv_name: str, rate: float, every: int
+) -> None:
+    """Print every `every`-th row and the summary; write the table and the pictures into `output`, and print where they
+    are."""
     print(f"{table(columns, rows, every)}\n\n{summary}\n")
     write_csv(columns, rows, output / csv_name)
     if any(row.overlay is not None for row in rows):

@@ -64,7 +64,9 @@ def image_msg(pixels: np.ndarray, stamp: float, encoding: str = "rgb8", padding:
 
 
 def info_msg(camera: Camera = CAMERA) -> CameraInfo:
-    info = CameraInfo(header=header(0.0), width=camera.width, height=camera.height, distortion_model=camera.distortion_model)
+    info = CameraInfo(
+        header=header(0.0), width=camera.width, height=camera.height, distortion_model=camera.distortion_model
+    )
     info.k = camera.K.reshape(9)
     info.d = list(camera.distortion)
     info.p = np.hstack([camera.K, np.zeros((3, 1))]).reshape(12)
@@ -87,11 +89,19 @@ def detections_msg(stamp: float, *found: tuple[str, float, float, float]) -> Det
 class Peer:
     """A camera and a listener in a ROS domain of their own.
 
-    `heard[topic]` holds what came on `~/topic` of the node (and on tf, diagnostics, rosout). Nothing here sleeps for a fixed
-    time: `wait` spins until its condition holds.
+    `heard[topic]` holds what came on `~/topic` of the node (and on tf, diagnostics, rosout). Nothing here sleeps for a
+    fixed time: `wait` spins until its condition holds.
     """
 
-    def __init__(self, listen: tuple[str, ...] = (), *, image: str = "image_raw", info: str = "camera_info", node: str = NODE, compressed: str = "/compressed") -> None:
+    def __init__(
+        self,
+        listen: tuple[str, ...] = (),
+        *,
+        image: str = "image_raw",
+        info: str = "camera_info",
+        node: str = NODE,
+        compressed: str = "/compressed",
+    ) -> None:
         number = next(_numbers)
         # rcl keeps one /rosout publisher per logger name in the whole process, so each node needs a name of its own.
         self.namespace = f"cell{number}"
@@ -108,9 +118,14 @@ class Peer:
         self.infos = self.peer.create_publisher(CameraInfo, info, qos_profile_sensor_data)
         self.detections = self.peer.create_publisher(Detection2DArray, "detections_2d", 10)
         kinds = {
-            "detections": Detection3DArray, "pose": PoseStamped, "boxes": ProjectedBoxArray, "markers": MarkerArray, "overlay": Image,
-            "joints": HandJoints, "poses": PoseArray,
-        }  # fmt: skip
+            "detections": Detection3DArray,
+            "pose": PoseStamped,
+            "boxes": ProjectedBoxArray,
+            "markers": MarkerArray,
+            "overlay": Image,
+            "joints": HandJoints,
+            "poses": PoseArray,
+        }
         for topic in listen:
             self.listen(kinds[topic], f"{self.node_name}/{topic}", topic)
         self.listen(TFMessage, "/tf", "tf")
@@ -159,15 +174,28 @@ class Rig(Peer):
     """A Peer with the node under test, which spins on a thread of its own."""
 
     def __init__(
-        self, bundle: Path | str, parameters: dict[str, Any], listen: tuple[str, ...], node_class: type = ObjectPoseNode, **topics: str
+        self,
+        bundle: Path | str,
+        parameters: dict[str, Any],
+        listen: tuple[str, ...],
+        node_class: type = ObjectPoseNode,
+        **topics: str,
     ) -> None:
         """parameters: {ns} in a name stands for the namespace. topics: as for Peer."""
         super().__init__(listen, **topics)
-        values: dict[str, Any] = {"bundle": str(bundle), "backend": "onnxruntime", "threads": 1, "diagnostics_period": 0.2, "views": 1}
+        values: dict[str, Any] = {
+            "bundle": str(bundle),
+            "backend": "onnxruntime",
+            "threads": 1,
+            "diagnostics_period": 0.2,
+            "views": 1,
+        }
         # One view: the toy networks answer in a fixed pattern, which does not turn with the window.
         if node_class is ObjectPoseNode:
             values["window_source"] = "fixed"
-        overrides = [Parameter(name.format(ns=self.namespace), value=value) for name, value in {**values, **parameters}.items()]
+        overrides = [
+            Parameter(name.format(ns=self.namespace), value=value) for name, value in {**values, **parameters}.items()
+        ]
         self.node = node_class(context=self.context, namespace=self.namespace, parameter_overrides=overrides)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)

@@ -32,7 +32,9 @@ def test_every_direct_encoding_gives_the_same_pose(rig, toy_bundle):
         "bgra8": np.dstack([PIXELS[..., ::-1], ALPHA]),
     }
     for i, (encoding, data) in enumerate(variants.items()):
-        np.testing.assert_allclose(pose_in(r.send(image_msg(data, 1.0 + i, encoding, padding=16))), expected, atol=1e-12)
+        np.testing.assert_allclose(
+            pose_in(r.send(image_msg(data, 1.0 + i, encoding, padding=16))), expected, atol=1e-12
+        )
     expected = reference(toy_bundle, image=white).T_camera_object
     np.testing.assert_allclose(pose_in(r.send(image_msg(white[..., 0], 9.0, "mono8"))), expected, atol=1e-12)
 
@@ -62,7 +64,9 @@ def test_region_of_interest_and_binning_give_the_pose_of_the_full_image(rig, toy
     np.testing.assert_allclose(pose_in(answer), reference(toy_bundle).T_camera_object, atol=1e-6)
 
 
-@pytest.mark.parametrize(("model", "d"), [("plumb_bob", [-0.2, 0.05, 0.001, -0.002, 0.0]), ("equidistant", [-0.05, 0.01, 0.0, 0.0])])
+@pytest.mark.parametrize(
+    ("model", "d"), [("plumb_bob", [-0.2, 0.05, 0.001, -0.002, 0.0]), ("equidistant", [-0.05, 0.01, 0.0, 0.0])]
+)
 def test_distortion_is_undone(rig, toy_bundle, model, d):
     camera = Camera(CAMERA.K, 320, 240, np.array(d), model)
     r = rig(window_u=50.0, window_v=40.0)  # off the centre, where it matters

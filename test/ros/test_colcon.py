@@ -1,4 +1,5 @@
-"""`colcon build` with and without --symlink-install: messages and nodes in one package, and the executable that ros2 run finds."""
+"""`colcon build` with and without --symlink-install: messages and nodes in one package, and the executable that ros2
+run finds."""
 
 import os
 import shutil
@@ -10,7 +11,18 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("fm_pose_core", "fm_pose_ros", "launch", "config", "models", "msg", "CMakeLists.txt", "package.xml", "setup.py", "pyproject.toml")
+PARTS = (
+    "fm_pose_core",
+    "fm_pose_ros",
+    "launch",
+    "config",
+    "models",
+    "msg",
+    "CMakeLists.txt",
+    "package.xml",
+    "setup.py",
+    "pyproject.toml",
+)
 
 
 @pytest.mark.parametrize("options", [[], ["--symlink-install"]], ids=["copy", "symlink"])
@@ -23,7 +35,11 @@ def test_colcon_build(options: list[str], tmp_path: Path) -> None:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, source / part)
     built = subprocess.run(
-        ["colcon", "build", "--packages-select", "fm_pose_ros", *options], cwd=tmp_path, capture_output=True, text=True, timeout=400
+        ["colcon", "build", "--packages-select", "fm_pose_ros", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     prefix = tmp_path / "install" / "fm_pose_ros"

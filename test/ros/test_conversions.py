@@ -52,7 +52,9 @@ def test_yuv_of_usb_cameras(encoding):
     rgb = image_to_rgb(image_msg(data, 0.0, encoding))
     assert rgb.shape == (4, 6, 3)
     # BT.601, studio range
-    expected = 1.164 * (y - 16) + np.array([1.596 * (v - 128), -0.391 * (u - 128) - 0.813 * (v - 128), 2.018 * (u - 128)])
+    expected = 1.164 * (y - 16) + np.array(
+        [1.596 * (v - 128), -0.391 * (u - 128) - 0.813 * (v - 128), 2.018 * (u - 128)]
+    )
     np.testing.assert_allclose(rgb, np.broadcast_to(expected, rgb.shape), atol=2)
 
 
@@ -200,7 +202,9 @@ def test_region_of_interest_and_binning():
 GOOD = [300.0, 0, 160, 0, 300, 120, 0, 0, 1]
 
 
-@pytest.mark.parametrize("k", [[0.0] * 9, [float("nan")] * 9, [*GOOD[:4], float("inf"), *GOOD[5:]], [-300.0, *GOOD[1:]]])
+@pytest.mark.parametrize(
+    "k", [[0.0] * 9, [float("nan")] * 9, [*GOOD[:4], float("inf"), *GOOD[5:]], [-300.0, *GOOD[1:]]]
+)
 def test_bad_intrinsics_are_named(k):
     info = info_msg()
     info.k = k

@@ -1,4 +1,5 @@
-"""The demo as `make demo` runs it, on a few frames: the nodes as processes of their own, real DDS, and the bag read back."""
+"""The demo as `make demo` runs it, on a few frames: the nodes as processes of their own, real DDS, and the bag read
+back."""
 
 import csv
 import json
@@ -24,15 +25,21 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 from vision_msgs.msg import Detection3DArray
 
-from fm_pose_core.data.bop import BopDataset
 from fm_pose_core.geometry import rotation_from_quaternion
-from fm_pose_core.hand.frames import write_nyu
-from fm_pose_core.hand.labels import DATASETS
+from fm_pose_core.hands.frames import write_nyu
+from fm_pose_core.hands.labels import DATASETS
+from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.types import Camera
 from fm_pose_ros.demo import player
 from fm_pose_ros.demo.__main__ import main
 
-NODE_TOPICS = {"/object_pose_node/detections", "/object_pose_node/boxes", "/object_pose_node/pose", "/object_pose_node/overlay/compressed", "/tf"}
+NODE_TOPICS = {
+    "/object_pose_node/detections",
+    "/object_pose_node/boxes",
+    "/object_pose_node/pose",
+    "/object_pose_node/overlay/compressed",
+    "/tf",
+}
 CAMERA_TOPICS = {"/image_raw/compressed", "/camera_info", "/detections_2d"}
 
 
@@ -50,12 +57,29 @@ def sequence(tmp_path: Path) -> Path:
 
 def arguments(bundle: Path, sequence: Path, output: Path) -> list[str]:
     """The frames of tiny_bop jump, so each needs its detection."""
-    return ["object", "--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--window-source", "detections", "--every", "1", "--set", "views=1"]
+    return [
+        "object",
+        "--bundle",
+        str(bundle),
+        "--sequence",
+        str(sequence),
+        "--output",
+        str(output),
+        "--window-source",
+        "detections",
+        "--every",
+        "1",
+        "--set",
+        "views=1",
+    ]
 
 
 def run(argv: list[str]) -> "subprocess.CompletedProcess[str]":
-    """In a process of its own: the settings of the middleware hold for a whole process, and other tests have begun this one."""
-    return subprocess.run([sys.executable, "-m", "fm_pose_ros.demo", *argv], capture_output=True, text=True, timeout=120)
+    """In a process of its own: the settings of the middleware hold for a whole process, and other tests have begun this
+    one."""
+    return subprocess.run(
+        [sys.executable, "-m", "fm_pose_ros.demo", *argv], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_demo(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path) -> None:
@@ -79,7 +103,8 @@ def test_demo(domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path) ->
 
 
 def check_bag(bag: Path, dataset: BopDataset) -> None:
-    """All topics, all frames; definitions inside the bag suffice to read it; the messages are the node's, their poses the truth."""
+    """All topics, all frames; definitions inside the bag suffice to read it; the messages are the node's, their poses
+    the truth."""
     truths = {x.im_id: x.T_camera_object for x in dataset.instances("test", [1])}
     assert [file.suffix for file in sorted(bag.iterdir())] == [".mcap", ".yaml"]
     with AnyReader([bag]) as reader:  # without a type store: only what the bag says
@@ -103,18 +128,24 @@ def check_bag(bag: Path, dataset: BopDataset) -> None:
             if connection.topic == "/object_pose_node/boxes" and msg.boxes:
                 assert msg.boxes[0].u.shape == (8,)
             if connection.topic == "/tf":
-                assert msg.transforms[0].header.frame_id == player.FRAME and msg.transforms[0].child_frame_id == "toy_box"
+                assert (
+                    msg.transforms[0].header.frame_id == player.FRAME and msg.transforms[0].child_frame_id == "toy_box"
+                )
     for stamp, im_id in zip(stamps, sorted(truths), strict=True):
         seen = first_seen[stamp]
         assert seen["/image_raw/compressed"] < seen["/object_pose_node/detections"]
         if im_id != tiny.BLUE:
             p, q = poses[stamp].position, poses[stamp].orientation
             assert np.allclose([p.x, p.y, p.z], truths[im_id][:3, 3], atol=2e-3)
-            assert np.allclose(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), truths[im_id][:3, :3], atol=0.02)
+            assert np.allclose(
+                rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), truths[im_id][:3, :3], atol=0.02
+            )
     with Reader(bag) as reader:  # the very bytes of the middleware, and the type's hash as ROS knows it
         connection = next(c for c in reader.connections if c.topic == "/object_pose_node/detections")
         _, _, raw = next(reader.messages([connection]))
-        assert deserialize_message(bytes(raw), Detection3DArray).detections[0].results[0].hypothesis.class_id == "toy_box"
+        assert (
+            deserialize_message(bytes(raw), Detection3DArray).detections[0].results[0].hypothesis.class_id == "toy_box"
+        )
         for connection in reader.connections:
             package, _, kind = connection.msgtype.split("/")
             module = sys.modules[f"{package}.msg"]
@@ -137,17 +168,28 @@ def test_demo_without_poses_fails(domain: None, toy_bundle: Path, sequence: Path
 
 
 def test_demo_tells_why_the_node_does_not_start(
-    domain: None, toy_bundle: Path, sequence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    domain: None,
+    toy_bundle: Path,
+    sequence: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (sequence / "broken").mkdir()
     start = player.start_node
-    monkeypatch.setattr(player, "start_node", lambda node, parameters, log: start(node, {**parameters, "bundle": sequence / "broken"}, log))
+    monkeypatch.setattr(
+        player,
+        "start_node",
+        lambda node, parameters, log: start(node, {**parameters, "bundle": sequence / "broken"}, log),
+    )
     assert main(arguments(toy_bundle, sequence, tmp_path / "output")) == 1
     error = capsys.readouterr().err
     assert error.count("cannot configure") == 2 and "manifest.json" in error  # from the diagnostics, and in the log
 
 
-def test_demo_names_what_is_missing(sequence: Path, tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_names_what_is_missing(
+    sequence: Path, tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments(tmp_path / "nothing", sequence, tmp_path / "output")) == 1
     assert "nothing" in capsys.readouterr().err
     assert main(arguments(toy_bundle, tmp_path / "nowhere", tmp_path / "output")) == 1
@@ -159,20 +201,49 @@ def test_hand_demo(domain: None, tmp_path: Path) -> None:
     nyu = DATASETS["nyu"]
     camera = Camera(np.array([[nyu.fx, 0, nyu.cx], [0, nyu.fy, nyu.cy], [0, 0, 1]]), 640, 480)
     depths = [toy_hand.toy_depth(camera, np.array([0.05 * k, 0.02, 0.7])) for k in range(3)]
-    joints = np.stack([toy_hand.toy_joints(np.rint(depth * 1000).astype(np.float32) * np.float32(1e-3), camera) for depth in depths])
+    joints = np.stack(
+        [toy_hand.toy_joints(np.rint(depth * 1000).astype(np.float32) * np.float32(1e-3), camera) for depth in depths]
+    )
     joints[1] += [0.0, 0.0, 0.03]  # the truth of this one is another
-    write_nyu(tmp_path / "hands" / "test", [*depths, np.full_like(depths[0], 3.0)], np.concatenate([joints, joints[:1]]))
+    write_nyu(
+        tmp_path / "hands" / "test", [*depths, np.full_like(depths[0], 3.0)], np.concatenate([joints, joints[:1]])
+    )
     (tmp_path / "hands" / "test" / "joint_data.mat").unlink()  # labels.txt suffices
 
     bundle, output = toy_hand.write_toy_hand(tmp_path / "toy_hand"), tmp_path / "output"
-    done = run(["hand", "--bundle", str(bundle), "--sequence", str(tmp_path / "hands"), "--output", str(output), "--every", "1", "--set", "views=1"])
+    done = run(
+        [
+            "hand",
+            "--bundle",
+            str(bundle),
+            "--sequence",
+            str(tmp_path / "hands"),
+            "--output",
+            str(output),
+            "--every",
+            "1",
+            "--set",
+            "views=1",
+        ]
+    )
     assert done.returncode == 0, done.stderr
-    assert all(words in done.stdout for words in ("4, 3 with a hand", "50.0 %", "75.0 %", "no hand")), done.stdout + (output / "node.log").read_text()
+    assert all(words in done.stdout for words in ("4, 3 with a hand", "50.0 %", "75.0 %", "no hand")), (
+        done.stdout + (output / "node.log").read_text()
+    )
     rows = list(csv.reader((output / "joints.csv").open()))
     assert [float(row[1]) for row in rows[1:4]] == pytest.approx([0.0, 30.0, 0.0], abs=0.15)
     assert cv2.imread(str(output / "overlay.png")) is not None
     with AnyReader([output / "bag"]) as reader:
         counts = {c.topic: c.msgcount for c in reader.connections}
-        assert counts["/depth/image_rect_raw/compressedDepth"] == counts["/hand_pose_node/joints"] == counts["/camera_info"] == 4
-        valid = [reader.deserialize(raw, c.msgtype).valid for c, _, raw in reader.messages() if c.topic == "/hand_pose_node/joints"]
+        assert (
+            counts["/depth/image_rect_raw/compressedDepth"]
+            == counts["/hand_pose_node/joints"]
+            == counts["/camera_info"]
+            == 4
+        )
+        valid = [
+            reader.deserialize(raw, c.msgtype).valid
+            for c, _, raw in reader.messages()
+            if c.topic == "/hand_pose_node/joints"
+        ]
     assert valid == [True, True, True, False]

@@ -8,7 +8,7 @@ import yaml
 from camera_rig import Peer  # noqa: F401 (skips this file where there is no ROS)
 
 from fm_pose_core.config import EngineConfig, EstimatorConfig, from_dict
-from fm_pose_core.hand.search import SearchConfig
+from fm_pose_core.hands.locate import SearchConfig
 from fm_pose_ros.hand_config import FIXED as HAND_FIXED
 from fm_pose_ros.hand_config import HandNodeConfig
 from fm_pose_ros.node_base import FIXED as BASE_FIXED
@@ -19,7 +19,9 @@ from fm_pose_ros.object_pose_node import ESTIMATOR_FIXED
 ROOT = Path(__file__).parents[2]
 OBJECT = {ObjectNodeConfig: FIXED, EstimatorConfig: ESTIMATOR_FIXED, NodeConfig: BASE_FIXED}
 HAND = {HandNodeConfig: HAND_FIXED, SearchConfig: (), EngineConfig: ESTIMATOR_FIXED, NodeConfig: BASE_FIXED}
-NODES = pytest.mark.parametrize(("name", "page", "configs"), [("object_pose", "ros.md", OBJECT), ("hand_pose", "hand.md", HAND)])
+NODES = pytest.mark.parametrize(
+    ("name", "page", "configs"), [("object_pose", "ros.md", OBJECT), ("hand_pose", "hand.md", HAND)]
+)
 
 
 def parameter_table(configs: dict[type, tuple[str, ...]]) -> list[str]:
@@ -29,8 +31,12 @@ def parameter_table(configs: dict[type, tuple[str, ...]]) -> list[str]:
         for f in dataclasses.fields(cls):
             m = f.metadata
             span = ", ".join(m["choices"]) or ("" if m["low"] is None else f"{m['low']:g} to {m['high']:g}")
-            default = '""' if f.default == "" else str(f.default).lower() if isinstance(f.default, bool) else f"{f.default}"
-            rows.append(f"| `{f.name}` | {default} | {span} | {'no' if f.name in fixed else 'yes'} | {m['description']} |")
+            default = (
+                '""' if f.default == "" else str(f.default).lower() if isinstance(f.default, bool) else f"{f.default}"
+            )
+            rows.append(
+                f"| `{f.name}` | {default} | {span} | {'no' if f.name in fixed else 'yes'} | {m['description']} |"
+            )
     return rows
 
 

@@ -12,7 +12,7 @@ from camera_rig import CAMERA, FRAME, Rig, detections_msg, header
 from sensor_msgs.msg import CompressedImage, Image
 
 from fm_pose_core import EstimatorConfig
-from fm_pose_core.hand.estimator import HandEstimator, HandPose
+from fm_pose_core.hands.estimator import HandEstimator, HandPose
 from fm_pose_ros.hand_pose_node import HandPoseNode
 
 CENTER = np.array([0.08, -0.04, 0.6])
@@ -47,13 +47,20 @@ def depth_msg(depth: np.ndarray, stamp: float, encoding: str = "16UC1", padding:
     rows = np.ascontiguousarray(values.astype(kind)).view(np.uint8).reshape(len(depth), -1)
     rows = np.hstack([rows, np.full((len(depth), padding), 255, np.uint8)])
     return Image(
-        header=header(stamp), height=depth.shape[0], width=depth.shape[1], encoding=encoding, is_bigendian=int(big), step=rows.shape[1],
+        header=header(stamp),
+        height=depth.shape[0],
+        width=depth.shape[1],
+        encoding=encoding,
+        is_bigendian=int(big),
+        step=rows.shape[1],
         data=array.array("B", rows.tobytes()),
-    )  # fmt: skip
+    )
 
 
 def reference(bundle: Path, depth: np.ndarray) -> HandPose:
-    pose = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1)).estimate(depth, CAMERA)
+    pose = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1)).estimate(
+        depth, CAMERA
+    )
     assert pose is not None and pose.accepted
     return pose
 
@@ -76,9 +83,15 @@ def test_publishes_the_estimators_answer_on_every_topic(hand_rig: Callable[..., 
     assert joints.score == expected.score
 
     poses = r.answer("poses", image.header.stamp)
-    np.testing.assert_allclose([[p.position.x, p.position.y, p.position.z] for p in poses.poses], expected.joints, atol=1e-12)
+    np.testing.assert_allclose(
+        [[p.position.x, p.position.y, p.position.z] for p in poses.poses], expected.joints, atol=1e-12
+    )
     bones, spheres = r.wait(lambda: r.heard["markers"])[0].markers
-    assert bones.header == image.header and len(bones.points) == 2 * len(toy_hand.ENTRY.bones) and len(spheres.points) == 14
+    assert (
+        bones.header == image.header
+        and len(bones.points) == 2 * len(toy_hand.ENTRY.bones)
+        and len(spheres.points) == 14
+    )
     transforms = r.wait(lambda: r.heard["tf"])[0].transforms
     assert [t.child_frame_id for t in transforms] == [f"toy_hand/{n}" for n in toy_hand.NAMES]
     assert all(t.header == image.header and t.header.frame_id == FRAME for t in transforms)
@@ -91,8 +104,12 @@ def test_every_encoding_gives_the_same_joints(hand_rig: Callable[..., Rig], bund
     r.send_info()
     whole = (np.rint(DEPTH * 1000) * 1e-3).astype(np.float32)
     expected = reference(bundle, whole).joints
-    for i, (encoding, padding, big) in enumerate([("16UC1", 0, False), ("mono16", 6, False), ("16UC1", 0, True), ("32FC1", 4, False), ("32FC1", 0, True)]):
-        np.testing.assert_allclose(positions(r.send(depth_msg(whole, 1.0 + i, encoding, padding, big), "joints")), expected, atol=1e-6)
+    for i, (encoding, padding, big) in enumerate(
+        [("16UC1", 0, False), ("mono16", 6, False), ("16UC1", 0, True), ("32FC1", 4, False), ("32FC1", 0, True)]
+    ):
+        np.testing.assert_allclose(
+            positions(r.send(depth_msg(whole, 1.0 + i, encoding, padding, big), "joints")), expected, atol=1e-6
+        )
     holes = whole.copy()
     holes[:40] = np.nan
     assert r.send(depth_msg(holes, 9.0, "32FC1"), "joints").valid
@@ -103,7 +120,9 @@ def test_compressed_depth(hand_rig: Callable[..., Rig], bundle: Path) -> None:
     r.send_info()
     whole = (np.rint(DEPTH * 1000) * 1e-3).astype(np.float32)
     png = cv2.imencode(".png", np.rint(whole * 1000).astype(np.uint16))[1].tobytes()
-    msg = CompressedImage(header=header(1.0), format="16UC1; compressedDepth png", data=array.array("B", bytes(12) + png))
+    msg = CompressedImage(
+        header=header(1.0), format="16UC1; compressedDepth png", data=array.array("B", bytes(12) + png)
+    )
     np.testing.assert_allclose(positions(r.send(msg, "joints")), reference(bundle, whole).joints, atol=1e-6)
     # 32FC1 is stored as inverse depth: a / depth + b, in whole numbers.
     a, b = 5000.0, 10.0
@@ -111,7 +130,9 @@ def test_compressed_depth(hand_rig: Callable[..., Rig], bundle: Path) -> None:
     parameters = bytes(4) + np.array([a, b], "<f4").tobytes()
     msg = CompressedImage(header=header(2.0), format="32FC1; compressedDepth", data=array.array("B", parameters + png))
     np.testing.assert_allclose(positions(r.send(msg, "joints")), reference(bundle, whole).joints, atol=1e-3)
-    r.compressed.publish(CompressedImage(header=header(3.0), format="16UC1; compressedDepth", data=array.array("B", b"rubbish")))
+    r.compressed.publish(
+        CompressedImage(header=header(3.0), format="16UC1; compressedDepth", data=array.array("B", b"rubbish"))
+    )
     r.wait(lambda: any("depth.data" in w for w in r.warnings()), "a warning")
 
 
@@ -172,5 +193,9 @@ def test_bad_messages_give_one_warning_each_and_no_joints(hand_rig: Callable[...
     assert len(r.warnings()) == 4 and not r.heard["joints"]
     good.header.stamp = header(10.0).stamp
     assert r.send(good, "joints").valid
-    status = r.wait(lambda: s if (s := r.status()).get("state") == "active" and s.get("camera_info", "").startswith("320x240") else None)
+    status = r.wait(
+        lambda: (
+            s if (s := r.status()).get("state") == "active" and s.get("camera_info", "").startswith("320x240") else None
+        )
+    )
     assert status["backend"] == "onnxruntime"

@@ -40,7 +40,11 @@ class Manager:
 
 
 def topics(r) -> set[str]:
-    return {name for name, _ in r.peer.get_publisher_names_and_types_by_node("object_pose_node", f"/{r.namespace}") if r.node_name in name}
+    return {
+        name
+        for name, _ in r.peer.get_publisher_names_and_types_by_node("object_pose_node", f"/{r.namespace}")
+        if r.node_name in name
+    }
 
 
 def test_a_manager_leads_the_node_through_all_states_and_back(rig):
@@ -138,7 +142,15 @@ def test_qos_can_be_overridden_by_parameters(rig):
 
 
 def start(peer: Peer, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", "-r", f"__ns:=/{peer.namespace}", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "fm_pose_ros.object_pose_node",
+        "--ros-args",
+        "-r",
+        f"__ns:=/{peer.namespace}",
+        *options,
+    ]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(peer.domain)}
     return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
 
@@ -146,7 +158,16 @@ def start(peer: Peer, *options: str) -> subprocess.Popen[str]:
 def test_the_executable_with_remapped_topics(toy_bundle):
     peer = Peer(("pose",), image="front/image", info="front/info", node="toy_finder")
     remaps = ["-r", "__node:=toy_finder", "-r", "image_raw:=front/image", "-r", "camera_info:=front/info"]
-    parameters = ["-p", f"bundle:={toy_bundle}", "-p", f"window_u:={U}", "-p", f"window_v:={V}", "-p", "backend:=onnxruntime"]
+    parameters = [
+        "-p",
+        f"bundle:={toy_bundle}",
+        "-p",
+        f"window_u:={U}",
+        "-p",
+        f"window_v:={V}",
+        "-p",
+        "backend:=onnxruntime",
+    ]
     process = start(peer, *remaps, *parameters)
     try:
         stamps = iter(range(1, 10**6))

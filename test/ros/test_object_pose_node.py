@@ -15,7 +15,9 @@ U, V = 200.0, 100.0
 HERE = {"window_u": U, "window_v": V}
 
 
-def reference(bundle: Path, camera: Camera = CAMERA, u: float = U, v: float = V, image: np.ndarray | None = None) -> ObjectPose:
+def reference(
+    bundle: Path, camera: Camera = CAMERA, u: float = U, v: float = V, image: np.ndarray | None = None
+) -> ObjectPose:
     """What the estimator says without ROS."""
     estimator = PoseEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1))
     pose = estimator.estimate(toy_image(camera, u, v) if image is None else image, camera, Window(u, v))
@@ -58,7 +60,9 @@ def test_publishes_the_estimators_answer_on_every_topic(rig, toy_bundle):
     assert stamped.child_frame_id == "toy_box"
     t, q = stamped.transform.translation, stamped.transform.rotation
     np.testing.assert_allclose([t.x, t.y, t.z], expected.T_camera_object[:3, 3], atol=1e-12)
-    np.testing.assert_allclose([q.x, q.y, q.z, q.w], quaternion_from_rotation(expected.T_camera_object[:3, :3]), atol=1e-9)
+    np.testing.assert_allclose(
+        [q.x, q.y, q.z, q.w], quaternion_from_rotation(expected.T_camera_object[:3, :3]), atol=1e-9
+    )
 
     boxes = r.answer("boxes", image.header.stamp)
     (box,) = boxes.boxes
@@ -115,14 +119,20 @@ def test_the_gates_can_be_moved_while_the_node_runs(rig):
     assert not refused.successful and "box, mesh, both" in refused.reason
     (refused,) = r.node.set_parameters([Parameter("bundle", value="elsewhere")])
     assert not refused.successful and "read" in refused.reason.lower()
-    r.node.set_parameters([Parameter("min_score", value=0.0), Parameter("window_u", value=20.0), Parameter("window_v", value=20.0)])
+    r.node.set_parameters(
+        [Parameter("min_score", value=0.0), Parameter("window_u", value=20.0), Parameter("window_v", value=20.0)]
+    )
     assert r.send(image_msg(pixels, 3.0)).detections == []  # looks elsewhere now
     assert r.send(image_msg(toy_image(CAMERA, 20.0, 20.0), 4.0)).detections
 
 
 def test_every_parameter_has_a_description_and_its_default_from_the_core(rig):
     r = rig(autostart=False)
-    own = [name for name in r.node._parameters if not name.startswith(("qos_overrides", "use_sim_time", "start_type_description"))]
+    own = [
+        name
+        for name in r.node._parameters
+        if not name.startswith(("qos_overrides", "use_sim_time", "start_type_description"))
+    ]
     descriptors = r.node.describe_parameters(own)
     assert [d.name for d in descriptors if not d.description] == []
     by_name = {d.name: d for d in descriptors}

@@ -13,7 +13,7 @@ pytest.importorskip("fm_pose_ros.msg", reason="the messages of fm_pose_ros are n
 pytest.importorskip("rosbags", reason="rosbags is not installed")
 
 from fm_pose_core.cli import main
-from fm_pose_core.data.bop import read_results
+from fm_pose_core.objects.bop import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data"))
@@ -21,7 +21,11 @@ DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data"))
 
 @pytest.mark.parametrize(
     ("bundle", "sequence", "frames"),
-    [("tugboat", ROOT / "demo" / "sequence", "0-90"), ("duck", DATA / "lmo", "72-156"), ("holepuncher", DATA / "lmo", "72-156")],
+    [
+        ("tugboat", ROOT / "demo" / "sequence", "0-90"),
+        ("duck", DATA / "lmo", "72-156"),
+        ("holepuncher", DATA / "lmo", "72-156"),
+    ],
     ids=["tugboat", "duck", "holepuncher"],
 )
 def test_the_node_publishes_what_the_command_line_computes(
@@ -32,13 +36,36 @@ def test_the_node_publishes_what_the_command_line_computes(
     monkeypatch.setenv("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
     common = ["--bundle", str(ROOT / "models" / bundle), "--frames", frames]
     played = subprocess.run(
-        [sys.executable, "-m", "fm_pose_ros.demo", "object", *common, "--sequence", str(sequence), "--window-source", "gt", "--output", str(tmp_path / "ros")],
+        [
+            sys.executable,
+            "-m",
+            "fm_pose_ros.demo",
+            "object",
+            *common,
+            "--sequence",
+            str(sequence),
+            "--window-source",
+            "gt",
+            "--output",
+            str(tmp_path / "ros"),
+        ],
         capture_output=True,
         text=True,
         timeout=180,
     )
     assert played.returncode == 0, played.stderr
-    evaluate = ["evaluate", "bop", *common, "--root", str(sequence), "--split", "test", "--window", "gt", "--all-instances"]
+    evaluate = [
+        "evaluate",
+        "bop",
+        *common,
+        "--root",
+        str(sequence),
+        "--split",
+        "test",
+        "--window",
+        "gt",
+        "--all-instances",
+    ]
     assert main([*evaluate, "--csv", str(tmp_path / "cli.csv")]) == 0
     ros = {(r.scene_id, r.im_id): r for r in read_results(tmp_path / "ros" / "results.csv")}
     cli = {(r.scene_id, r.im_id): r for r in read_results(tmp_path / "cli.csv")}

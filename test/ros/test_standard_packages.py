@@ -1,4 +1,5 @@
-"""With the standard packages, where they are installed (on a robot, from apt): the node uses them, and gives the same answers.
+"""With the standard packages, where they are installed (on a robot, from apt): the node uses them, and gives the same
+answers.
 
 Without them, as with ROS 2 from PyPI, these tests are skipped, and all the others run on the equivalents in compat.py.
 """
@@ -47,7 +48,9 @@ def cv_bridge() -> ModuleType:
     standard("cv_bridge.boost.cv_bridge_boost")
     module = standard("cv_bridge")
     if compat._built_for_numpy_1(module.CvBridge):
-        pytest.skip(f"the standard package cv_bridge cannot be used here: it was built for numpy 1, not {np.__version__}")
+        pytest.skip(
+            f"the standard package cv_bridge cannot be used here: it was built for numpy 1, not {np.__version__}"
+        )
     return module
 
 
@@ -70,7 +73,10 @@ def test_a_real_tf_buffer_finds_the_object_at_the_images_stamp(rig, toy_bundle, 
     fixed = TransformStamped(child_frame_id=FRAME)
     fixed.header.frame_id, fixed.transform.translation.z = "base", 1.5
     tf2_ros.StaticTransformBroadcaster(r.peer).sendTransform(fixed)
-    r.wait(lambda: listener.tf_sub.get_publisher_count() and r.node.transforms.pub_tf.get_subscription_count() >= 2, "the TF listener")
+    r.wait(
+        lambda: listener.tf_sub.get_publisher_count() and r.node.transforms.pub_tf.get_subscription_count() >= 2,
+        "the TF listener",
+    )
     r.send_info()
 
     first = r.send(image_msg(toy_image(CAMERA, U, V), 12.25), "pose")
@@ -86,7 +92,9 @@ def test_a_real_tf_buffer_finds_the_object_at_the_images_stamp(rig, toy_bundle, 
 
     r.wait(lambda: buffer.can_transform("base", "toy_box", stamp), "the transform from base")
     expected = transform(np.eye(3), np.array([0, 0, 1.5])) @ matrix_of(second.pose)
-    np.testing.assert_allclose(matrix_of(as_pose(buffer.lookup_transform("base", "toy_box", stamp))), expected, atol=1e-9)
+    np.testing.assert_allclose(
+        matrix_of(as_pose(buffer.lookup_transform("base", "toy_box", stamp))), expected, atol=1e-9
+    )
     with pytest.raises(tf2_ros.ExtrapolationException):
         buffer.lookup_transform(FRAME, "toy_box", Time(seconds=13))
     assert r.warnings() == []
@@ -140,7 +148,9 @@ def test_bayer_of_16_bits_comes_through_cv_bridge(cv_bridge, encoding):
 
 @pytest.mark.parametrize("encoding", ["nv12", "8UC3", "32FC1", "klingon8"])
 def test_what_cv_bridge_cannot_convert_is_named(cv_bridge, encoding):
-    with pytest.raises(InputError, match=rf"image\.encoding: .*got '{encoding}', and cv_bridge cannot convert it \(.*{encoding}"):
+    with pytest.raises(
+        InputError, match=rf"image\.encoding: .*got '{encoding}', and cv_bridge cannot convert it \(.*{encoding}"
+    ):
         image_to_rgb(image_msg(PIXELS, 0.0, encoding))
 
 
@@ -148,10 +158,14 @@ def test_the_node_takes_an_image_through_cv_bridge(rig, toy_bundle, cv_bridge):
     r = rig(**HERE)
     r.send_info()
     pixels = toy_image(CAMERA, U, V)
-    for stamp, msg in enumerate([image_of_16_bits(pixels, "rgb16", stamp=0.0), image_of_16_bits(pixels[..., ::-1], "bgr16", stamp=1.0)]):
+    for stamp, msg in enumerate(
+        [image_of_16_bits(pixels, "rgb16", stamp=0.0), image_of_16_bits(pixels[..., ::-1], "bgr16", stamp=1.0)]
+    ):
         (detection,) = r.send(msg).detections
         assert detection.header.stamp.sec == stamp
-        np.testing.assert_allclose(matrix_of(detection.results[0].pose.pose), reference(toy_bundle).T_camera_object, atol=1e-9)
+        np.testing.assert_allclose(
+            matrix_of(detection.results[0].pose.pose), reference(toy_bundle).T_camera_object, atol=1e-9
+        )
     assert r.warnings() == []
 
 

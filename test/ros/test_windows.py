@@ -27,7 +27,9 @@ def truth(u: float, v: float) -> np.ndarray:
 def test_the_middle_of_the_image_is_the_default_window(rig):
     r = rig(("detections",), window_source="tracking")
     r.send_info()
-    np.testing.assert_allclose(position(r.send(image_msg(toy_image(CAMERA, 159.5, 119.5), 1.0))), truth(159.5, 119.5), atol=2e-3)
+    np.testing.assert_allclose(
+        position(r.send(image_msg(toy_image(CAMERA, 159.5, 119.5), 1.0))), truth(159.5, 119.5), atol=2e-3
+    )
 
 
 def test_tracking_follows_a_moving_object(rig):
@@ -114,7 +116,9 @@ def test_several_instances(rig):
     pixels = np.maximum(toy_image(CAMERA, *places[0]), toy_image(CAMERA, *places[1]))
     for stamp, scores in ((1.0, (0.9, 0.5)), (2.0, (0.5, 0.9))):
         r.images.publish(image_msg(pixels, stamp))
-        r.detections.publish(detections_msg(stamp, *(("toy_box", s, *place) for s, place in zip(scores, places, strict=True))))
+        r.detections.publish(
+            detections_msg(stamp, *(("toy_box", s, *place) for s, place in zip(scores, places, strict=True)))
+        )
         r.wait(lambda n=int(stamp): len(r.heard["detections"]) == n)
     ids = []
     for answer in r.heard["detections"]:
@@ -134,7 +138,9 @@ def test_a_detection_starts_the_tracking_and_is_not_needed_after(rig):
     r.wait(lambda: r.heard["detections"])
     for i in range(3):
         u += 8
-        np.testing.assert_allclose(position(r.send(image_msg(toy_image(CAMERA, u, v), 2.0 + i))), truth(u, v), atol=0.02)
+        np.testing.assert_allclose(
+            position(r.send(image_msg(toy_image(CAMERA, u, v), 2.0 + i))), truth(u, v), atol=0.02
+        )
 
 
 def test_further_instances_are_found_while_one_is_tracked(rig):
@@ -210,7 +216,9 @@ def test_detections_of_another_clock_or_class_are_told(rig):
     assert second.startswith("detection_class: expected detections of 'toy_box', got ['cat']")
 
 
-@pytest.mark.parametrize("parameters", [{}, {"window_source": "tracking", "initial_window": "detections", "lost_after": 1000}])
+@pytest.mark.parametrize(
+    "parameters", [{}, {"window_source": "tracking", "initial_window": "detections", "lost_after": 1000}]
+)
 def test_the_newest_frame_wins_and_the_overtaken_are_counted(rig, monkeypatch, parameters):
     r = rig(("detections",), **parameters)
     r.send_info()

@@ -1,0 +1,133 @@
+"""From a depth map and a camera to the joints of the hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.bundle import HandBundle
+from fm_pose_core.config import EngineConfig
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array
+from fm_pose_core.hands.crop import HandCrop, HandCropConfig
+from fm_pose_core.hands.locate import Candidate, SearchConfig, centre_of_mass, find_hand, hand_near
+from fm_pose_core.runtime import Backend, load_backend
+from fm_pose_core.types import Camera
+
+Depth = NDArray[np.float32]
+EXPECTED_ERROR = 0.02  # metres: the mean joint error at whose expectation the score is 0.5
+
+
+@dataclass(frozen=True)
+class HandPose:
+    """joints (J, 3) metres in the camera's optical frame, in the order of the bundle's names; spread (J,): expected
+    standard deviation of each, metres; center (3,): of the cube; score in [0, 1], 0.5 where a mean error of 20 mm is
+    expected; accepted: False if the score is too low, with a reason."""
+
+    joints: Array
+    spread: Array
+    center: Array
+    score: float
+    accepted: bool
+    reason: str = ""
+
+
+class HandEstimator:
+    """bundle: the network for hands. backend: the engine that runs it. search: where hands are looked for. refine: cut
+    a second time, around the centre of mass of what lies near the joints of the first answer. mirror: the hands are of
+    the other side than the bundle's.
+
+    For one thread at a time: a backend keeps its buffers between calls.
+    """
+
+    def __init__(
+        self,
+        bundle: HandBundle,
+        backend: Backend,
+        config: EngineConfig | None = None,
+        search: SearchConfig | None = None,
+        refine: bool = False,
+        mirror: bool = False,
+    ) -> None:
+        self.bundle, self.backend = bundle, backend
+        self.config, self.search, self.refine, self.mirror = (
+            config or EngineConfig(),
+            search or SearchConfig(),
+            refine,
+            mirror,
+        )
+        self._crop = HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube))
+
+    @classmethod
+    def load(
+        cls,
+        bundle_dir: str | Path,
+        config: EngineConfig | None = None,
+        search: SearchConfig | None = None,
+        refine: bool = False,
+        mirror: bool = False,
+    ) -> "HandEstimator":
+        """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
+        config = config or EngineConfig()
+        bundle = HandBundle.load(bundle_dir)
+        return cls(bundle, load_backend(bundle, config), config, search, refine, mirror)
+
+    def estimate(self, depth: Depth, camera: Camera, near: Array | None = None) -> HandPose | None:
+        """The hand in a depth map (H, W) float32 metres, 0, NaN or infinity where there is none; None if there is no
+        hand in the depth range.
+
+        near (3,) or (M, 3) metres: about where the hand is, at whatever depth; without it, the nearest thing that is
+        large enough. Raises InputError for a depth map that does not fit the camera.
+        """
+        expected = (camera.height, camera.width)
+        fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
+        expect(
+            fits,
+            "depth",
+            f"float32 {expected} as the camera says",
+            f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}",
+        )
+        cube = self.bundle.hand.cube
+        if near is None:
+            candidates = find_hand(depth, camera, self.search, cube)
+            hand = (
+                candidates[0] if len(candidates) == 1 else self._likeliest(candidates, camera) if candidates else None
+            )
+        else:
+            hand = hand_near(depth, camera, np.atleast_2d(near), cube)
+        if hand is None:
+            return None
+        pose = self._estimate(hand.depth, camera, hand.center)
+        if self.refine and (center := centre_of_mass(hand.depth, camera, pose.joints.mean(0), cube)) is not None:
+            pose = self._estimate(hand.depth, camera, center)
+        return pose
+
+    def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
+        """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints
+        there, if there is one."""
+        answers, spread = self._infer([self._crop.cut(c.depth, camera, c.center) for c in candidates])
+        best = int((spread.mean((1, 2)) * [c.handicap for c in candidates]).argmin())
+        chosen = candidates[best]
+        center = centre_of_mass(chosen.depth, camera, answers[best].mean(0) + chosen.center, self.bundle.hand.cube)
+        return chosen if center is None else chosen._replace(center=center)
+
+    def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
+        views = self._crop.views(self.config.views)
+        answers, spread = self._infer([self._crop.cut(depth, camera, center + shift, turn) for shift, turn in views])
+        joints = np.array(
+            [self._crop.turned(a, -turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)]
+        )
+        deviation = np.sqrt(np.square(spread).mean((0, 2))) * self.bundle.manifest.calibration.spread_scale
+        # The mean of a three-dimensional normal distribution's distance is 1.6 deviations.
+        error = float(1.6 * deviation.mean())
+        score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
+        accepted = score >= self.config.min_score
+        reason = "" if accepted else f"score {score:.2f} is below {self.config.min_score:g}"
+        return HandPose(joints.mean(0), deviation, center, score, accepted, reason)
+
+    def _infer(self, windows: list[Depth]) -> tuple[Array, Array]:
+        """Joints relative to the cubes' centres, and spread (N, J, 3), metres, of windows (S, S)."""
+        images = np.stack(windows)[..., None]
+        answers, spread = self.backend.infer(images[:, :, ::-1] if self.mirror else images)
+        return answers.astype(np.float64) * ([-1.0, 1.0, 1.0] if self.mirror else 1.0), spread.astype(np.float64)

@@ -1,0 +1,161 @@
+"""An experiment with hands, and the data that it names."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fm_pose_core.bundle import HandBundle, HandEntry, write_hand_bundle
+from fm_pose_core.config import knob
+from fm_pose_core.contract import Contract, hand_contract
+from fm_pose_core.errors import expect
+from fm_pose_core.files import parse_ids
+from fm_pose_core.geometry import Array
+from fm_pose_core.hands.crop import HandCrop, HandCropConfig
+from fm_pose_core.hands.frames import HandFrames, read_frames
+from fm_pose_core.hands.labels import DATASETS
+from fm_pose_core.hands.model.fitting import fit_poses, fit_shape
+from fm_pose_core.hands.model.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
+from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin, tips_of
+from fm_pose_core.hands.samples import HandSource, HandSyntheticConfig, HandWindowsConfig
+from fm_pose_core.hands.validation import HandValidation
+from fm_pose_core.learning.experiment import Experiment, expand
+from fm_pose_core.learning.networks import Fused
+
+JOINT_SET = {"nyu": "nyu14", "icvl": "icvl16"}
+SHAPE_FRAMES = 300  # of a person, from which the bone lengths are fitted
+
+
+@dataclass(frozen=True)
+class HandConfig:
+    layout: str = knob("nyu", "Layout of the dataset's files.", choices=tuple(DATASETS))
+    dataset: str = knob(
+        "", "Folder of the dataset; environment variables are expanded. Empty: no real images, for synthetic_only."
+    )
+    split: str = knob("train", "Split with the real depth maps.")
+    frames: str = knob("", "Which of them to train with, such as '0-4999'; empty for all.")
+    validation_split: str = knob("test", "Split to validate on; empty for none.")
+    validation_frames: str = knob("", "Which of them to validate on; empty for all.")
+    left: bool = knob(False, "Whether the hands are left ones.")
+    name: str = knob("hand", "Name of what is detected.")
+    shapes: int = knob(6, "Different random hands that are rendered.", 1, 100)
+    shape_spread: float = knob(0.06, "Standard deviation of their bone lengths and thickness.", 0.0, 0.5)
+
+
+@dataclass(frozen=True)
+class HandExperiment(Experiment):
+    hand: HandConfig = field(default_factory=HandConfig)
+    crop: HandCropConfig = field(default_factory=HandCropConfig)
+    synthetic: HandSyntheticConfig = field(default_factory=HandSyntheticConfig)
+    real: HandWindowsConfig = field(default_factory=HandWindowsConfig)
+
+    def contract(self) -> Contract:
+        return hand_contract(len(DATASETS[self.hand.layout].joints), self.crop.size, self.crop.cube)
+
+    def read_data(self) -> "HandData":
+        return read_data(self)
+
+
+@dataclass(frozen=True)
+class HandData:
+    """source: of the samples; config; training and validation: frames, None where there are none."""
+
+    source: HandSource
+    config: HandConfig
+    training: HandFrames | None
+    validation: HandFrames | None
+
+    def validator(self, device: torch.device) -> HandValidation | None:
+        return HandValidation(self.validation, self.source.crop, device) if self.validation is not None else None
+
+    def write_bundle(
+        self, path: Path, network: Fused, onnx: bytes, architecture: dict[str, Any], training: dict[str, Any]
+    ) -> HandBundle:
+        joint_set = JOINT_SET[self.config.layout]
+        names = tuple(x.name for x in joint_sets()[joint_set])
+        crop = self.source.crop
+        entry = HandEntry(
+            self.config.name, names, skeleton_bones(joint_set), self.config.left, crop.config.cube, crop.config.size
+        )
+        frames = self.validation or self.training
+        scale = HandValidation(frames, crop, torch.device("cpu")).spread_scale(network) if frames is not None else 1.0
+        return write_hand_bundle(
+            path, network=onnx, architecture=architecture, hand=entry, spread_scale=scale, training=training
+        )
+
+
+def read_data(experiment: HandExperiment) -> HandData:
+    """Read the depth maps' annotations, fit the hand model to them, and build the hands to render. Raises InputError
+    for what is missing."""
+    c = experiment.hand
+    landmarks = joint_sets()[JOINT_SET[c.layout]]
+    crop = HandCrop(experiment.crop)
+    expect(experiment.loss.points == 0.0, "loss.points", "0 for hands: L_p is made for objects", experiment.loss.points)
+    expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
+    training, validation = None, None
+    if c.dataset:
+        training = _frames(c, c.split, c.frames)
+        if c.validation_split:
+            validation = _frames(c, c.validation_split, c.validation_frames)
+            overlap = set(training.paths) & set(validation.paths)
+            expect(not overlap, "hand.frames", "no frame in training and validation", f"{len(overlap)} in both")
+    expect(
+        training is not None or experiment.method == "synthetic_only",
+        "hand.dataset",
+        f"a dataset for {experiment.method}",
+        "none",
+    )
+    rng = np.random.default_rng([experiment.schedule.seed, 7])
+    hands = [random_hand(landmarks, c, rng) for _ in range(c.shapes)]
+    given = np.zeros((0, hands[0][0].skeleton.size))
+    if training is None:
+        return HandData(HandSource(crop, experiment.synthetic, experiment.real, hands, given), c, training, validation)
+    fitted, of_frame, poses = fit_frames(training, landmarks, c.left)
+    source = HandSource(
+        crop, experiment.synthetic, experiment.real, hands, np.stack(poses), training, fitted, of_frame, poses
+    )
+    return HandData(source, c, training, validation)
+
+
+def _frames(c: HandConfig, split: str, ids: str) -> HandFrames:
+    frames = read_frames(c.layout, expand(c.dataset), split)
+    if not ids:
+        return frames
+    wanted = sorted(parse_ids(ids))
+    expect(bool(wanted) and wanted[-1] < len(frames), f"frames of {split}", f"numbers from 0 to {len(frames) - 1}", ids)
+    return frames.chosen(wanted)
+
+
+def fit_frames(
+    frames: HandFrames, landmarks: tuple[Landmark, ...], left: bool
+) -> tuple[list[tuple[SkinnedHand, tuple[Landmark, ...]]], NDArray[np.int64], list[Array]]:
+    """A hand for each person in `frames`, which of them each frame shows, and each frame's pose."""
+    fitted: list[tuple[SkinnedHand, tuple[Landmark, ...]]] = []
+    of_frame = np.zeros(len(frames), np.int64)
+    poses: list[Array] = [np.zeros(0)] * len(frames)
+    for k, person in enumerate(np.unique(frames.subjects)):
+        own = np.nonzero(frames.subjects == person)[0]
+        joints = frames.joints[own]
+        skeleton, placed = fit_shape(Skeleton(left=left), landmarks, joints[:: max(1, len(joints) // SHAPE_FRAMES)])
+        fitted.append((build_skin(skeleton, tips=tips_of(placed)), placed))
+        of_frame[own] = k
+        for i, pose in zip(own, fit_poses(skeleton, placed, joints).pose, strict=True):
+            poses[i] = pose
+    return fitted, of_frame, poses
+
+
+def random_hand(
+    landmarks: tuple[Landmark, ...], c: HandConfig, rng: np.random.Generator
+) -> tuple[SkinnedHand, tuple[Landmark, ...]]:
+    """A hand of average build, larger or smaller, with longer or shorter fingers."""
+    average = Skeleton(left=c.left)
+    offsets = np.stack([b.offset for b in average.bones])
+    whole = 1.0 + rng.normal(scale=c.shape_spread)
+    scale = whole * (1.0 + rng.normal(scale=c.shape_spread / 2, size=(len(offsets), 1)))
+    skeleton = average.with_offsets(offsets * scale)
+    placed = tuple(Landmark(x.name, x.bone, x.offset * whole) for x in landmarks)
+    thickness = Thickness(scale=float(whole * (1.0 + rng.normal(scale=c.shape_spread))))
+    return build_skin(skeleton, thickness, tips_of(placed)), placed

@@ -1,0 +1,192 @@
+"""Where the hand is in a depth map: the nearest thing, or an end of it. What cannot be told from the depth alone is
+left as candidates to the network (beyond the paper, which takes the cube from the annotations)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.config import knob
+from fm_pose_core.geometry import Array, project
+from fm_pose_core.types import Camera
+
+Depth = NDArray[np.float32]
+# Of the cube's side: the centre of mass is that of what lies within; less of the forearm than the cube holds.
+MASS = 2 / 3
+HAND = 0.6  # of the cube's side: the length of a hand
+ABREAST = 0.10  # metres: the second nearest thing may be the hand if it is not farther behind the nearest,
+HANDICAP = 1.6  # and looks so much more like one
+TINY = 1e-4  # square metres, and metres: next to nothing
+JUMP = 0.02  # metres: between neighbouring pixels, where one thing ends and another begins
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Where the hand is looked for: the nearest thing that is large enough."""
+
+    nearest: float = knob(0.15, "Nearest depth at which a hand is looked for, metres.", 0.01, 20.0)
+    farthest: float = knob(1.5, "Farthest depth, metres.", 0.01, 20.0)
+    smallest: float = knob(0.0025, "Smallest visible area of a hand, square metres.", 1e-4, 1.0)
+
+
+class Candidate(NamedTuple):
+    """Where the hand may be. center (3,): of the cube, metres. depth (H, W): the depth map with holes (0) where other
+    things are seen that are larger than the cube, such as a body or a wall. handicap: times which its expected error
+    counts."""
+
+    center: Array
+    depth: Depth
+    handicap: float = 1.0
+
+
+def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30) -> list[Candidate]:
+    """Where the hand may be in a depth map (H, W) float32 metres; nowhere if nothing large enough is in the depth
+    range.
+
+    What the depth does not jump within is one thing. The hand is the nearest, or the next if that is hardly farther; of
+    an arm it may be either end or the nearest part.
+    """
+    s, depth = search or SearchConfig(), _known(depth)
+    labels, everything = _things(depth, camera, s.nearest - cube / 2, s.farthest + cube / 2, s.smallest)
+    things = sorted((t for t in everything if s.nearest <= t.front <= s.farthest), key=lambda t: t.front)
+    candidates = []
+    for thing in things[:2]:
+        if thing.front < things[0].front + ABREAST:
+            alone = _alone(depth, labels, thing, everything, cube)
+            handicap = 1.0 if thing is things[0] else HANDICAP
+            candidates += [
+                Candidate(center, alone, handicap)
+                for center in _places(_points_of(depth, camera, labels, thing), thing.front, cube)
+            ]
+    return candidates
+
+
+def hand_near(depth: Depth, camera: Camera, near: Array, cube: float = 0.30) -> Candidate | None:
+    """The hand that is about `near` (M, 3), metres, such as annotated joints: of all things the one that is nearest to
+    these points, whatever its size and depth. None where nothing is."""
+    middle, depth = near.mean(0), _known(depth)
+    labels, things = _things(depth, camera, middle[2] - cube, middle[2] + cube, TINY)
+    points = [_points_of(depth, camera, labels, t) for t in things]
+    far = [_distance(p, near) for p in points]
+    if not far or min(far) > MASS * cube / 2:
+        return None
+    best = int(np.argmin(far))
+    center = _mass(points[best], middle, cube)
+    return Candidate(middle if center is None else center, _alone(depth, labels, things[best], things, cube))
+
+
+def annotated_hand(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> Candidate:
+    """The hand about annotated joints (J, 3), metres, even where nothing of it is seen."""
+    return hand_near(depth, camera, joints, cube) or Candidate(joints.mean(0), depth)
+
+
+def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.30) -> Array | None:
+    """The centre (3,) of the points that lie about `start`, within `MASS` of the cube; None where there are none."""
+    if not np.isfinite(start).all() or start[2] <= 0:
+        return None
+    half = MASS * cube / 2
+    u, v = project(camera.K, start[None])[0]
+    ru, rv = half * camera.K[0, 0] / start[2], half * camera.K[1, 1] / start[2]
+    u0, v0 = max(0, int(u - ru)), max(0, int(v - rv))
+    part = depth[v0 : max(v0, int(v + rv) + 1), u0 : max(u0, int(u + ru) + 1)]
+    rows, columns = np.nonzero((np.abs(part - start[2]) < half) & (part > 0))
+    return _mass(_points(depth, camera, columns + u0, rows + v0), start, cube)
+
+
+class _Thing(NamedTuple):
+    """label: in the picture of labels. box: u, v, width, height, pixels. front: depth of its nearest part, metres.
+    size: largest extent, metres."""
+
+    label: int
+    box: tuple[int, int, int, int]
+    front: float
+    size: float
+
+
+def _things(
+    depth: Depth, camera: Camera, nearest: float, farthest: float, smallest: float
+) -> tuple[NDArray[np.int32], list[_Thing]]:
+    """Labels (H, W), and the things in the depth range of at least `smallest` square metres, as if seen frontally."""
+    fx, fy = camera.K[0, 0], camera.K[1, 1]
+    inside = _without_edges(_without_gaps(depth), max(nearest, TINY), farthest)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
+    things = []
+    # 0 is what is no thing.
+    for k in 1 + np.nonzero(stats[1:, cv2.CC_STAT_AREA] >= smallest * fx * fy / farthest**2)[0]:
+        x, y, w, h = (int(n) for n in stats[k, :4])
+        z = depth[y : y + h, x : x + w][labels[y : y + h, x : x + w] == k]
+        z = z[z > 0].astype(np.float64)  # what filled a gap is no part of it
+        if not len(z) or np.square(z).sum() < smallest * fx * fy:
+            continue
+        front, back = np.percentile(z[:: max(1, len(z) // 5000)], [2, 98])
+        things.append(
+            _Thing(int(k), (x, y, w, h), float(front), float(max(w * front / fx, h * front / fy, back - front)))
+        )
+    return labels, things
+
+
+def _alone(depth: Depth, labels: NDArray[np.int32], thing: _Thing, things: list[_Thing], cube: float) -> Depth:
+    """The depth map without the other things that are larger than the cube."""
+    others = [t.label for t in things if t is not thing and t.size > cube]
+    return np.where(np.isin(np.arange(labels.max() + 1), others)[labels], np.float32(0), depth) if others else depth
+
+
+def _places(points: Array, front: float, cube: float) -> list[Array]:
+    """Centres (3,): the middle of what is as small as a hand; of what is longer the middles of both ends, a hand's
+    length each, and of what is nearest."""
+    hand, middle = HAND * cube, points.mean(0)
+    axis = np.linalg.svd(points[:: max(1, len(points) // 2000)] - middle, full_matrices=False)[2][0]
+    along = (points - middle) @ axis
+    least, most = np.percentile(along, [1, 99])
+    if most - least < 1.3 * hand:
+        return [middle]
+    parts = (along < least + hand, along > most - hand, points[:, 2] < front + hand / 2)
+    return [points[part].mean(0) for part in parts]
+
+
+def _distance(points: Array, near: Array) -> float:
+    """From `near` (M, 3) to a thing (N, 3): the median over `near` of the distance to its nearest point, metres."""
+    some = points[:: max(1, len(points) // 2000)]
+    return float(np.median(np.sqrt(np.square(near[:, None] - some).sum(-1).min(1))))
+
+
+def _mass(points: Array, start: Array, cube: float) -> Array | None:
+    about = points[np.abs(points - start).max(1) < MASS * cube / 2]
+    return about.mean(0) if len(about) else None
+
+
+def _known(depth: Depth) -> Depth:
+    """0 for all that is no depth."""
+    return np.nan_to_num(depth, posinf=0.0, neginf=0.0)
+
+
+def _without_gaps(known: Depth) -> Depth:
+    """Holes of one or two pixels filled where their sides are at one depth: they part nothing there."""
+    seen, beside = known > 0, np.ones((3, 3), np.uint8)
+    most, least = cv2.dilate(known, beside), cv2.erode(np.where(seen, known, np.float32(1e3)), beside)
+    return np.where(seen | (most - least > JUMP), known, most)
+
+
+def _without_edges(known: Depth, nearest: float, farthest: float) -> NDArray[np.uint8]:
+    """1 in the depth range, except on both sides of a jump."""
+    inside = (known >= nearest) & (known <= farthest)
+    steps_u, steps_v = np.abs(np.diff(known, axis=1)) <= JUMP, np.abs(np.diff(known, axis=0)) <= JUMP
+    inside[:, 1:] &= steps_u
+    inside[:, :-1] &= steps_u
+    inside[1:] &= steps_v
+    inside[:-1] &= steps_v
+    return inside.view(np.uint8)
+
+
+def _points_of(depth: Depth, camera: Camera, labels: NDArray[np.int32], thing: _Thing) -> Array:
+    x, y, w, h = thing.box
+    part = np.s_[y : y + h, x : x + w]
+    rows, columns = np.nonzero((labels[part] == thing.label) & (depth[part] > 0))
+    return _points(depth, camera, columns + x, rows + y)
+
+
+def _points(depth: Depth, camera: Camera, u: NDArray[np.int64], v: NDArray[np.int64]) -> Array:
+    z = depth[v, u].astype(np.float64)
+    return np.stack([(u - camera.K[0, 2]) / camera.K[0, 0] * z, (v - camera.K[1, 2]) / camera.K[1, 1] * z, z], -1)

@@ -1,0 +1,253 @@
+"""BOP datasets (https://bop.felk.cvut.cz, Hodan et al., ECCV 2018) and BOP result files.
+
+BOP writes millimetres; everything that leaves this module is in metres. Layout of a dataset:
+
+    ROOT/models/models_info.json, obj_000001.ply …        models_eval/ likewise (fewer vertices)
+    ROOT/SPLIT/000002/scene_camera.json, scene_gt.json, scene_gt_info.json, rgb/000003.png (or gray/, .jpg, .tif)
+    ROOT/test_targets_bop19.json
+"""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.files import read_image, read_json, write_atomically
+from fm_pose_core.geometry import Array, exp_so3, project_to_so3, transform
+from fm_pose_core.types import Camera
+
+MM = 1e-3
+
+# Names that the datasets' authors give to their objects.
+OBJECT_NAMES = {
+    "lm": dict(
+        enumerate(
+            [
+                "ape",
+                "benchvise",
+                "bowl",
+                "camera",
+                "can",
+                "cat",
+                "cup",
+                "driller",
+                "duck",
+                "eggbox",
+                "glue",
+                "holepuncher",
+                "iron",
+                "lamp",
+                "phone",
+            ],
+            start=1,
+        )
+    )
+}
+OBJECT_NAMES["lmo"] = OBJECT_NAMES["lm"]
+
+
+@dataclass(frozen=True)
+class ObjectModel:
+    """A model: box `minimum` and `maximum` (3,), `diameter`, metres; `symmetries` (4, 4) each, without the identity."""
+
+    id: int
+    name: str
+    minimum: Array
+    maximum: Array
+    diameter: float
+    symmetries: tuple[Array, ...]
+    mesh_path: Path
+
+
+Key = tuple[int, int, int]  # scene_id, im_id, object_id
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object in one image. `visible_fraction` is BOP's visib_fract, NaN where the dataset does not tell."""
+
+    scene_id: int
+    im_id: int
+    object_id: int
+    T_camera_object: Array
+    visible_fraction: float
+    camera: Camera
+    image_path: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a BOP result file: pose in metres, `time` in seconds for the whole image (-1 if unknown)."""
+
+    scene_id: int
+    im_id: int
+    object_id: int
+    score: float
+    T_camera_object: Array
+    time: float = -1.0
+
+
+def key(x: Instance | Result) -> Key:
+    return x.scene_id, x.im_id, x.object_id
+
+
+class BopDataset:
+    """A BOP dataset on disk. Raises InputError that names the file that is missing or broken."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        expect(self.root.is_dir(), str(root), "the folder of a BOP dataset", "no folder")
+
+    @cached_property
+    def objects(self) -> dict[int, ObjectModel]:
+        """All models by id, with the finer meshes of `models/` where they exist."""
+        folder = next(
+            (self.root / n for n in ("models", "models_eval") if (self.root / n / "models_info.json").is_file()),
+            self.root / "models",
+        )
+        names = OBJECT_NAMES.get(self.root.name.lower(), {})
+        result = {}
+        for key, info in read_json(folder / "models_info.json").items():
+            minimum = np.array([info["min_x"], info["min_y"], info["min_z"]]) * MM
+            size = np.array([info["size_x"], info["size_y"], info["size_z"]]) * MM
+            result[int(key)] = ObjectModel(
+                id=int(key),
+                name=names.get(int(key), f"obj_{int(key):06d}"),
+                minimum=minimum,
+                maximum=minimum + size,
+                diameter=info["diameter"] * MM,
+                symmetries=_symmetries(info),
+                mesh_path=folder / f"obj_{int(key):06d}.ply",
+            )
+        return result
+
+    def model(self, object_id: int) -> ObjectModel:
+        expect(object_id in self.objects, "object id", f"one of {sorted(self.objects)} in {self.root}", object_id)
+        return self.objects[object_id]
+
+    def scenes(self, split: str) -> list[int]:
+        folder = self.root / split
+        expect(
+            folder.is_dir(),
+            f"split {split!r}",
+            f"one of {[p.name for p in sorted(self.root.iterdir()) if p.is_dir()]} in {self.root}",
+            "no folder",
+        )
+        return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+
+    def frames(self, split: str, scene_id: int) -> list[int]:
+        """Image ids of a scene, ascending (for a sequence: in time)."""
+        return sorted(int(k) for k in read_json(self._scene(split, scene_id) / "scene_camera.json"))
+
+    def instances(self, split: str, object_ids: Iterable[int] | None = None) -> list[Instance]:
+        """All annotated instances of a split (of `object_ids` alone if given), ordered by scene, image, object."""
+        wanted = None if object_ids is None else set(object_ids)
+        result = []
+        for scene_id in self.scenes(split):
+            folder = self._scene(split, scene_id)
+            cameras, truths = read_json(folder / "scene_camera.json"), read_json(folder / "scene_gt.json")
+            info_path = folder / "scene_gt_info.json"
+            infos = read_json(info_path) if info_path.is_file() else {}
+            for key in sorted(truths, key=int):
+                image_path = self.image_path(split, scene_id, int(key))
+                width, height = _image_size(image_path)
+                camera = Camera(np.array(cameras[key]["cam_K"]).reshape(3, 3), width, height)
+                for i, truth in enumerate(truths[key]):
+                    if wanted is not None and truth["obj_id"] not in wanted:
+                        continue
+                    R = project_to_so3(np.array(truth["cam_R_m2c"], dtype=np.float64).reshape(3, 3))
+                    T = transform(R, np.array(truth["cam_t_m2c"]) * MM)
+                    visible = infos[key][i].get("visib_fract", float("nan")) if key in infos else float("nan")
+                    result.append(Instance(scene_id, int(key), truth["obj_id"], T, visible, camera, image_path))
+        return sorted(result, key=lambda x: (x.scene_id, x.im_id, x.object_id))
+
+    def targets(self, name: str = "test_targets_bop19.json") -> set[Key] | None:
+        """(scene_id, im_id, obj_id) that the BOP challenge scores, or None where the dataset has no such file."""
+        path = self.root / name
+        if not path.is_file():
+            return None
+        return {(t["scene_id"], t["im_id"], t["obj_id"]) for t in read_json(path)}
+
+    def image_path(self, split: str, scene_id: int, im_id: int) -> Path:
+        folder = self._scene(split, scene_id)
+        for kind in ("rgb", "gray"):
+            for suffix in ("png", "jpg", "tif"):
+                path = folder / kind / f"{im_id:06d}.{suffix}"
+                if path.is_file():
+                    return path
+        raise InputError(f"{folder}: expected an image {im_id:06d} in rgb/ or gray/, got none")
+
+    def _scene(self, split: str, scene_id: int) -> Path:
+        return self.root / split / f"{scene_id:06d}"
+
+
+def read_results(path: str | Path) -> list[Result]:
+    """Read a BOP result file: scene_id, im_id, obj_id, score, R (9 numbers, row-major), t (3, mm), time. Rotations are
+    projected to SO(3), since published ones are not always orthonormal."""
+    path = Path(path)
+    expect(path.is_file(), str(path), "a BOP result file", "nothing there")
+    results = []
+    with path.open(newline="") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if not row or row[0].strip() == "scene_id":
+                continue
+            try:
+                scene_id, im_id, object_id, score, R_text, t_text, time = row
+                R = np.array(R_text.split(), dtype=np.float64).reshape(3, 3)
+                t = np.array(t_text.split(), dtype=np.float64).reshape(3) * MM
+                results.append(
+                    Result(
+                        int(scene_id),
+                        int(im_id),
+                        int(object_id),
+                        float(score),
+                        transform(project_to_so3(R), t),
+                        float(time),
+                    )
+                )
+            except ValueError as error:
+                raise InputError(
+                    f"{path}:{number}: expected scene_id,im_id,obj_id,score,R(9),t(3),time, got {','.join(row)[:120]!r} ({error})"
+                ) from None
+    return results
+
+
+def write_results(path: str | Path, results: Iterable[Result]) -> None:
+    """Write a BOP result file (millimetres), atomically."""
+    lines = ["scene_id,im_id,obj_id,score,R,t,time\n"]
+    for r in results:
+        R = " ".join(f"{x:.9g}" for x in r.T_camera_object[:3, :3].ravel())
+        t = " ".join(f"{x:.9g}" for x in r.T_camera_object[:3, 3] / MM)
+        lines.append(f"{r.scene_id},{r.im_id},{r.object_id},{r.score:.6g},{R},{t},{r.time:.6g}\n")
+    write_atomically(path, "".join(lines).encode())
+
+
+def _symmetries(info: dict[str, Any], steps: int = 36) -> tuple[Array, ...]:
+    """Discrete symmetries, and continuous ones sampled every 360°/steps, as (4, 4) in metres, without the identity."""
+    discrete = [np.eye(4)]
+    for values in info.get("symmetries_discrete", []):
+        S = np.array(values, dtype=np.float64).reshape(4, 4)
+        discrete.append(transform(project_to_so3(S[:3, :3]), S[:3, 3] * MM))
+    continuous = [np.eye(4)]
+    for symmetry in info.get("symmetries_continuous", []):
+        axis, offset = np.array(symmetry["axis"], dtype=np.float64), np.array(symmetry["offset"]) * MM
+        for k in range(1, steps):
+            R = exp_so3(axis / np.linalg.norm(axis) * 2 * np.pi * k / steps)
+            continuous.append(transform(R, offset - R @ offset))
+    return tuple(c @ d for c in continuous for d in discrete)[1:]
+
+
+@cache
+def _image_size_in(folder: Path, suffix: str) -> tuple[int, int]:
+    height, width = read_image(next(folder.glob(f"*{suffix}"))).shape[:2]
+    return width, height
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """(width, height), read once per folder: a BOP scene has one camera."""
+    return _image_size_in(path.parent, path.suffix)

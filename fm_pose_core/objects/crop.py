@@ -1,0 +1,118 @@
+"""The window that the network sees: a virtual pinhole camera that looks along the window's centre.
+
+A rotation of the camera is an exact homography of the image, K_v R K⁻¹, so a crop made this way shows the object as a
+camera that looks straight at it would, and labels stay exact. BB8 (Rad and Lepetit, ICCV 2017) cuts an axis-aligned
+square instead, which agrees with this to first order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array, exp_so3, inverse_intrinsics, project, rotation_looking_along, view_offsets
+from fm_pose_core.types import Camera, Window
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Crop rule. size: side of the window that the network sees, pixels. focal: the virtual camera's focal length,
+    pixels."""
+
+    size: int
+    focal: float
+
+    def __post_init__(self) -> None:
+        expect(self.size > 0 and self.focal > 0, "crop", "positive size and focal length", (self.size, self.focal))
+
+    @classmethod
+    def around(cls, diameter: float, nearest: float, margin: float = 1.15, size: int = 128) -> "Crop":
+        """The rule whose window is `margin` times an object of `diameter` at its `nearest` distance (metres)."""
+        return cls(size, size * nearest / (margin * diameter))
+
+    @property
+    def K(self) -> Array:
+        """(3, 3) intrinsics of the virtual camera."""
+        middle = (self.size - 1) / 2
+        return np.array([[self.focal, 0.0, middle], [0.0, self.focal, middle], [0.0, 0.0, 1.0]])
+
+    def rotation(self, camera: Camera, window: Window) -> Array:
+        """R_camera_window (3, 3): orientation of the virtual camera in the camera frame."""
+        return rotation_looking_along(camera.rays(np.array([[window.u, window.v]]))[0])
+
+    def views(self, count: int) -> list[Array]:
+        """R_window_view (3, 3) of `count` virtual cameras about the window's, see `view_offsets`."""
+        f = self.focal / self.size
+        return [
+            rotation_looking_along(np.array([u / f, v / f, 1.0])) @ exp_so3(np.array([0.0, 0.0, t]))
+            for u, v, t in view_offsets(count)
+        ]
+
+    def cut(
+        self, image: NDArray[np.uint8], camera: Camera, window: Window, view: Array | None = None
+    ) -> tuple[NDArray[np.uint8], Array]:
+        """Resample `image` (H, W) or (H, W, C) into the window. view: R_window_view (3, 3), for another than the
+        window's own.
+
+        Returns the window's pixels (size, size[, C]), zero outside of the image, and R_camera_window (3, 3), or
+        R_camera_view.
+        """
+        import cv2
+
+        fits = image.shape[:2] == (camera.height, camera.width)
+        expect(
+            fits, "image", f"{camera.width}x{camera.height} as the camera says", f"{image.shape[1]}x{image.shape[0]}"
+        )
+        R_camera_window = self.rotation(camera, window)
+        if view is not None:
+            R_camera_window = R_camera_window @ view
+        image, offset, factor = self._reduced(image, camera, R_camera_window)
+        if not camera.distortion.size:
+            to_reduced = np.array([[1.0, 0.0, -offset[0]], [0.0, 1.0, -offset[1]], [0.0, 0.0, factor]])
+            H = to_reduced @ camera.K @ R_camera_window @ inverse_intrinsics(self.K)  # window pixels -> image pixels
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            return cv2.warpPerspective(image, H, (self.size, self.size), flags=flags), R_camera_window
+        v, u = np.mgrid[: self.size, : self.size].astype(np.float64)
+        rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ inverse_intrinsics(self.K).T
+        xy = (
+            ((camera.pixels(rays @ R_camera_window.T) - offset) / factor)
+            .astype(np.float32)
+            .reshape(self.size, self.size, 2)
+        )
+        return cv2.remap(image, xy, None, cv2.INTER_LINEAR), R_camera_window
+
+    def _reduced(
+        self, image: NDArray[np.uint8], camera: Camera, R_camera_window: Array
+    ) -> tuple[NDArray[np.uint8], Array, int]:
+        """The part of `image` that the window shows, halved as often as the image is finer than the window by a factor
+        of two, since bilinear sampling would skip pixels: the part, the image pixel of its first one, and the
+        factor."""
+        import cv2
+
+        levels = int(np.log2(max(1.0, camera.K[0, 0] / self.focal)))
+        if levels == 0:
+            return image, np.zeros(2), 1
+        factor, edge = 2**levels, np.array([-8.0, self.size / 2, self.size + 8.0])
+        border = np.stack(np.meshgrid(edge, edge), -1).reshape(-1, 2)
+        pixels = self.to_image(border, camera, R_camera_window)
+        low = (np.clip(pixels.min(0), 0, [camera.width - 1, camera.height - 1]) // factor * factor).astype(int)
+        high = np.clip(pixels.max(0) + 1, low + factor, [camera.width, camera.height]).astype(int)
+        part = image[low[1] : high[1], low[0] : high[0]]
+        for _ in range(levels):
+            part = cv2.pyrDown(part)  # pixel (u, v) of the half is (2 u, 2 v) of the whole
+        return part, low.astype(np.float64), factor
+
+    def view_to_window(self, pixels: Array, R_window_view: Array) -> Array:
+        """(N, 2) pixels of a view -> pixels of the window."""
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ inverse_intrinsics(self.K).T
+        return self.to_window(rays @ R_window_view.T, np.eye(3))
+
+    def to_window(self, points_camera: Array, R_camera_window: Array) -> Array:
+        """(N, 3) camera-frame points -> (N, 2) window pixels."""
+        return project(self.K, points_camera @ R_camera_window)
+
+    def to_image(self, pixels: Array, camera: Camera, R_camera_window: Array) -> Array:
+        """(N, 2) window pixels -> (N, 2) image pixels, distortion applied."""
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ inverse_intrinsics(self.K).T
+        return camera.pixels(rays @ R_camera_window.T)

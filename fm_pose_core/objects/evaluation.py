@@ -1,0 +1,238 @@
+"""Evaluation over a BOP dataset: choose the instances, predict, score. Pictures are made by `report`.
+
+instances = select_instances(dataset, "test", [9])
+predictions = predict(instances, {9: estimator}, true_windows(dataset, instances))
+evaluation = score(dataset, instances, predictions)
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core import progress
+from fm_pose_core.errors import expect
+from fm_pose_core.files import read_image
+from fm_pose_core.geometry import Array
+from fm_pose_core.objects.bop import MM, BopDataset, Instance, Key, ObjectModel, Result, key
+from fm_pose_core.objects.cases import Case, Evaluation, Prediction, mean_summary, summarise
+from fm_pose_core.objects.metrics import pose_errors
+from fm_pose_core.objects.windows import displaced, match_windows, read_windows, true_windows
+from fm_pose_core.rendering.ply import read_ply_vertices
+from fm_pose_core.types import Camera, ObjectPose, Window
+
+
+class Estimator(Protocol):
+    """What `predict` needs of an estimator; PoseEstimator has it, and so may a network in training."""
+
+    def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose: ...
+
+
+def evaluate_bop(
+    dataset: BopDataset,
+    split: str,
+    estimators: Mapping[int, Estimator],
+    *,
+    window: str = "gt",
+    displace: float = 0.0,
+    seed: int = 0,
+    frames: Collection[int] | None = None,
+    min_visibility: float = 0.1,
+    all_instances: bool = False,
+    keep_rejected: bool = False,
+    show_progress: bool = False,
+) -> Evaluation:
+    """Estimate and score the poses of the objects that `estimators` (by object id) know.
+
+    window: "gt" for the projected centre of the object's box, or a file of 2D detections (`read_windows`). displace:
+    pixels, see `displaced`. The rest as in `select_instances` and `predict`. Raises InputError for a dataset, split,
+    object or file that is missing or broken.
+    """
+    instances, notes = select_instances(
+        dataset, split, estimators, frames=frames, min_visibility=min_visibility, all_instances=all_instances
+    )
+    windows = true_windows(dataset, instances) if window == "gt" else match_windows(instances, read_windows(window))
+    if displace:
+        windows = displaced(instances, windows, displace, seed)
+    predictions = predict(instances, estimators, windows, keep_rejected=keep_rejected, show_progress=show_progress)
+    settings = {
+        "root": str(dataset.root),
+        "split": split,
+        "window": window,
+        "displace_px": displace,
+        "seed": seed,
+        "min_visibility": None if all_instances else min_visibility,
+        "all_instances": all_instances,
+        "keep_rejected": keep_rejected,
+    }
+    return score(dataset, instances, predictions, settings, notes)
+
+
+def evaluate_results(
+    dataset: BopDataset,
+    split: str,
+    results: Sequence[Result],
+    object_ids: Iterable[int] | None = None,
+    *,
+    frames: Collection[int] | None = None,
+    min_visibility: float = 0.1,
+    all_instances: bool = False,
+) -> Evaluation:
+    """Score a result file (data.bop.read_results); its time is per image. Otherwise as `evaluate_bop`."""
+    instances, notes = select_instances(
+        dataset, split, object_ids, frames=frames, min_visibility=min_visibility, all_instances=all_instances
+    )
+    predictions = [Prediction(r, r.time if r.time >= 0 else float("nan")) for r in results]
+    settings = {
+        "root": str(dataset.root),
+        "split": split,
+        "min_visibility": None if all_instances else min_visibility,
+        "all_instances": all_instances,
+    }
+    return score(dataset, instances, predictions, settings, notes)
+
+
+# --- which instances -------------------------------------------------------------------------------------------------
+
+
+def select_instances(
+    dataset: BopDataset,
+    split: str,
+    object_ids: Iterable[int] | None = None,
+    *,
+    frames: Collection[int] | None = None,
+    min_visibility: float = 0.1,
+    all_instances: bool = False,
+) -> tuple[list[Instance], tuple[str, ...]]:
+    """The instances to score, and notes for the reader.
+
+    With a targets file (test_targets_bop19.json): its targets, in the images that are there. Without one, or if none of
+    its images is there: the instances that are at least `min_visibility` visible (where the dataset tells). With
+    `all_instances`: all of them. frames: image ids, those alone. Raises InputError if none is left.
+    """
+    instances = dataset.instances(split)
+    expect(bool(instances), f"split {split!r} of {dataset.root}", "annotated instances", "none")
+    notes: tuple[str, ...] = ()
+    if not all_instances:
+        targets = dataset.targets()
+        chosen = [i for i in instances if targets is not None and key(i) in targets]
+        if not chosen:
+            if targets is not None:
+                what = f"all instances at least {100 * min_visibility:g} % visible count"
+                notes = (f"no target of the dataset's targets file is in split {split!r}: {what}",)
+            chosen = [i for i in instances if not i.visible_fraction < min_visibility]
+        instances = chosen
+    if object_ids is not None:
+        wanted = set(object_ids)
+        for object_id in wanted:
+            dataset.model(object_id)
+        instances = [i for i in instances if i.object_id in wanted]
+    if frames is not None:
+        instances = [i for i in instances if i.im_id in frames]
+    expect(bool(instances), "the choice of split, objects and frames", "at least one instance", "none")
+    return instances, notes
+
+
+# --- predict ---------------------------------------------------------------------------------------------------------
+
+
+def predict(
+    instances: Sequence[Instance],
+    estimators: Mapping[int, Estimator],
+    windows: Sequence[Window | None],
+    *,
+    keep_rejected: bool = False,
+    show_progress: bool = False,
+) -> list[Prediction]:
+    """One prediction for each instance that has a window; each image is read once.
+
+    With `keep_rejected`, poses that the estimator's gate refused count as accepted (a refused solution without any
+    pose stays refused). The results' time is that of all estimates in their image, as BOP wants it.
+    """
+    images: dict[Path, list[int]] = defaultdict(list)
+    for index, instance in enumerate(instances):
+        images[instance.image_path].append(index)
+    predictions: list[Prediction] = []
+    warm: set[int] = set()
+    for path, indices in progress.over(images.items(), len(images), "evaluate", "image", show_progress):
+        image = read_image(path)
+        made = []
+        for index in indices:
+            instance, window = instances[index], windows[index]
+            if window is None:
+                continue
+            estimator = estimators[instance.object_id]
+            if instance.object_id not in warm:  # the first call sets the engine up; it is not timed
+                warm.add(instance.object_id)
+                estimator.estimate(image, instance.camera, window)
+            start = time.perf_counter()
+            pose = estimator.estimate(image, instance.camera, window)
+            made.append((instance, pose, time.perf_counter() - start))
+        total = sum(seconds for _, _, seconds in made)
+        for instance, pose, seconds in made:
+            accepted = pose.accepted or (keep_rejected and bool(np.isfinite(pose.reprojection_error)))
+            predictions.append(
+                Prediction(
+                    Result(*key(instance), pose.score, pose.T_camera_object, total), seconds, accepted, pose.reason
+                )
+            )
+    return predictions
+
+
+# --- score -----------------------------------------------------------------------------------------------------------
+
+
+def score(
+    dataset: BopDataset,
+    instances: Sequence[Instance],
+    predictions: Sequence[Prediction],
+    settings: dict[str, Any] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Evaluation:
+    """Judge each instance. Of the predictions for the same object in the same image, the best by score count, as many
+    as there are instances; each goes to the instance that it fits best and that has none yet."""
+    truths: dict[Key, list[int]] = defaultdict(list)
+    for index, instance in enumerate(instances):
+        truths[key(instance)].append(index)
+    answers: dict[Key, list[Prediction]] = defaultdict(list)
+    for p in predictions:
+        answers[key(p.result)].append(p)
+
+    cases = [Case(i, None, None) for i in instances]
+    for k, indices in truths.items():
+        model = dataset.model(k[2])
+        vertices = model_vertices(model)
+        for p in sorted(answers[k], key=lambda p: (not p.accepted, -p.result.score))[: len(indices)]:
+            T = p.result.T_camera_object
+            candidates = []
+            for index in indices:
+                truth = instances[index]
+                errors = pose_errors(T, truth.T_camera_object, vertices, model.diameter, truth.camera, model.symmetries)
+                candidates.append((errors.projection_2d, errors.add, index, errors))
+            *_, index, errors = min(candidates, key=lambda c: c[:3])
+            cases[index] = Case(instances[index], p, errors)
+            indices.remove(index)
+
+    groups: dict[int, list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[case.instance.object_id].append(case)
+    objects = {k: summarise(f"{k} {dataset.model(k).name}", groups[k]) for k in sorted(groups)}
+    return Evaluation(tuple(cases), objects, mean_summary(list(objects.values())), settings or {}, notes)
+
+
+def model_vertices(model: ObjectModel) -> Array:
+    """(N, 3) vertices in metres, of models_eval/ where that exists (what the BOP challenge scores with)."""
+    root, name = model.mesh_path.parents[1], model.mesh_path.name
+    path = next((p for p in (root / "models_eval" / name, model.mesh_path) if p.is_file()), None)
+    expect(path is not None, str(root), f"{name} in models_eval/ or models/", "none")
+    return _cached_vertices(path, path.stat().st_mtime_ns) * MM  # type: ignore[union-attr]
+
+
+@cache
+def _cached_vertices(path: Path, changed: int) -> Array:
+    return read_ply_vertices(path)

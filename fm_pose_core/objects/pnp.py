@@ -1,0 +1,193 @@
+"""Pose from the 8 projected corners of the object's box: solve, refine, and say how sure.
+
+A closed-form solution (SQPnP) starts a weighted Levenberg-Marquardt that works on the pose with a left perturbation,
+p = exp(w) R X + t + d, so that its information matrix is at once that of (d, w): metres along, and radians about, the
+fixed axes of the camera.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array, exp_so3, transform
+
+FLOOR = 0.5  # pixels: no predicted corner is better than this
+NEAR = 1e-3  # metres: a corner nearer to the camera's plane than this counts as behind it
+ITERATIONS = 20
+GOOD_PROJECTION = 5.0  # pixels: the threshold of the 2D projection metric that the score speaks about
+
+
+@dataclass(frozen=True)
+class PnpSolution:
+    """What the corners say.
+
+    T_camera_object: (4, 4), metres; identity where there is no solution. reprojection_error: RMS pixels over the 8
+    corners, infinite without a solution. covariance: (6, 6) of (x, y, z, rotX, rotY, rotZ), metres and radians about
+    the fixed axes of the camera. accepted: False if there is no usable pose; `reason` then says why.
+    """
+
+    T_camera_object: Array
+    reprojection_error: float
+    covariance: Array
+    accepted: bool
+    reason: str = ""
+
+
+def solve_pnp(
+    box_corners: Array,
+    corners: Array,
+    K: Array,
+    spread: Array | None = None,
+    *,
+    floor: float = FLOOR,
+    spread_scale: float = 1.0,
+    max_reprojection_error: float = np.inf,
+) -> PnpSolution:
+    """Pose of the object whose box corners project onto `corners`.
+
+    box_corners: (8, 3) metres, object frame (any N >= 6 points that are not in one plane will do). corners: (8, 2)
+    pixels of an ideal pinhole camera with K (3, 3). spread: (8, 2) standard deviations in pixels as the network tells
+    them, or None for zero. One measurement's variance is s² = floor² + (spread_scale · spread)²; the covariance adds
+    to it whatever the residuals show beyond that, so that a network that is too sure of itself is found out.
+
+    Bad corners (not finite, all in one place, no pose in front of the camera, RMS above `max_reprojection_error`
+    pixels) do not raise: `accepted` is False and `reason` says why. Raises InputError for wrong shapes.
+    """
+    X, uv = np.asarray(box_corners, dtype=np.float64), np.asarray(corners, dtype=np.float64)
+    s = np.zeros_like(uv) if spread is None else np.asarray(spread, dtype=np.float64)
+    expect(X.ndim == 2 and X.shape[1] == 3 and len(X) >= 6, "box_corners", "shape (8, 3)", X.shape)
+    expect(uv.shape == (len(X), 2), "corners", f"shape ({len(X)}, 2)", uv.shape)
+    expect(s.shape == uv.shape, "spread", f"shape {uv.shape}", s.shape)
+    if not np.isfinite(uv).all() or not np.isfinite(s).all():
+        return _refused("the network's corners or spreads are not finite")
+    if np.ptp(uv, axis=0).max() < 1.0:
+        return _refused("the corners lie in one place")
+
+    variance = floor**2 + (spread_scale * s) ** 2
+    start = _closed_form(X, uv, K)
+    if start is None:
+        return _refused("no pose has all corners in front of the camera")
+    T, residual, J = _refine(*start, X, uv, K, 1.0 / variance.reshape(-1))
+
+    rms = float(np.sqrt(residual @ residual / len(X)))
+    freedom = residual.size - 6
+    excess = max(0.0, float(residual @ residual) / freedom - float(variance.mean()))
+    covariance = _inverse(J.T @ (J / (variance + excess).reshape(-1, 1)))
+    if covariance is None:
+        return _refused("the corners do not determine a pose")
+    reason = (
+        ""
+        if rms <= max_reprojection_error
+        else f"reprojection error {rms:.1f} px is above {max_reprojection_error:.1f} px"
+    )
+    return PnpSolution(T, rms, covariance, not reason, reason)
+
+
+def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
+    """(6, 6) covariance of a pose in frame b -> in frame a that is turned against it by R_a_b (3, 3), same origin."""
+    A = np.zeros((6, 6))
+    A[:3, :3] = A[3:, 3:] = R_a_b
+    return A @ covariance @ A.T
+
+
+def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> float:
+    """Mean over `points` (N, 3; metres, object frame) of the RMS displacement in pixels that a pose error distributed
+    as `covariance` (6, 6) causes in the image of a pinhole camera with K (3, 3), to first order."""
+    _, J = _project(T_camera_object[:3, :3], T_camera_object[:3, 3], points, K)
+    variance = ((J @ covariance) * J).sum(axis=1)  # diagonal of J C Jᵀ
+    return float(np.sqrt(variance.reshape(-1, 2).sum(axis=1)).mean())
+
+
+def score(projection_error: float) -> float:
+    """In [0, 1], from the expected 2D projection error in pixels of the real image: 1 for none, 0.5 for 5 px, the
+    metric's limit."""
+    return 1.0 / (1.0 + (projection_error / GOOD_PROJECTION) ** 2)
+
+
+def _refused(reason: str) -> PnpSolution:
+    return PnpSolution(np.eye(4), np.inf, np.full((6, 6), np.nan), False, reason)
+
+
+def _closed_form(X: Array, uv: Array, K: Array) -> tuple[Array, Array] | None:
+    """(R, t) that minimises the algebraic error with every point in front of the camera, or None."""
+    import cv2
+
+    for method in (cv2.SOLVEPNP_SQPNP, cv2.SOLVEPNP_EPNP):
+        try:
+            found = cv2.solvePnPGeneric(X, uv, K, np.zeros(0), flags=method)
+        except cv2.error:
+            continue
+        vectors = [
+            (np.asarray(r, np.float64).reshape(3), np.asarray(t, np.float64).reshape(3))
+            for r, t in zip(*found[1:3], strict=True)
+        ]
+        poses = [(exp_so3(r), t) for r, t in vectors]
+        poses = [
+            (R, t)
+            for R, t in poses
+            if np.isfinite(R).all() and np.isfinite(t).all() and ((X @ R[2]) + t[2]).min() > NEAR
+        ]
+        if poses:
+            return min(poses, key=lambda pose: float(np.square(_project(pose[0], pose[1], X, K)[0] - uv).sum()))
+    return None
+
+
+def _refine(R: Array, t: Array, X: Array, uv: Array, K: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Levenberg-Marquardt on the weighted reprojection error, weight (2N,) being 1/variance. Points stay in front.
+
+    Returns T (4, 4), the residuals (2N,) in pixels and their Jacobian (2N, 6) with respect to (d, w), at the solution.
+    """
+    damping = 1e-4
+    pixels, J = _project(R, t, X, K)
+    residual = (pixels - uv).reshape(-1)
+    cost = residual @ (weight * residual)
+    for _ in range(ITERATIONS):
+        JtW = J.T * weight
+        H, g = JtW @ J, JtW @ residual
+        step = np.linalg.lstsq(H + damping * np.diag(np.diag(H)), -g, rcond=None)[0]
+        if -(g @ step) <= 1e-8 * cost + 1e-20 or not np.isfinite(step).all():  # the cost cannot fall any more
+            break
+        new_R, new_t = exp_so3(step[3:]) @ R, t + step[:3]
+        if (X @ new_R[2] + new_t[2]).min() > NEAR:
+            new_pixels, new_J = _project(new_R, new_t, X, K)
+            new_residual = (new_pixels - uv).reshape(-1)
+            new_cost = new_residual @ (weight * new_residual)
+            if new_cost < cost:
+                R, t, residual, J, cost = new_R, new_t, new_residual, new_J, new_cost
+                damping = max(damping * 0.1, 1e-12)
+                continue
+        damping *= 10.0
+        if damping > 1e8:
+            break
+    return transform(R, t), residual, J
+
+
+def _inverse(information: Array) -> Array | None:
+    """Inverse of a symmetric positive definite matrix, None if it is singular. By eigenvalues: OpenBLAS starts threads
+    for the LU factorisation of even a 6x6 matrix, which can cost a millisecond on a busy machine."""
+    scale = np.sqrt(np.diag(information))
+    if not np.isfinite(scale).all() or scale.min() <= 0:
+        return None
+    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
+    if values[0] <= 1e-12 * values[-1]:
+        return None
+    half = vectors / np.sqrt(values) / scale[:, None]
+    return half @ half.T
+
+
+def _project(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array]:
+    """Pixels (N, 2) of the points X (N, 3) and their Jacobian (2N, 6) with respect to the left perturbation (d, w)."""
+    q = X @ R.T
+    p = q + t
+    inverse_z = 1.0 / p[:, 2]
+    uvw = p @ K.T
+    pixels = uvw[:, :2] * inverse_z[:, None]
+    A = (K[None, :2, :] - pixels[:, :, None] * K[2]) * inverse_z[:, None, None]  # d pixels / d p, (N, 2, 3)
+    J = np.empty((len(X), 2, 6))
+    J[:, :, :3] = A
+    qx, qy, qz = q[:, 0, None], q[:, 1, None], q[:, 2, None]
+    J[:, :, 3] = qy * A[:, :, 2] - qz * A[:, :, 1]  # a · cross(w, q) = w · cross(q, a)
+    J[:, :, 4] = qz * A[:, :, 0] - qx * A[:, :, 2]
+    J[:, :, 5] = qx * A[:, :, 1] - qy * A[:, :, 0]
+    return pixels, J.reshape(-1, 6)

@@ -1,0 +1,226 @@
+"""The report of an evaluation: one HTML file with pictures inside, and the same numbers as JSON."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.files import read_image, write_atomically
+from fm_pose_core.geometry import apply, box_corners
+from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.cases import Case, Evaluation
+from fm_pose_core.objects.metrics import PROJECTION_THRESHOLD
+from fm_pose_core.objects.overlay import BLUE, GREEN, draw_pose
+
+PICTURES = 4  # per object and kind (best, median, worst)
+PICTURE_SIZE = 220  # pixels
+SCORE_BINS = 10
+
+STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1000px; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; } td, th { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; }
+td:first-child, th:first-child { text-align: left; } tr.mean td { font-weight: 600; border-top: 2px solid #888; }
+figure { display: inline-block; margin: 0 .5em .8em 0; } figcaption { font-size: 12px; color: #555; } img { max-width: 100%; }
+.note { color: #a33; } .green { color: #090; } .blue { color: #15c; }"""
+
+
+def write_json(evaluation: Evaluation, path: str | Path) -> None:
+    """All numbers, also those of each instance, atomically."""
+    write_atomically(path, (json.dumps(evaluation.to_json(), indent=1) + "\n").encode())
+
+
+def write_report(
+    evaluation: Evaluation, dataset: BopDataset, folder: str | Path, title: str = "Pose evaluation"
+) -> Path:
+    """Write `folder`/evaluation.json and `folder`/index.html, which needs no other file; the HTML's path is returned.
+
+    Without matplotlib (extra `train`) the report says so in place of its plots. Raises InputError if an image of the
+    dataset can't be read.
+    """
+    folder = Path(folder)
+    write_json(evaluation, folder / "evaluation.json")
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        _table(evaluation),
+        *(f'<p class="note">{html.escape(note)}</p>' for note in evaluation.notes),
+        "<p>2D proj: mean vertex projection error below 5 px. ADD(-S): mean vertex distance below 10 % of the diameter, to the nearest "
+        "vertex for symmetric objects. 5cm5°: both below. An absent or rejected prediction is a failure; medians are over those found.</p>",
+        *_plots(evaluation),
+        *_pictures(evaluation, dataset),
+        f"<h2>Settings</h2><pre>{html.escape(json.dumps(evaluation.settings, indent=1, default=str))}</pre>",
+    ]
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+    write_atomically(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def score_bins(evaluation: Evaluation, bins: int = SCORE_BINS) -> list[dict[str, float]]:
+    """Calibration of the score: for each bin of equally many answered instances, lowest scores first: count, mean
+    score, mean and median 2D projection error in pixels, and the share below 5 px."""
+    pairs = evaluation.scores_and_errors()
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    return [
+        {
+            "count": len(p),
+            "score": float(p[:, 0].mean()),
+            "mean_error": float(p[:, 1].mean()),
+            "median_error": float(np.median(p[:, 1])),
+            "correct": float((p[:, 1] < PROJECTION_THRESHOLD).mean()),
+        }
+        for p in np.array_split(pairs, min(bins, max(1, len(pairs))))
+        if len(p)
+    ]
+
+
+def _table(evaluation: Evaluation) -> str:
+    head = (
+        "object",
+        "n",
+        "found",
+        "2D proj %",
+        "ADD(-S) %",
+        "5cm5° %",
+        "rotation °",
+        "translation mm",
+        "latency ms",
+        "p95 ms",
+    )
+    rows = []
+    summaries = [*evaluation.objects.values(), *([evaluation.mean] if len(evaluation.objects) > 1 else [])]
+    for s in summaries:
+        shares = (100 * s.projection, 100 * s.add, 100 * s.cm_deg)
+        numbers = (*shares, np.rad2deg(s.rotation), 1e3 * s.translation, 1e3 * s.latency, 1e3 * s.latency_p95)
+        cells = [
+            html.escape(s.name),
+            str(s.count),
+            str(s.answered),
+            *(f"{x:.1f}" if np.isfinite(x) else "–" for x in numbers),
+        ]
+        rows.append(
+            f"<tr{' class=mean' if s is evaluation.mean else ''}>{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
+        )
+    return f"<table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{''.join(rows)}</table>"
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------
+
+
+def _plots(evaluation: Evaluation) -> list[str]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return ['<p class="note">Plots need matplotlib: pip install matplotlib</p>']
+    curves = Figure(figsize=(10, 3.3), layout="constrained")
+    values: list[tuple[str, Callable[[Case], float], float, float]] = [
+        ("2D projection error, px", lambda c: c.counted.projection_2d if c.counted else np.inf, 5.0, 20.0),
+        (
+            "ADD(-S), % of the diameter",
+            lambda c: 100 * c.counted.add / c.counted.diameter if c.counted else np.inf,
+            10.0,
+            40.0,
+        ),
+        ("rotation error, °", lambda c: float(np.rad2deg(c.counted.rotation)) if c.counted else np.inf, 5.0, 20.0),
+    ]
+    for axis, (label, value, threshold, limit) in zip(curves.subplots(1, 3), values, strict=True):
+        for object_id, summary in evaluation.objects.items():
+            errors = np.array([value(c) for c in evaluation.cases if c.instance.object_id == object_id])
+            x = np.linspace(0, limit, 201)
+            axis.plot(x, [100 * (errors < t).mean() for t in x], label=summary.name)
+        axis.axvline(threshold, color="0.6", linestyle=":")
+        axis.set(xlabel=label, ylim=(0, 101), xlim=(0, limit))
+        axis.grid(alpha=0.3)
+    curves.axes[0].set_ylabel("instances below, %")
+    curves.legend(*curves.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    parts = ["<h2>Accuracy against threshold</h2>", _png(curves)]
+
+    bins = score_bins(evaluation)
+    if not bins:
+        return parts
+    calibration = Figure(figsize=(10, 3.3), layout="constrained")
+    left, right = calibration.subplots(1, 2)
+    finite = [b for b in bins if np.isfinite(b["mean_error"]) and b["mean_error"] > 0]
+    left.plot([b["score"] for b in finite], [b["mean_error"] for b in finite], "o-", label="mean")
+    left.plot([b["score"] for b in finite], [b["median_error"] for b in finite], "s--", label="median")
+    left.set(xlabel="score (mean of the bin)", ylabel="2D projection error, px", yscale="log")
+    right.plot([0, 1], [0, 100], color="0.6", linestyle=":")
+    right.plot([b["score"] for b in bins], [100 * b["correct"] for b in bins], "o-")
+    right.set(xlabel="score (mean of the bin)", ylabel="instances below 5 px, %", ylim=(-2, 102))
+    left.legend(fontsize=8)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    correlation = f"rank correlation of score and error: {evaluation.score_correlation:+.2f} (-1 is best)"
+    text = f"{len(bins)} bins of equally many instances; {correlation}."
+    return [*parts, "<h2>Calibration of the score</h2>", f"<p>{text}</p>", _png(calibration)]
+
+
+def _png(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _pictures(evaluation: Evaluation, dataset: BopDataset) -> list[str]:
+    colours = '<span class="green">true pose green</span>, of the <span class="blue">estimate blue</span>'
+    parts = [f"<h2>Pictures</h2><p>Box of the {colours}.</p>"]
+    for object_id, summary in evaluation.objects.items():
+        cases = [c for c in evaluation.cases if c.instance.object_id == object_id]
+        parts.append(f"<h3>{html.escape(summary.name)}</h3>")
+        for kind, chosen in choose_cases(cases).items():
+            if chosen:
+                parts.append(f"<h4>{kind}</h4>{''.join(_picture(c, dataset) for c in chosen)}")
+    return parts
+
+
+def choose_cases(cases: Sequence[Case]) -> dict[str, Sequence[Case]]:
+    """The best, median and worst answers by 2D projection error, and instances without one; none is shown twice."""
+    answered = sorted((c for c in cases if c.counted), key=lambda c: c.counted.projection_2d if c.counted else 0.0)
+    refused = [c for c in cases if not c.counted]
+    n = min(PICTURES, (len(answered) + 2) // 3)
+    middle = max(n, (len(answered) - n) // 2)
+    return {
+        "Best": answered[:n],
+        "Median": answered[middle : middle + n],
+        "Worst": answered[max(middle + n, len(answered) - n) :],
+        "Without an answer": [
+            refused[k] for k in np.linspace(0, len(refused) - 1, min(PICTURES, len(refused))).astype(int)
+        ],
+    }
+
+
+def _picture(case: Case, dataset: BopDataset) -> str:
+    import cv2
+
+    i, model = case.instance, dataset.model(case.instance.object_id)
+    box = box_corners(model.minimum, model.maximum)
+    image = read_image(i.image_path)
+    pixels = i.camera.pixels(apply(i.T_camera_object, box))
+    center, side = pixels.mean(0), 1.7 * float(np.ptp(pixels, axis=0).max())
+    scale = PICTURE_SIZE / side
+    M = np.array(
+        [[scale, 0, (PICTURE_SIZE - 1) / 2 - scale * center[0]], [0, scale, (PICTURE_SIZE - 1) / 2 - scale * center[1]]]
+    )
+    # The view is a camera of its own, so that lines are drawn at its resolution.
+    view: NDArray[np.uint8] = cv2.warpAffine(image, M, (PICTURE_SIZE, PICTURE_SIZE))
+    K = np.vstack([M, [0, 0, 1]]) @ i.camera.K
+    camera = type(i.camera)(K, PICTURE_SIZE, PICTURE_SIZE, i.camera.distortion, i.camera.distortion_model)
+    view = draw_pose(view, camera, i.T_camera_object, box, GREEN, axes=False)
+    if case.prediction is not None:
+        view = draw_pose(view, camera, case.prediction.result.T_camera_object, box, BLUE, axes=False)
+    _, jpeg = cv2.imencode(".jpg", view[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    caption = f"scene {i.scene_id}, image {i.im_id}: {case.status}"
+    if case.errors and case.prediction:
+        error = case.errors
+        numbers = f"{error.projection_2d:.1f} px, {np.rad2deg(error.rotation):.1f}°, {1e3 * error.translation:.0f} mm"
+        caption = f"{i.scene_id}/{i.im_id}: {numbers}, score {case.prediction.result.score:.2f}"
+        caption += "" if case.status == "scored" else f" ({case.status}: {case.prediction.reason})"
+    data = base64.b64encode(jpeg.tobytes()).decode()
+    return f'<figure><img alt="" src="data:image/jpeg;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'

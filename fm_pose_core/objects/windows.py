@@ -1,0 +1,78 @@
+"""Where to look: the windows of an evaluation, true, displaced or detected."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.geometry import apply
+from fm_pose_core.objects.bop import BopDataset, Instance, Key, key
+from fm_pose_core.types import Window
+
+
+def true_windows(dataset: BopDataset, instances: Sequence[Instance]) -> list[Window | None]:
+    """Each instance's window around the projection of the centre of its 3D bounding box ("ground truth 2D object
+    center", Table 1 of the paper); None if that centre is behind the camera."""
+    windows: list[Window | None] = []
+    for i in instances:
+        model = dataset.model(i.object_id)
+        center = apply(i.T_camera_object, (model.minimum + model.maximum)[None] / 2)  # (1, 3)
+        windows.append(Window(*map(float, i.camera.pixels(center)[0])) if center[0, 2] > 0 else None)
+    return windows
+
+
+def displaced(
+    instances: Sequence[Instance], windows: Sequence[Window | None], radius: float, seed: int
+) -> list[Window | None]:
+    """Each window moved by a vector drawn uniformly from the disc of `radius` pixels. The draw depends on the seed and
+    the instance alone, not on what else is evaluated."""
+    expect(radius >= 0 and seed >= 0, "displacement", "a radius and a seed that are not negative", (radius, seed))
+    seen: dict[Key, int] = defaultdict(int)
+    result: list[Window | None] = []
+    for i, window in zip(instances, windows, strict=True):
+        rng = np.random.default_rng([seed, *key(i), seen[key(i)]])
+        seen[key(i)] += 1
+        r, angle = radius * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
+        result.append(window and Window(float(window.u + r * np.cos(angle)), float(window.v + r * np.sin(angle))))
+    return result
+
+
+def read_windows(path: str | Path) -> dict[Key, list[tuple[float, Window]]]:
+    """2D detections as (score, window around the box's centre) per scene, image and object, best first.
+
+    A .json file in BOP's format (a list of {scene_id, image_id, category_id, score, bbox: [x, y, width, height]}), or a
+    .csv file with the columns scene_id, im_id, obj_id, u, v and optionally score. Raises InputError.
+    """
+    path = Path(path)
+    expect(path.is_file(), "window", '"gt" or a .json or .csv file of 2D detections', repr(str(path)))
+    found: dict[Key, list[tuple[float, Window]]] = defaultdict(list)
+    try:
+        if path.suffix == ".json":
+            for d in json.loads(path.read_text()):
+                x, y, width, height = map(float, d["bbox"])
+                window = Window(x + (width - 1) / 2, y + (height - 1) / 2)
+                found[int(d["scene_id"]), int(d["image_id"]), int(d["category_id"])].append(
+                    (float(d.get("score", 1)), window)
+                )
+        else:
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    window = Window(float(row["u"]), float(row["v"]))
+                    found[int(row["scene_id"]), int(row["im_id"]), int(row["obj_id"])].append(
+                        (float(row.get("score") or 1), window)
+                    )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected 2D detections, got {type(error).__name__} {error}") from None
+    return {k: sorted(v, key=lambda x: -x[0]) for k, v in found.items()}
+
+
+def match_windows(
+    instances: Sequence[Instance], detections: Mapping[Key, Sequence[tuple[float, Window]]]
+) -> list[Window | None]:
+    """The best detections for the instances, in order of score; None for an instance that has none left."""
+    left = {k: list(v) for k, v in detections.items()}
+    return [left[key(i)].pop(0)[1] if left.get(key(i)) else None for i in instances]
