@@ -61,3 +61,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def expanded(path: str) -> Path:
+    """A path with its environment variables put in. Raises InputError if one is not set."""
+    result = os.path.expandvars(os.path.expanduser(path))
+    expect("$" not in result, path, "environment variables that are set (export NAME=…)", result)
+    return Path(result)
