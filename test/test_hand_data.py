@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -274,6 +275,36 @@ def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
         both = (a < 1) & (b < 1)
         assert both.sum() / ((a < 1) | (b < 1)).sum() > 0.9
         assert np.median(np.abs(a - b)[both]) < 0.02
+    pairs.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients"), [("plumb_bob", [-0.25, 0.06, 0.0, 0.0]), ("equidistant", [0.05, -0.02, 0.004, 0.0])]
+)
+def test_pairs_of_a_camera_with_distortion_are_alike(
+    model: str, coefficients: list[float], hand: SkinnedHand, tmp_path: Path
+) -> None:
+    """A hand beside the middle, as the camera's lens bends it, and its rendering, which is never bent."""
+    from fm_pose_core.rendering.renderer import DepthRenderer
+
+    pose = PosePrior(hand.skeleton, PoseConfig()).draw(np.random.default_rng(2))
+    pose[3:6] = [0.22, 0.14, 0.6]
+    renderer = DepthRenderer(len(hand.vertices), hand.faces, 640, 480)
+    straight = renderer.render(hand.posed(pose), CAMERA.K)
+    renderer.close()
+    camera = Camera(CAMERA.K, 640, 480, np.array(coefficients), model)
+    v, u = np.mgrid[:480, :640]
+    xy = CAMERA.pixels(camera.rays(np.stack([u, v], -1))).astype(np.float32).reshape(480, 640, 2)
+    joints = hand.skeleton.points(pose[None], *hand.skeleton.on_bones(NYU14))
+    write_nyu(tmp_path / "train", [cv2.remap(straight, xy, None, cv2.INTER_NEAREST)], joints)
+    frames = replace(read_frames("nyu", tmp_path, "train"), camera=camera)
+    where, config = np.zeros(1, np.int64), HandWindowsConfig(astray=0.0)
+    pairs = HandPairs(frames, [(hand, NYU14)], where, [pose], HandCrop(), config, np.random.default_rng(0), ring=4)
+    for _ in range(4):
+        real, synthetic, _ = pairs.draw()
+        both = (real < 1) & (synthetic < 1)
+        assert both.sum() / ((real < 1) | (synthetic < 1)).sum() > 0.9
+        assert np.median(np.abs(real - synthetic)[both]) < 0.02
     pairs.close()
 
 
