@@ -60,6 +60,13 @@ class HandFrames:
             self.unit,
         )
 
+    def fully_labelled(self) -> "HandFrames":
+        """Those frames alone of which every joint is known, as training needs them. Raises InputError if there are
+        none."""
+        known = np.isfinite(self.joints).all((1, 2))
+        expect(bool(known.any()), str(self.paths[0].parent), "a frame with all joints known", "none")
+        return self if known.all() else self.chosen(np.nonzero(known)[0])
+
 
 def read_depth(path: str | Path, unit: float = MM) -> Depth:
     """A depth map in metres: a 16-bit PNG in steps of `unit` metres, or NYU's colour PNG with millimetres in green and

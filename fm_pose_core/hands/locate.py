@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
+from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.types import Camera, Detection
 
@@ -133,8 +134,11 @@ def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, 
 
 
 def hand_near(depth: Depth, camera: Camera, near: Array, cube: float = 0.30) -> Candidate | None:
-    """The hand that is about `near` (M, 3), metres, such as annotated joints: of all things the one that is nearest to
-    these points, whatever its size and depth. None where nothing is."""
+    """The hand that is about `near` (M, 3), metres, such as annotated joints, NaN where unknown: of all things the one
+    that is nearest to these points, whatever its size and depth. None where nothing is."""
+    near = near[np.isfinite(near).all(1)]
+    if not len(near):
+        return None
     middle, depth = near.mean(0), _known(depth)
     labels, things = _things(depth, camera, middle[2] - cube, middle[2] + cube, TINY)
     points = [_points_of(depth, camera, labels, t) for t in things]
@@ -147,7 +151,9 @@ def hand_near(depth: Depth, camera: Camera, near: Array, cube: float = 0.30) -> 
 
 
 def annotated_hand(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> Candidate:
-    """The hand about annotated joints (J, 3), metres, even where nothing of it is seen."""
+    """The hand about annotated joints (J, 3), metres, even where nothing of it is seen. Raises InputError if one is not
+    known (NaN)."""
+    expect(bool(np.isfinite(joints).all()), "joints", "known ones", "NaN")
     return hand_near(depth, camera, joints, cube) or Candidate(joints.mean(0), depth)
 
 
