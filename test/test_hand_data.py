@@ -458,7 +458,7 @@ def test_unknown_joints_count_in_nothing() -> None:
     """An unknown truth is no error; a missing prediction of a known joint is an infinite one."""
     names = ("a", "b", "c")
     truth = np.tile([0.0, 0.0, 0.5], (4, 3, 1))
-    predictions = truth + [0.003, 0.0, 0.004]
+    predictions = truth + np.array([0.003, 0.0, 0.004])
     truth[0, 1], truth[1], truth[:, 2] = np.nan, np.nan, np.nan
     score = score_joints("ours", truth, predictions, names)
     assert score.mean == pytest.approx(0.005) and score.within(0.006) == 1.0 and score.within(0.004) == 0.0
