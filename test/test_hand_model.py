@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fm_pose_core.config import read_yaml
+from fm_pose_core.config import from_dict, read_yaml
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.labels import DATASETS, read_labels
 from fm_pose_core.hands.model.fitting import fit_poses, fit_shape, rotation_vectors
+from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
 from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets, rotations, skeleton_bones
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,3 +175,22 @@ def test_rigged_mesh_takes_the_place_of_our_skin(side: str, tmp_path: Path) -> N
     (tmp_path / "no.glb").write_bytes(b"no glTF at all, but long enough")
     with pytest.raises(InputError, match="expected a GLB file"):
         rigged_hand(tmp_path / "no.glb", mapping)
+
+
+@pytest.mark.parametrize("facing", [0.0, 0.15, 0.5, 1.0])
+def test_facing_says_how_far_fingers_point_along_the_view(facing: float) -> None:
+    """Alike up to `facing`, then rarer by a straight line, and none from 0.8 farther on."""
+    skeleton, rng = Skeleton(), np.random.default_rng(4)
+    prior = PosePrior(skeleton, PoseConfig(facing=facing))
+    cosines = np.abs([rotations(prior.draw(rng)[None, :3])[0, 2, 1] for _ in range(3000)])
+    grid = np.linspace(0, 1, 1001)
+    density = np.clip(1 - (grid - facing) / 0.8, 0, 1)
+    expected = np.cumsum(density) / density.sum()
+    drawn = np.searchsorted(np.sort(cosines), grid) / len(cosines)
+    assert cosines.max() <= facing + 0.8
+    assert np.abs(drawn - expected).max() < 0.03  # Kolmogorov and Smirnov: 1.6 / sqrt(3000)
+
+
+def test_facing_cannot_be_negative() -> None:
+    with pytest.raises(InputError, match="facing: expected at least 0"):
+        from_dict(PoseConfig, {"facing": -0.2})

@@ -8,13 +8,12 @@ stay exact.
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
 from fm_pose_core.geometry import Array
-from fm_pose_core.hands.crop import HandCrop
+from fm_pose_core.hands.crop import HandCrop, warped
 from fm_pose_core.hands.frames import HandFrames
 from fm_pose_core.hands.locate import annotated_hand, centre_of_mass
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
@@ -68,18 +67,11 @@ def draw_window(
     far = 4.0 if rng.uniform(0, 1) < config.astray else 1.0
     center = view.center + rng.normal(scale=far * config.displacement, size=3)
     center[2] = max(center[2], crop.half)
-    angle, s = (
-        np.radians(rng.uniform(-config.in_plane, config.in_plane)),
-        1.0 + rng.uniform(-config.rescale, config.rescale),
-    )
+    angle = np.radians(rng.uniform(-config.in_plane, config.in_plane))
+    s = 1.0 + rng.uniform(-config.rescale, config.rescale)
     # A larger hand is a hand in a smaller cube.
     M = crop.turning(angle, s) @ np.vstack([crop.affine(view.camera, center), [0, 0, 1]])
-    windows = []
-    for layer in view.layers:
-        depth = cv2.warpAffine(
-            layer, M, (crop.size, crop.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
-        windows.append(crop.normalise(depth, center[2], s))
+    windows = [crop.normalise(warped(layer, view.camera, M, crop.size), center[2], s) for layer in view.layers]
     return windows, crop.turned(view.joints - center, angle, s)
 
 
@@ -202,10 +194,7 @@ class HandPairs:
         center, depth, _ = annotated_hand(self.frames.depth(i), camera, joints, 2 * self.crop.half)
         patch = renderer.patch_camera(center)
         M = patch.K @ np.linalg.inv(camera.K)
-        size = (patch.width, patch.height)
-        real = cv2.warpAffine(
-            depth, M[:2], size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
+        real = warped(depth, camera, M, patch.width)
         return HandView([real, renderer.render_as(self.poses[i], patch)], patch, center, joints)
 
     def draw(self) -> tuple[Depth, Depth, NDArray[np.float32]]:

@@ -4,6 +4,7 @@ fm-pose simulate OUTPUT_DIR        # writes the splits train_real and test
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def ply(mesh: Mesh, unit: float = MM) -> bytes:
 
 
 def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: int) -> None:
-    """One scene, 000001, with the images rgb/000000.jpg …, scene_camera.json, scene_gt.json and scene_gt_info.json."""
+    """One scene, 000001, with the images rgb/000000.jpg …, scene_camera.json, scene_gt.json and scene_gt_info.json.
+    More such images, of an older simulation, are removed."""
     scene = folder / "000001"
     cameras, truths, infos = {}, {}, {}
     for i, photo in enumerate(photos):
@@ -147,6 +149,9 @@ def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: 
     for name, values in (("scene_camera", cameras), ("scene_gt", truths), ("scene_gt_info", infos)):
         lines = ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in values.items())
         write_atomically(scene / f"{name}.json", f"{{\n{lines}\n}}\n".encode())
+    for file in (scene / "rgb").glob("*.jpg"):
+        if re.fullmatch(r"\d{6}", file.stem) and int(file.stem) >= len(photos):
+            file.unlink()
 
 
 def bounding_box(mask: NDArray[np.float32]) -> list[int]:

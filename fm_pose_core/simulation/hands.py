@@ -7,6 +7,7 @@ the hand.
     fm-pose simulate OUTPUT_DIR --of hands        # writes the splits train (two people) and test (a third)
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from fm_pose_core import progress
 from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array
-from fm_pose_core.hands.frames import write_nyu
+from fm_pose_core.hands.frames import NYU_NAME, SUBJECTS, NyuWriter
 from fm_pose_core.hands.labels import DATASETS
 from fm_pose_core.hands.model.fitting import rotation_vectors
 from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets, rotations
@@ -207,24 +208,41 @@ def simulate_hands(
     show_progress: bool = False,
 ) -> Path:
     """Write `train` frames of two people and `test` of a third. hand: whose skin they have, such as `rigged_hand`'s.
-    fingers: see `motion`."""
+    fingers: see `motion`. What an older simulation left in the folder is removed."""
     dataset = DATASETS["nyu"]
     K = np.array([[dataset.fx, 0, dataset.cx], [0, dataset.fy, dataset.cy], [0, 0, 1]])
     rng = np.random.default_rng([seed, 11])
     all_people = people(3, rng, hand)
     for split, persons, count in (("train", all_people[:2], train), ("test", all_people[2:], test)):
-        depths, joints = [], []
-        for skin, placed in persons:
-            frames = count // len(persons)
+        _remove_older(output / split, count)
+        writer, joints, shares = NyuWriter(output / split), [], _shares(count, len(persons))
+        for (skin, placed), frames in zip(persons, shares, strict=True):
             renderer = DepthRenderer(len(skin.vertices), skin.faces, WIDTH, HEIGHT)
-            bone, offset = skin.skeleton.on_bones(placed)
             poses = motion(skin.skeleton, frames, rng, fingers=fingers)
-            joints.append(skin.skeleton.points(poses, bone, offset))
+            joints.append(skin.skeleton.points(poses, *skin.skeleton.on_bones(placed)))
             for pose in progress.over(poses, frames, f"simulate {split}", "frame", show_progress):
-                depths.append(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
+                writer.add(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
             renderer.close()
-        if depths:
-            write_nyu(output / split, depths, np.concatenate(joints))
-            people_of = np.repeat(np.arange(len(persons)), count // len(persons))
-            write_atomically(output / split / "subjects.txt", "\n".join(map(str, people_of)).encode())
+        if count:
+            writer.finish(np.concatenate(joints))
+            subjects = np.repeat(np.arange(len(persons)), shares)
+            write_atomically(output / split / SUBJECTS, "\n".join(map(str, subjects)).encode())
     return output
+
+
+def _shares(count: int, persons: int) -> list[int]:
+    """How many of `count` frames show each person: as many of each, of the first ones one more."""
+    return [count // persons + (k < count % persons) for k in range(persons)]
+
+
+def _remove_older(folder: Path, count: int) -> None:
+    """Remove the depth maps beyond `count` of an older simulation, and its annotations where none follow. A folder
+    without subjects.txt is not of a simulation and stays as it is."""
+    if not (folder / SUBJECTS).is_file():
+        return
+    kept = {NYU_NAME.format(k + 1) for k in range(count)}
+    for file in folder.glob("depth_1_*.png"):
+        if re.fullmatch(r"depth_1_\d{7}\.png", file.name) and file.name not in kept:
+            file.unlink()
+    for name in ("labels.txt", "joint_data.mat", SUBJECTS) if not count else ():
+        (folder / name).unlink(missing_ok=True)

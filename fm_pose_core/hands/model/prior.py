@@ -9,6 +9,8 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.hands.model.fitting import rotation_vectors
 from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Skeleton, rotations
 
+FADING = 0.8  # of the cosine: from `facing` on ever fewer are drawn, until there are none
+
 
 @dataclass(frozen=True)
 class PoseConfig:
@@ -21,8 +23,9 @@ class PoseConfig:
     aside: float = knob(20.0, "Largest angle between the hand and the optical axis, degrees.", 0.0, 60.0)
     facing: float = knob(
         0.0,
-        "Largest cosine between the fingers and the viewing direction; 1 allows a hand that points at the camera.",
-        -1.0,
+        "How far the fingers may point at the camera or away from it, as the size of the cosine between them and the "
+        "optical axis: up to here all are drawn alike, beyond ever fewer, none from 0.8 farther on; 1: all alike.",
+        0.0,
         1.0,
     )
 
@@ -82,12 +85,13 @@ class PosePrior:
         return angles
 
     def _orientation(self, rng: np.random.Generator) -> Array:
-        """Uniform over rotations for which the fingers do not point along the view beyond `facing`."""
+        """A random rotation vector (3,). Where the fingers point along the optical axis by less than `facing`, all are
+        alike; from there on their density falls by a straight line to 0 at `facing` + FADING."""
         while True:
             q = rng.normal(size=4)
             q /= np.linalg.norm(q)
             angle = 2 * np.arccos(np.clip(abs(q[0]), 0, 1))
             v = q[1:] * np.sign(q[0])
             vector = v / max(np.linalg.norm(v), 1e-9) * angle
-            if abs(rotations(vector[None])[0][2, 1]) <= max(self.config.facing, 0.0) + rng.uniform(0, 1) * 0.8:
+            if abs(rotations(vector[None])[0][2, 1]) <= self.config.facing + rng.uniform(0, 1) * FADING:
                 return vector
