@@ -127,8 +127,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    """`values` with each "key.key=value" of `changes` put in ("objects.0.id=5" in a list); the value is read as YAML. Unknown keys are left to
-    `from_dict`."""
+    """`values` with each "key.key=value" of `changes` put in ("objects.0.id=5" in a list); the value is read as YAML.
+    Unknown keys are left to `from_dict`."""
     import yaml
 
     for change in changes:

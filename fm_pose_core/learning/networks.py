@@ -1,7 +1,7 @@
 """The paper's three networks (section 3.4): feature extractor f, mapping g, pose predictor h, and how they are fused.
 
 f's features are (N, L, D): L cells of D numbers, see `extractors`. The same g and h are applied to each cell: a
-fully-connected layer that all cells share is a 1×1 convolution. With L = 1 this is the paper's network. See `heads` for h.
+fully-connected layer that all cells share is a 1×1 convolution. With L = 1 this is the paper's network. `heads` has h.
 """
 
 from copy import deepcopy
