@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from fm_pose_core import progress
 from fm_pose_core.errors import expect
 from fm_pose_core.files import read_image
 from fm_pose_core.geometry import Array
@@ -23,7 +23,7 @@ from fm_pose_core.objects.bop import MM, BopDataset, Instance, Key, ObjectModel,
 from fm_pose_core.objects.cases import Case, Evaluation, Prediction, mean_summary, summarise
 from fm_pose_core.objects.metrics import pose_errors
 from fm_pose_core.objects.windows import displaced, match_windows, read_windows, true_windows
-from fm_pose_core.rendering.ply import read_ply_vertices
+from fm_pose_core.rendering.mesh import read_vertices
 from fm_pose_core.types import Camera, ObjectPose, Window
 
 
@@ -159,7 +159,7 @@ def predict(
         images[instance.image_path].append(index)
     predictions: list[Prediction] = []
     warm: set[int] = set()
-    for path, indices in progress.over(images.items(), len(images), "evaluate", "image", show_progress):
+    for path, indices in tqdm(images.items(), "evaluate", unit="image", disable=not show_progress):
         image = read_image(path)
         made = []
         for index in indices:
@@ -235,4 +235,4 @@ def model_vertices(model: ObjectModel) -> Array:
 
 @cache
 def _cached_vertices(path: Path, changed: int) -> Array:
-    return read_ply_vertices(path)
+    return read_vertices(path)

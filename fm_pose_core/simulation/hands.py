@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from fm_pose_core import progress
 from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.frames import write_nyu
@@ -220,7 +220,7 @@ def simulate_hands(
             bone, offset = skin.skeleton.on_bones(placed)
             poses = motion(skin.skeleton, frames, rng, fingers=fingers)
             joints.append(skin.skeleton.points(poses, bone, offset))
-            for pose in progress.over(poses, frames, f"simulate {split}", "frame", show_progress):
+            for pose in tqdm(poses, f"simulate {split}", frames, unit="frame", disable=not show_progress):
                 depths.append(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
             renderer.close()
         if depths:
