@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from fm_pose_core import progress
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.estimator import HandEstimator
@@ -79,7 +79,7 @@ def predict_joints(
     """(N, J, 3) metres, NaN where no hand was found: an estimator on all frames. near_truth: the cube is cut around the
     centre of mass near the true joints, as DeepPrior's evaluation does; else where the estimator finds the hand."""
     result = np.full(frames.joints.shape, np.nan)
-    for i in progress.over(range(len(frames)), len(frames), "evaluate", "frame", show_progress):
+    for i in tqdm(range(len(frames)), "evaluate", unit="frame", disable=not show_progress):
         locator = Near(frames.joints[i], estimator.bundle.hand.cube) if near_truth else None
         pose = estimator.estimate(frames.depth(i), frames.camera, locator)
         if pose is not None:

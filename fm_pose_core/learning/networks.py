@@ -32,7 +32,7 @@ class NetworkConfig:
     mapping: bool = knob(True, "Whether g exists; without it h reads f's features of real images directly.")
     weights: str = knob(
         "",
-        "Initial VGG-16 weights: a torchvision state dict file, 'torchvision' for the published one, or empty for none.",
+        "Initial weights of vgg16: a torchvision state dict file, 'torchvision' for the published one; empty: none.",
     )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from fm_pose_core import progress
 from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.frames import NYU_NAME, SUBJECTS, NyuWriter
@@ -220,7 +220,7 @@ def simulate_hands(
             renderer = DepthRenderer(len(skin.vertices), skin.faces, WIDTH, HEIGHT)
             poses = motion(skin.skeleton, frames, rng, fingers=fingers)
             joints.append(skin.skeleton.points(poses, *skin.skeleton.on_bones(placed)))
-            for pose in progress.over(poses, frames, f"simulate {split}", "frame", show_progress):
+            for pose in tqdm(poses, f"simulate {split}", frames, unit="frame", disable=not show_progress):
                 writer.add(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
             renderer.close()
         if count:
