@@ -19,6 +19,7 @@ from fm_pose_core.hands.locate import annotated_hand, centre_of_mass
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
 from fm_pose_core.hands.model.skeleton import Landmark
 from fm_pose_core.hands.model.skin import SkinnedHand
+from fm_pose_core.learning.ring import Ring
 from fm_pose_core.rendering.renderer import DepthRenderer
 from fm_pose_core.types import Camera
 
@@ -75,29 +76,6 @@ def draw_window(
     return windows, crop.turned(view.joints - center, angle, s)
 
 
-class Ring:
-    """Keeps the latest views; each is used several times, between others."""
-
-    def __init__(self, size: int, uses: int, rng: np.random.Generator) -> None:
-        self.views: list[HandView] = []
-        self.size, self.uses, self.rng = size, uses, rng
-        self._left = 0
-
-    def wants_more(self) -> bool:
-        return self._left <= 0 or len(self.views) < min(16, self.size)
-
-    def add(self, view: HandView) -> None:
-        if len(self.views) < self.size:
-            self.views.append(view)
-        else:
-            self.views[int(self.rng.integers(self.size))] = view
-        self._left = self.uses
-
-    def draw(self) -> HandView:
-        self._left -= 1
-        return self.views[int(self.rng.integers(len(self.views)))]
-
-
 class HandRenderer:
     """Renders patches of one hand."""
 
@@ -144,7 +122,7 @@ class HandSamples:
         self.crop, self.config, self.rng = crop, config, rng
         self.renderers = [HandRenderer(hand, landmarks, crop) for hand, landmarks in hands]
         self.priors = [PosePrior(hand.skeleton, config.poses, given) for hand, _ in hands]
-        self.ring = Ring(ring, config.uses_per_view, rng)
+        self.ring: Ring[HandView] = Ring(ring, config.uses_per_view, rng)
 
     def draw(self) -> tuple[Depth, NDArray[np.float32]]:
         """-> window (S, S, 1) float32 in [-1, 1]; joints (J, 3) float32 relative to the cube's centre, metres."""
@@ -176,16 +154,10 @@ class HandPairs:
         ring: int = 256,
     ) -> None:
         """of_frame (N,): which of `hands` a frame shows; poses: of each frame."""
-        self.frames, self.of_frame, self.poses, self.crop, self.config, self.rng = (
-            frames,
-            of_frame,
-            poses,
-            crop,
-            config,
-            rng,
-        )
+        self.frames, self.of_frame, self.poses = frames, of_frame, poses
+        self.crop, self.config, self.rng = crop, config, rng
         self.renderers = [HandRenderer(hand, landmarks, crop) for hand, landmarks in hands]
-        self.ring = Ring(ring, config.uses_per_view, rng)
+        self.ring: Ring[HandView] = Ring(ring, config.uses_per_view, rng)
 
     def _read(self) -> HandView:
         i = int(self.rng.integers(len(self.frames)))
