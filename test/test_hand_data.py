@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
 
+from scipy.spatial.transform import Rotation
+
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
@@ -202,15 +204,12 @@ def test_labels_agree_with_the_depth(hand: SkinnedHand) -> None:
 
 
 def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
-    from fm_pose_core.hands.model.fitting import rotation_vectors
-    from fm_pose_core.hands.model.skeleton import rotations
-
     crop = HandCrop()
     renderer = HandRenderer(hand, NYU14, crop)
     pose = PosePrior(hand.skeleton, PoseConfig()).draw(np.random.default_rng(5))
-    R = rotations(np.array([[0, 0, 0.7]]))[0]
+    turn = Rotation.from_rotvec([0, 0, 0.7])
     turned = pose.copy()
-    turned[:3], turned[3:6] = rotation_vectors((R @ rotations(pose[None, :3])[0])[None])[0], R @ pose[3:6]
+    turned[:3], turned[3:6] = (turn * Rotation.from_rotvec(pose[:3])).as_rotvec(), turn.apply(pose[3:6])
 
     class Fixed:
         """Stands for a random generator that draws this turn and nothing else."""
@@ -222,7 +221,7 @@ def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
             return float(np.degrees(0.7)) if high > 1 else 0.0
 
     view, direct = renderer.render(pose), renderer.render(turned)
-    direct.center = R @ view.center
+    direct.center = turn.apply(view.center)
     (a,), labels = draw_window(view, crop, HandWindowsConfig(180.0, 0.0, 0.0, 0.0), Fixed())  # type: ignore[arg-type]
     b = crop.cut(direct.layers[0], direct.camera, direct.center)
     both = (a < 1) & (b < 1)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fm_pose_core.cli.options import command, group
 
 if TYPE_CHECKING:
-    from fm_pose_core.bundle import HandBundle, ObjectBundle
+    from fm_pose_core.hands.bundle import HandBundle
+    from fm_pose_core.objects.bundle import BundledObject
 
 
 def add(verbs: Any) -> None:
@@ -17,27 +18,32 @@ def add(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle
+    from fm_pose_core.hands.bundle import HandBundle
+    from fm_pose_core.objects.bundle import ObjectBundle
+    from fm_pose_core.tasks import load_bundle
 
-    bundle = Bundle.load(args.bundle)
+    bundle = load_bundle(args.bundle)
     if isinstance(bundle, ObjectBundle):
-        _show_object(bundle)
+        for known in bundle.objects:
+            _show_object(known)
     if isinstance(bundle, HandBundle):
         _show_hand(bundle)
     network = bundle.manifest.network
+    outputs = ", ".join(f"{x.name} {' x '.join(map(str, x.shape))}" for x in bundle.contract.outputs)
     size = sum(p.stat().st_size for p in bundle.path.iterdir() if p.is_file()) / 1e6
     print(f"network      {network.file}, sha256 {network.sha256[:16]}…, {architecture_text(network.architecture)}")
-    print(f"made with    fm_pose {bundle.manifest.fm_pose_version}")
+    print(f"outputs      {outputs}")
+    print(f"made with    fm_pose {bundle.manifest.fm_pose_version}, bundle format {bundle.manifest.format}")
     print(f"size         {size:.1f} MB, all checksums agree")
 
 
-def _show_object(bundle: "ObjectBundle") -> None:
-    box = " x ".join(f"{1e3 * x:.1f}" for x in bundle.dimensions)
-    symmetries = f"{len(bundle.symmetries)} symmetries besides the identity"
-    crop = bundle.crop
-    print(f"object       {bundle.name} (id {bundle.object_id})")
-    print(f"box          {box} mm, diameter {1e3 * bundle.diameter:.1f} mm, {symmetries}")
-    print(f"mesh         {bundle.mesh_path.name if bundle.mesh_path else 'none'}")
+def _show_object(known: "BundledObject") -> None:
+    box = " x ".join(f"{1e3 * x:.1f}" for x in known.dimensions)
+    symmetries = f"{len(known.symmetries)} symmetries besides the identity"
+    crop = known.crop
+    print(f"object       {known.name} (id {known.object_id})")
+    print(f"box          {box} mm, diameter {1e3 * known.diameter:.1f} mm, {symmetries}")
+    print(f"mesh         {known.mesh_path.name if known.mesh_path else 'none'}")
     print(f"window       {crop.size} x {crop.size} pixels, focal length {crop.focal:.1f} pixels")
 
 

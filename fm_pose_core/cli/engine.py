@@ -20,10 +20,10 @@ def add(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fm_pose_core.bundle import Bundle
     from fm_pose_core.files import write_atomically
     from fm_pose_core.runtime.tensorrt_backend import build_engine
+    from fm_pose_core.tasks import load_bundle
 
-    engine = build_engine(Bundle.load(args.bundle), args.compute_capability, args.precision)
+    engine = build_engine(load_bundle(args.bundle), args.compute_capability, args.precision)
     write_atomically(args.output, engine)
     print(f"{args.output}: {len(engine) / 1e6:.1f} MB")

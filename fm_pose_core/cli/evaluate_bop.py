@@ -12,7 +12,7 @@ from fm_pose_core.errors import expect
 if TYPE_CHECKING:
     from fm_pose_core.objects.bop import BopDataset
     from fm_pose_core.objects.cases import Evaluation
-    from fm_pose_core.objects.estimator import PoseEstimator
+    from fm_pose_core.objects.evaluation import Estimator
 
 OF_A_RUN = ("--window", "--displace", "--seed", "--csv", "--keep-rejected", "--backend", "--precision", "--views")
 
@@ -123,22 +123,23 @@ def _choice(args: argparse.Namespace) -> dict[str, Any]:
     return {"frames": frames, "min_visibility": args.min_visibility, "all_instances": args.all_instances}
 
 
-def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, PoseEstimator], dict[str, Any]]":
+def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, Estimator], dict[str, Any]]":
     """The estimators by object id, and what to note about them."""
     from fm_pose_core.objects.estimator import PoseEstimator
+    from fm_pose_core.objects.evaluation import OfObject
 
     config = estimator_config(args)
-    estimators: dict[int, PoseEstimator] = {}
-    for path in args.bundle:
-        estimator = PoseEstimator.load(path, config)
-        object_id = estimator.bundle.object_id
-        expect(object_id not in estimators, "--bundle", "one bundle per object", f"two of object {object_id}")
-        estimators[object_id] = estimator
-    first = next(iter(estimators.values()))
-    engine = f"{first.backend.name} {first.backend.precision} on {first.backend.device}"
+    loaded = [PoseEstimator.load(path, config) for path in args.bundle]
+    estimators: dict[int, Estimator] = {}
+    for estimator in loaded:
+        for known in estimator.bundle.objects:
+            again = known.object_id in estimators
+            expect(not again, "--bundle", "one bundle per object", f"two of object {known.object_id}")
+            estimators[known.object_id] = OfObject(estimator, known.name)
+    backend = loaded[0].backend
     return estimators, {
         "bundles": [str(b) for b in args.bundle],
-        "backend": engine,
+        "backend": f"{backend.name} {backend.precision} on {backend.device}",
         "views": config.views,
         "fm_pose_version": __version__,
     }

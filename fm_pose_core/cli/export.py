@@ -18,7 +18,9 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from fm_pose_core.learning.export import export
+    from fm_pose_core.tasks import load_experiment
 
-    made = export(args.run_dir, args.bundle_dir, args.precision)
+    experiment = load_experiment(args.run_dir / "config.yaml")
+    made = export(experiment, args.run_dir, args.bundle_dir, args.precision)
     size = sum(p.stat().st_size for p in made.path.iterdir()) / 1e6
     print(f"{made.path}: {made.name}, {size:.1f} MB")

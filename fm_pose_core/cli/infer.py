@@ -27,6 +27,8 @@ def add(verbs: Any) -> None:
     p.add_argument("--camera", required=True, metavar="FX,FY,CX,CY", help=text)
     text = "about where the object's centre is, pixels (0,0: the centre of the top-left pixel)"
     p.add_argument("--window", required=True, metavar="U,V", help=text)
+    text = "name of the object, where the bundle knows several"
+    p.add_argument("--object", default="", metavar="NAME", help=text)
     text = "also draw the object's box and axes into a copy of the image"
     p.add_argument("--output", type=Path, metavar="FILE", help=text)
     add_engine_options(p)
@@ -45,12 +47,12 @@ def run(args: argparse.Namespace) -> None:
     camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), image.shape[1], image.shape[0])
     estimator = PoseEstimator.load(args.bundle, estimator_config(args))
     u, v = parse_numbers("--window", args.window, 2)
-    pose = estimator.estimate(image, camera, Window(u, v))
-    _show(estimator.bundle.name, pose)
+    known = estimator.bundle.object(args.object)
+    pose = estimator.estimate(image, camera, Window(u, v, args.object))
+    _show(known.name, pose)
     if args.output:
         if np.isfinite(pose.reprojection_error):
-            box = estimator.bundle.box_corners
-            image = draw_pose(image, camera, pose.T_camera_object, box, corners=pose.corners)
+            image = draw_pose(image, camera, pose.T_camera_object, known.box_corners, corners=pose.corners)
         write_atomically(args.output, _encode(image, args.output))
 
 

@@ -25,17 +25,16 @@ def run(args: argparse.Namespace) -> None:
     # two cores), and a software rasteriser shall keep to one core. Both are read when the libraries load.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    from fm_pose_core.learning.experiment import expand
-    from fm_pose_core.learning.trainer import Trainer, keep_memory, open_run
+    from fm_pose_core.files import expanded
+    from fm_pose_core.learning.trainer import train
     from fm_pose_core.tasks import load_experiment
 
-    keep_memory()
     if args.resume is not None:
         folder = Path(args.resume)
         experiment = load_experiment(folder / "config.yaml")
     elif args.config is not None:
-        experiment, folder = open_run(Path(args.config), Path(args.output) if args.output else None, args.set)
+        folder = Path(args.output) if args.output else Path("runs") / Path(args.config).stem
+        experiment = load_experiment(args.config, args.set)
     else:
         raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
-    trainer = Trainer(experiment, folder, expand(args.pretrained) if args.pretrained else None)
-    trainer.train(experiment.read_data())
+    train(experiment, folder, expanded(args.pretrained) if args.pretrained else None)

@@ -154,14 +154,8 @@ class HandPairs:
         ring: int = 256,
     ) -> None:
         """of_frame (N,): which of `hands` a frame shows; poses: of each frame."""
-        self.frames, self.of_frame, self.poses, self.crop, self.config, self.rng = (
-            frames,
-            of_frame,
-            poses,
-            crop,
-            config,
-            rng,
-        )
+        self.frames, self.of_frame, self.poses = frames, of_frame, poses
+        self.crop, self.config, self.rng = crop, config, rng
         self.renderers = [HandRenderer(hand, landmarks, crop) for hand, landmarks in hands]
         self.ring: Ring[HandView] = Ring(ring, config.uses_per_view, rng)
 

@@ -8,6 +8,7 @@ evaluation = score(dataset, instances, predictions)
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,9 +29,21 @@ from fm_pose_core.types import Camera, ObjectPose, Window
 
 
 class Estimator(Protocol):
-    """What `predict` needs of an estimator; PoseEstimator has it, and so may a network in training."""
+    """What `predict` needs of an estimator; PoseEstimator has it."""
 
     def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose: ...
+
+
+@dataclass(frozen=True)
+class OfObject:
+    """An estimator for one of the objects that it knows. name: of the object."""
+
+    estimator: Estimator
+    name: str
+
+    def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose:
+        """See PoseEstimator."""
+        return self.estimator.estimate(image, camera, replace(window, object=self.name))
 
 
 def evaluate_bop(

@@ -13,20 +13,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.frames import NYU_NAME, SUBJECTS, NyuWriter
 from fm_pose_core.hands.labels import DATASETS
-from fm_pose_core.hands.model.fitting import rotation_vectors
-from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets, rotations
+from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets
 from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin
 from fm_pose_core.rendering.renderer import DepthRenderer
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
 
 Depth = NDArray[np.float32]
 WIDTH, HEIGHT = 640, 480
+UPRIGHT = Rotation.from_matrix(np.diag([1.0, -1.0, -1.0]))  # fingers up in the picture (-y), palm to the camera (-z)
 # Bend of thumb, index, middle, ring and pinky (0 straight, 1 closed), and how far the fingers are spread (0 to 1).
 GESTURES = {
     "open": ((0.1, 0.0, 0.0, 0.0, 0.05), 0.6),
@@ -147,15 +148,7 @@ def motion(
         )
         pose[RIGID:] = gesture_pose(skeleton, bends, spread, rng)
         turn = np.radians([rng.normal(scale=25), rng.uniform(-100, 100), rng.normal(scale=40)])
-        # Upright: fingers up in the picture (-y), palm to the camera (-z); then turned about the image's axes.
-        upright = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
-        R = (
-            rotations(np.array([[0, 0, turn[2]]]))
-            @ rotations(np.array([[turn[0], 0, 0]]))
-            @ rotations(np.array([[0, turn[1], 0]]))
-            @ upright[None]
-        )
-        pose[:3] = rotation_vectors(R)[0]
+        pose[:3] = (Rotation.from_euler("ZXY", turn[[2, 0, 1]]) * UPRIGHT).as_rotvec()
         pose[3:6] = np.array([rng.uniform(-0.16, 0.16), rng.uniform(-0.08, 0.16), 1.0]) * rng.uniform(0.5, 0.95)
         keys.append(pose)
     poses = np.empty((frames, skeleton.size))
@@ -164,8 +157,9 @@ def motion(
         a, b = keys[int(k)], keys[int(k) + 1]
         t = t * t * (3 - 2 * t)
         poses[i] = (1 - t) * a + t * b
-        between = rotation_vectors(rotations(b[None, :3]) @ rotations(a[None, :3]).transpose(0, 2, 1))
-        poses[i, :3] = rotation_vectors(rotations(t * between) @ rotations(a[None, :3]))[0]
+        from_a, to_b = Rotation.from_rotvec(a[:3]), Rotation.from_rotvec(b[:3])
+        between = (to_b * from_a.inv()).as_rotvec()
+        poses[i, :3] = (Rotation.from_rotvec(t * between) * from_a).as_rotvec()
     return poses
 
 
