@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fm_pose_core.bundle import write_bundle
+from fm_pose_core.bundle import NetworkFile
+from fm_pose_core.contract import object_contract
 from fm_pose_core.geometry import Array, box_corners, exp_so3, project, rotation_looking_along, transform
+from fm_pose_core.objects.bundle import ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.types import Camera
 
@@ -92,12 +94,14 @@ def toy_network() -> bytes:
         node("Mul", ["centroid", "follow"], ["shift"]),  # (N, 8, 2)
         node("Add", ["at_middle", "shift"], ["found"]),
         node("Greater", ["mass", "least"], ["present"]),
-        node("Where", ["present", "found", "impossible"], ["corners"]),
-        node("Mul", ["corners", "zero"], ["nothing"]),
-        node("Add", ["nothing", "spread_value"], ["spread"]),
+        node("Where", ["present", "found", "impossible"], ["points"]),
+        node("Mul", ["points", "zero"], ["nothing"]),
+        node("Add", ["nothing", "spread_value"], ["deviation"]),
+        node("Unsqueeze", ["points", "middle_axes"], ["corners"]),  # (N, 1, 8, 2): of the one object
+        node("Unsqueeze", ["deviation", "middle_axes"], ["spread"]),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8, 2]) for name in ("corners", "spread")]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1, 8, 2]) for name in ("corners", "spread")]
     graph = helper.make_graph(nodes, "toy", [image], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     checker.check_model(model)
@@ -116,16 +120,6 @@ def toy_mesh() -> bytes:
 
 def write_toy_bundle(path: str | os.PathLike) -> Path:
     """Write the toy bundle to the folder `path` and return that path."""
-    return write_bundle(
-        Path(path),
-        network=toy_network(),
-        architecture={"name": "toy"},
-        name="toy_box",
-        object_id=1,
-        minimum=MINIMUM,
-        maximum=MAXIMUM,
-        diameter=DIAMETER,
-        crop=CROP,
-        mesh=toy_mesh(),
-        training={"note": "not trained"},
-    ).path
+    network = NetworkFile(toy_network(), {"name": "toy"}, object_contract(CROP.size), training={"note": "not trained"})
+    box = ObjectInBundle("toy_box", 1, MINIMUM, MAXIMUM, DIAMETER, CROP.focal, mesh=toy_mesh())
+    return write_object_bundle(Path(path), network, [box]).path
