@@ -143,3 +143,22 @@ def test_vertices_of_every_kind_of_ply(root: Path, tmp_path: Path) -> None:
     (tmp_path / "no.ply").write_bytes(b"solid cube\n")
     with pytest.raises(InputError, match="PLY"):
         read_vertices(tmp_path / "no.ply")
+
+
+@pytest.mark.parametrize(
+    ("properties", "values"),
+    [("xy", "1 2"), ("xyz", "1 2 nan"), ("xyz", "1 2"), ("xyz", "1 2 three"), ("xyz", "")],
+    ids=["no z", "not finite", "a short line", "no number", "no line"],
+)
+def test_a_ply_file_without_whole_vertices_is_named(tmp_path: Path, properties: str, values: str) -> None:
+    header = "".join(f"property float {a}\n" for a in properties)
+    (tmp_path / "m.ply").write_text(f"ply\nformat ascii 1.0\nelement vertex 1\n{header}end_header\n{values}\n")
+    with pytest.raises(InputError, match=r"m\.ply: expected"):
+        read_vertices(tmp_path / "m.ply")
+
+
+def test_a_ply_file_without_vertices_or_without_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.ply").write_text("ply\nformat ascii 1.0\nelement face 0\nproperty int a\nend_header\n")
+    for name in ("m.ply", "none.ply"):
+        with pytest.raises(InputError, match=name):
+            read_vertices(tmp_path / name)

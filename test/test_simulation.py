@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from plyfile import PlyData
 
 pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 
@@ -156,6 +157,8 @@ def test_dataset_reads_back(dataset: Path) -> None:
     read = load_mesh(model.mesh_path, 1e-3)
     assert np.allclose(read.vertices, mesh.vertices, atol=1e-7) and np.array_equal(read.colours, mesh.colours)
     assert np.array_equal(read.faces, mesh.faces)
+    vertex = PlyData.read(model.mesh_path)["vertex"]
+    assert np.allclose(np.stack([vertex[a] for a in ("nx", "ny", "nz")], 1), mesh.normals, atol=1e-7)
 
     photos = photos_of_training(mesh, 3, seed=1)
     real = bop.instances("train_real")

@@ -24,7 +24,10 @@ from fm_pose_core.types import Camera
 MM = 1e-3
 
 # Names that the datasets' authors give to their objects, from id 1.
-LINEMOD = "ape benchvise bowl camera can cat cup driller duck eggbox glue holepuncher iron lamp phone".split()
+LINEMOD = (
+    *("ape", "benchvise", "bowl", "camera", "can", "cat", "cup", "driller"),
+    *("duck", "eggbox", "glue", "holepuncher", "iron", "lamp", "phone"),
+)
 OBJECT_NAMES = {name: dict(enumerate(LINEMOD, start=1)) for name in ("lm", "lmo")}
 
 

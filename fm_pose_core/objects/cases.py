@@ -1,7 +1,7 @@
 """What an evaluation consists of: cases (an instance and what was predicted for it), their summary, and the whole as
 table and JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,43 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A figure of a Summary: its field, its name and unit in JSON (`key`) and in tables (`head`), what turns the field
+    into that unit, and the digits behind the point in a table. share: a table shows it in percent."""
+
+    field: str
+    key: str
+    head: str
+    convert: Callable[[float], float]
+    digits: int = 1
+    share: bool = False
+
+    def value(self, summary: "Summary") -> float:
+        """In the unit of `key`."""
+        return float(self.convert(getattr(summary, self.field)))
+
+    def cell(self, summary: "Summary", missing: str) -> str:
+        """In the unit of `head`, as text."""
+        value = self.value(summary) * (100 if self.share else 1)
+        return f"{value:.{self.digits}f}" if np.isfinite(value) else missing
+
+
+def _thousand(x: float) -> float:
+    return 1e3 * x
+
+
+COLUMNS = (
+    Column("projection", "projection_2d_5px", "2D proj %", float, share=True),
+    Column("add", "add_10_percent", "ADD(-S) %", float, share=True),
+    Column("cm_deg", "5cm_5deg", "5cm5° %", float, share=True),
+    Column("rotation", "median_rotation_deg", "rot °", np.rad2deg, digits=2),
+    Column("translation", "median_translation_mm", "trans mm", _thousand),
+    Column("latency", "latency_median_ms", "median ms", _thousand),
+    Column("latency_p95", "latency_p95_ms", "p95 ms", _thousand),
+)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """cases: every instance, by scene, image and object. objects: a Summary for each object id. mean: over the objects.
     settings: how it was made. notes: what a reader must know (e.g. that targets were ignored)."""
@@ -87,13 +124,19 @@ class Evaluation:
         """What belongs into a result file: the accepted predictions."""
         return [c.prediction.result for c in self.cases if c.prediction and c.prediction.accepted]
 
+    def rows(self, missing: str) -> list[tuple[str, ...]]:
+        """The table of the summaries: its head, a row per object, and with several objects their mean."""
+        head = ("object", "n", "found", *(c.head for c in COLUMNS))
+        summaries = [*self.objects.values(), *([self.mean] if len(self.objects) > 1 else [])]
+        return [
+            head,
+            *((s.name, str(s.count), str(s.answered), *(c.cell(s, missing) for c in COLUMNS)) for s in summaries),
+        ]
+
     def table(self) -> str:
         """The summaries as plain text: %, degrees, millimetres and milliseconds."""
-        head = ("object", "n", "found", "2D proj %", "ADD(-S) %", "5cm5° %", "rot °", "trans mm", "median ms", "p95 ms")
-        rows = [head, *(_row(s) for s in self.objects.values())]
-        if len(self.objects) > 1:
-            rows.append(_row(self.mean))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        rows = self.rows("-")
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows
@@ -135,8 +178,7 @@ def summarise(name: str, cases: Sequence[Case]) -> Summary:
 
 def mean_summary(rows: Sequence[Summary]) -> Summary:
     """The mean over objects of what is known."""
-    columns = ("projection", "add", "cm_deg", "rotation", "translation", "latency", "latency_p95")
-    means = {name: _mean([getattr(s, name) for s in rows]) for name in columns}
+    means = {c.field: _mean([getattr(s, c.field) for s in rows]) for c in COLUMNS}
     return Summary("mean", sum(s.count for s in rows), sum(s.answered for s in rows), **means)
 
 
@@ -145,36 +187,8 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _row(s: Summary) -> tuple[str, ...]:
-    numbers = [
-        (100 * s.projection, 1),
-        (100 * s.add, 1),
-        (100 * s.cm_deg, 1),
-        (np.rad2deg(s.rotation), 2),
-        (1e3 * s.translation, 1),
-    ]
-    numbers += [(1e3 * s.latency, 1), (1e3 * s.latency_p95, 1)]
-    return (
-        s.name,
-        str(s.count),
-        str(s.answered),
-        *(f"{value:.{digits}f}" if np.isfinite(value) else "-" for value, digits in numbers),
-    )
-
-
 def _summary_json(s: Summary) -> dict[str, Any]:
-    return {
-        "name": s.name,
-        "count": s.count,
-        "answered": s.answered,
-        "projection_2d_5px": s.projection,
-        "add_10_percent": s.add,
-        "5cm_5deg": s.cm_deg,
-        "median_rotation_deg": float(np.rad2deg(s.rotation)),
-        "median_translation_mm": 1e3 * s.translation,
-        "latency_median_ms": 1e3 * s.latency,
-        "latency_p95_ms": 1e3 * s.latency_p95,
-    }
+    return {"name": s.name, "count": s.count, "answered": s.answered, **{c.key: c.value(s) for c in COLUMNS}}
 
 
 def _case_json(c: Case) -> dict[str, Any]:

@@ -49,9 +49,7 @@ def draw_pose(
     for a, b in BOX_EDGES:
         _segment(canvas, camera, box[a], box[b], colour, thickness)
     if axes:
-        length = axis_length or 0.5 * np.linalg.norm(np.asarray(box_corners)[7] - np.asarray(box_corners)[0]) / np.sqrt(
-            3.0
-        )
+        length = axis_length or 0.5 * float(np.linalg.norm(box[7] - box[0])) / np.sqrt(3.0)
         origin, *tips = apply(T_camera_object, np.vstack([np.zeros(3), length * np.eye(3)]))
         for tip, axis_colour in zip(tips, AXES, strict=True):
             _segment(canvas, camera, origin, tip, axis_colour, thickness + 1)

@@ -12,21 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.files import read_image, write_atomically
-from fm_pose_core.geometry import apply, box_corners
+from fm_pose_core.geometry import Array, apply, box_corners
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.cases import Case, Evaluation
-from fm_pose_core.objects.metrics import PROJECTION_THRESHOLD
+from fm_pose_core.objects.metrics import PROJECTION_THRESHOLD, PoseErrors
 from fm_pose_core.objects.overlay import BLUE, GREEN, draw_pose
 
 PICTURES = 4  # per object and kind (best, median, worst)
 PICTURE_SIZE = 220  # pixels
 SCORE_BINS = 10
 
-STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1000px; padding: 0 1em; color: #222; }
+STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1000px; padding: 0 1em; }
+body { color: #222; } img { max-width: 100%; }
 table { border-collapse: collapse; } td, th { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; }
 td:first-child, th:first-child { text-align: left; } tr.mean td { font-weight: 600; border-top: 2px solid #888; }
-figure { display: inline-block; margin: 0 .5em .8em 0; } figcaption { font-size: 12px; color: #555; } img { max-width: 100%; }
+figure { display: inline-block; margin: 0 .5em .8em 0; } figcaption { font-size: 12px; color: #555; }
 .note { color: #a33; } .green { color: #090; } .blue { color: #15c; }"""
+
+METRICS = """<p>2D proj: mean vertex projection error below 5 px. ADD(-S): mean vertex distance below 10 % of the
+diameter, to the nearest vertex for symmetric objects. 5cm5°: both below. An absent or rejected prediction is a failure;
+medians are over those found.</p>"""
 
 
 def write_json(evaluation: Evaluation, path: str | Path) -> None:
@@ -48,8 +53,7 @@ def write_report(
         f"<h1>{html.escape(title)}</h1>",
         _table(evaluation),
         *(f'<p class="note">{html.escape(note)}</p>' for note in evaluation.notes),
-        "<p>2D proj: mean vertex projection error below 5 px. ADD(-S): mean vertex distance below 10 % of the diameter, to the nearest "
-        "vertex for symmetric objects. 5cm5°: both below. An absent or rejected prediction is a failure; medians are over those found.</p>",
+        METRICS,
         *_plots(evaluation),
         *_pictures(evaluation, dataset),
         f"<h2>Settings</h2><pre>{html.escape(json.dumps(evaluation.settings, indent=1, default=str))}</pre>",
@@ -79,33 +83,12 @@ def score_bins(evaluation: Evaluation, bins: int = SCORE_BINS) -> list[dict[str,
 
 
 def _table(evaluation: Evaluation) -> str:
-    head = (
-        "object",
-        "n",
-        "found",
-        "2D proj %",
-        "ADD(-S) %",
-        "5cm5° %",
-        "rotation °",
-        "translation mm",
-        "latency ms",
-        "p95 ms",
-    )
-    rows = []
-    summaries = [*evaluation.objects.values(), *([evaluation.mean] if len(evaluation.objects) > 1 else [])]
-    for s in summaries:
-        shares = (100 * s.projection, 100 * s.add, 100 * s.cm_deg)
-        numbers = (*shares, np.rad2deg(s.rotation), 1e3 * s.translation, 1e3 * s.latency, 1e3 * s.latency_p95)
-        cells = [
-            html.escape(s.name),
-            str(s.count),
-            str(s.answered),
-            *(f"{x:.1f}" if np.isfinite(x) else "–" for x in numbers),
-        ]
-        rows.append(
-            f"<tr{' class=mean' if s is evaluation.mean else ''}>{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
-        )
-    return f"<table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{''.join(rows)}</table>"
+    head, *rows = evaluation.rows("–")
+    lines = [f"<tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>"]
+    for row in rows:
+        kind = " class=mean" if row[0] == evaluation.mean.name else ""
+        lines.append(f"<tr{kind}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
@@ -117,33 +100,44 @@ def _plots(evaluation: Evaluation) -> list[str]:
     except ImportError:
         return ['<p class="note">Plots need matplotlib: pip install matplotlib</p>']
     curves = Figure(figsize=(10, 3.3), layout="constrained")
-    values: list[tuple[str, Callable[[Case], float], float, float]] = [
-        ("2D projection error, px", lambda c: c.counted.projection_2d if c.counted else np.inf, 5.0, 20.0),
-        (
-            "ADD(-S), % of the diameter",
-            lambda c: 100 * c.counted.add / c.counted.diameter if c.counted else np.inf,
-            10.0,
-            40.0,
-        ),
-        ("rotation error, °", lambda c: float(np.rad2deg(c.counted.rotation)) if c.counted else np.inf, 5.0, 20.0),
-    ]
-    for axis, (label, value, threshold, limit) in zip(curves.subplots(1, 3), values, strict=True):
+    _draw_curves(curves, evaluation)
+    parts = ["<h2>Accuracy against threshold</h2>", _png(curves)]
+    bins = score_bins(evaluation)
+    if not bins:
+        return parts
+    calibration = Figure(figsize=(10, 3.3), layout="constrained")
+    _draw_calibration(calibration, bins)
+    correlation = f"rank correlation of score and error: {evaluation.score_correlation:+.2f} (-1 is best)"
+    text = f"{len(bins)} bins of equally many instances; {correlation}."
+    return [*parts, "<h2>Calibration of the score</h2>", f"<p>{text}</p>", _png(calibration)]
+
+
+# Errors of an answer in the unit of the label, the threshold below which it is correct, and the plot's limit.
+CURVES: tuple[tuple[str, Callable[[PoseErrors], float], float, float], ...] = (
+    ("2D projection error, px", lambda e: e.projection_2d, 5.0, 20.0),
+    ("ADD(-S), % of the diameter", lambda e: 100 * e.add / e.diameter, 10.0, 40.0),
+    ("rotation error, °", lambda e: float(np.rad2deg(e.rotation)), 5.0, 20.0),
+)
+
+
+def _draw_curves(figure: Any, evaluation: Evaluation) -> None:
+    """The share of instances with an error below x, over x."""
+    for axis, (label, value, threshold, limit) in zip(figure.subplots(1, 3), CURVES, strict=True):
         for object_id, summary in evaluation.objects.items():
-            errors = np.array([value(c) for c in evaluation.cases if c.instance.object_id == object_id])
+            cases = [c for c in evaluation.cases if c.instance.object_id == object_id]
+            errors = np.array([value(c.counted) if c.counted else np.inf for c in cases])
             x = np.linspace(0, limit, 201)
             axis.plot(x, [100 * (errors < t).mean() for t in x], label=summary.name)
         axis.axvline(threshold, color="0.6", linestyle=":")
         axis.set(xlabel=label, ylim=(0, 101), xlim=(0, limit))
         axis.grid(alpha=0.3)
-    curves.axes[0].set_ylabel("instances below, %")
-    curves.legend(*curves.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    parts = ["<h2>Accuracy against threshold</h2>", _png(curves)]
+    figure.axes[0].set_ylabel("instances below, %")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
-    bins = score_bins(evaluation)
-    if not bins:
-        return parts
-    calibration = Figure(figsize=(10, 3.3), layout="constrained")
-    left, right = calibration.subplots(1, 2)
+
+def _draw_calibration(figure: Any, bins: Sequence[dict[str, float]]) -> None:
+    """Error, and share of correct answers, over the score."""
+    left, right = figure.subplots(1, 2)
     finite = [b for b in bins if np.isfinite(b["mean_error"]) and b["mean_error"] > 0]
     left.plot([b["score"] for b in finite], [b["mean_error"] for b in finite], "o-", label="mean")
     left.plot([b["score"] for b in finite], [b["median_error"] for b in finite], "s--", label="median")
@@ -154,9 +148,6 @@ def _plots(evaluation: Evaluation) -> list[str]:
     left.legend(fontsize=8)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    correlation = f"rank correlation of score and error: {evaluation.score_correlation:+.2f} (-1 is best)"
-    text = f"{len(bins)} bins of equally many instances; {correlation}."
-    return [*parts, "<h2>Calibration of the score</h2>", f"<p>{text}</p>", _png(calibration)]
 
 
 def _png(figure: Any) -> str:
@@ -201,26 +192,31 @@ def _picture(case: Case, dataset: BopDataset) -> str:
 
     i, model = case.instance, dataset.model(case.instance.object_id)
     box = box_corners(model.minimum, model.maximum)
-    image = read_image(i.image_path)
     pixels = i.camera.pixels(apply(i.T_camera_object, box))
-    center, side = pixels.mean(0), 1.7 * float(np.ptp(pixels, axis=0).max())
-    scale = PICTURE_SIZE / side
-    M = np.array(
-        [[scale, 0, (PICTURE_SIZE - 1) / 2 - scale * center[0]], [0, scale, (PICTURE_SIZE - 1) / 2 - scale * center[1]]]
-    )
+    M = _closeup(pixels)
     # The view is a camera of its own, so that lines are drawn at its resolution.
-    view: NDArray[np.uint8] = cv2.warpAffine(image, M, (PICTURE_SIZE, PICTURE_SIZE))
+    view: NDArray[np.uint8] = cv2.warpAffine(read_image(i.image_path), M, (PICTURE_SIZE, PICTURE_SIZE))
     K = np.vstack([M, [0, 0, 1]]) @ i.camera.K
     camera = type(i.camera)(K, PICTURE_SIZE, PICTURE_SIZE, i.camera.distortion, i.camera.distortion_model)
     view = draw_pose(view, camera, i.T_camera_object, box, GREEN, axes=False)
     if case.prediction is not None:
         view = draw_pose(view, camera, case.prediction.result.T_camera_object, box, BLUE, axes=False)
     _, jpeg = cv2.imencode(".jpg", view[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    caption = f"scene {i.scene_id}, image {i.im_id}: {case.status}"
-    if case.errors and case.prediction:
-        error = case.errors
-        numbers = f"{error.projection_2d:.1f} px, {np.rad2deg(error.rotation):.1f}°, {1e3 * error.translation:.0f} mm"
-        caption = f"{i.scene_id}/{i.im_id}: {numbers}, score {case.prediction.result.score:.2f}"
-        caption += "" if case.status == "scored" else f" ({case.status}: {case.prediction.reason})"
-    data = base64.b64encode(jpeg.tobytes()).decode()
-    return f'<figure><img alt="" src="data:image/jpeg;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+    image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}">'
+    return f"<figure>{image}<figcaption>{html.escape(_caption(case))}</figcaption></figure>"
+
+
+def _closeup(pixels: Array) -> Array:
+    """The affine map (2, 3) that takes the surroundings of (N, 2) pixels to a picture of PICTURE_SIZE."""
+    center, scale = pixels.mean(0), PICTURE_SIZE / (1.7 * float(np.ptp(pixels, axis=0).max()))
+    shift = (PICTURE_SIZE - 1) / 2 - scale * center
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+
+
+def _caption(case: Case) -> str:
+    i, error = case.instance, case.errors
+    if error is None or case.prediction is None:
+        return f"scene {i.scene_id}, image {i.im_id}: {case.status}"
+    numbers = f"{error.projection_2d:.1f} px, {np.rad2deg(error.rotation):.1f}°, {1e3 * error.translation:.0f} mm"
+    caption = f"{i.scene_id}/{i.im_id}: {numbers}, score {case.prediction.result.score:.2f}"
+    return caption + ("" if case.status == "scored" else f" ({case.status}: {case.prediction.reason})")

@@ -127,6 +127,12 @@ def _noise_field(quarters: int) -> NDArray[np.int8]:
 
 def _noise(size: int, quarters: int, rng: np.random.Generator) -> NDArray[np.int8]:
     """(size, size, 3) int8 Gaussian noise with a standard deviation of `quarters` / 4: a random part of a larger field,
-    since drawing 49,000 normal numbers costs more than all the rest of a sample."""
+    since drawing 49,000 normal numbers costs more than all the rest of a sample. In an image larger than the field, the
+    field repeats."""
+    field = _noise_field(quarters)
+    if size > _NOISE_SIZE:
+        y, x = rng.integers(0, _NOISE_SIZE, 2)
+        rows, columns = (np.arange(start, start + size) % _NOISE_SIZE for start in (y, x))
+        return field[np.ix_(rows, columns)]
     y, x = rng.integers(0, _NOISE_SIZE - size + 1, 2)
-    return _noise_field(quarters)[y : y + size, x : x + size]
+    return field[y : y + size, x : x + size]

@@ -66,36 +66,33 @@ def procedural_image(rng: np.random.Generator, size: int) -> Image:
     image = image * 90.0 + rng.uniform(30.0, 220.0, 3).astype(np.float32)
     canvas = np.clip(image, 0, 255).astype(np.uint8)
     for _ in range(int(rng.integers(3, 25))):
-        colour = tuple(int(x) for x in rng.integers(0, 256, 3))
-        x, y, r = (int(v) for v in (*rng.integers(0, size, 2), rng.integers(3, size // 3)))
-        kind = rng.integers(4)
-        if kind == 0:
-            cv2.ellipse(
-                canvas,
-                (x, y),
-                (r, int(r * rng.uniform(0.3, 1.0)) + 1),
-                float(rng.uniform(0, 180)),
-                0,
-                360,
-                colour,
-                -1,
-                cv2.LINE_AA,
-            )
-        elif kind == 1:
-            polygon = (np.array([x, y]) + rng.normal(scale=r, size=(int(rng.integers(3, 7)), 2))).astype(np.int32)
-            cv2.fillPoly(canvas, [polygon], colour, cv2.LINE_AA)
-        elif kind == 2:
-            end = (int(rng.integers(0, size)), int(rng.integers(0, size)))
-            cv2.line(canvas, (x, y), end, colour, int(rng.integers(1, 12)), cv2.LINE_AA)
-        else:
-            step, w = int(rng.integers(4, 24)), int(r * rng.uniform(0.3, 1.0)) + 1
-            patch = canvas[max(0, y - w) : y + w, max(0, x - r) : x + r]
-            rows, columns = np.mgrid[: patch.shape[0], : patch.shape[1]]
-            patch[(rows // step + columns // step) % 2 == 0] = colour
+        _draw_shape(canvas, rng)
     if rng.uniform() < 0.5:
         canvas = cv2.GaussianBlur(canvas, (0, 0), float(rng.uniform(0.4, 2.5)))
     grain = rng.normal(scale=rng.uniform(0.5, 8.0), size=canvas.shape).astype(np.float32)
     return np.clip(canvas + grain, 0, 255).astype(np.uint8)
+
+
+def _draw_shape(canvas: Image, rng: np.random.Generator) -> None:
+    """An ellipse, a polygon, a line or a chessboard, drawn into the square `canvas`."""
+    size = len(canvas)
+    colour = tuple(int(x) for x in rng.integers(0, 256, 3))
+    x, y, r = (int(v) for v in (*rng.integers(0, size, 2), rng.integers(3, size // 3)))
+    kind = rng.integers(4)
+    if kind == 0:
+        axes = (r, int(r * rng.uniform(0.3, 1.0)) + 1)
+        cv2.ellipse(canvas, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+    elif kind == 1:
+        polygon = (np.array([x, y]) + rng.normal(scale=r, size=(int(rng.integers(3, 7)), 2))).astype(np.int32)
+        cv2.fillPoly(canvas, [polygon], colour, cv2.LINE_AA)
+    elif kind == 2:
+        end = (int(rng.integers(0, size)), int(rng.integers(0, size)))
+        cv2.line(canvas, (x, y), end, colour, int(rng.integers(1, 12)), cv2.LINE_AA)
+    else:
+        step, w = int(rng.integers(4, 24)), int(r * rng.uniform(0.3, 1.0)) + 1
+        patch = canvas[max(0, y - w) : y + w, max(0, x - r) : x + r]
+        rows, columns = np.mgrid[: patch.shape[0], : patch.shape[1]]
+        patch[(rows // step + columns // step) % 2 == 0] = colour
 
 
 def _at_most(image: Image, size: int) -> Image:

@@ -2,9 +2,9 @@
 camera.
 
 They differ from the training renderings (`rendering/renderer`, unlit) as photographs do: a lamp with soft shadows, a
-fill light, light from the room, glossy and slightly repainted surfaces; a textured table with clutter that may hide a part
-of the object; a lens with defocus, lateral colour and vignetting; a sensor with its own colours, shot and read noise
-and a tone curve; JPEG. Poses are exact.
+fill light, light from the room, glossy and slightly repainted surfaces; a textured table with clutter that may hide a
+part of the object; a lens with defocus, lateral colour and vignetting; a sensor with its own colours, shot and read
+noise and a tone curve; JPEG. Poses are exact.
 
 The world frame is the object's frame: the object stands on the table z = 0. Metres, linear light in [0, 1].
 """
@@ -56,38 +56,33 @@ class Studio:
     def __init__(self, mesh: Mesh, seed: int, camera: Camera = CAMERA, supersampling: int = 2) -> None:
         rng = np.random.default_rng(seed)
         self.camera, self._scale = camera, supersampling
-        s = supersampling
-        # The centre of the top-left pixel is (0, 0) in both images.
-        self._K = np.array(
-            [
-                [camera.K[0, 0] * s, 0, camera.K[0, 2] * s + (s - 1) / 2],
-                [0, camera.K[1, 1] * s, camera.K[1, 2] * s + (s - 1) / 2],
-                [0, 0, 1],
-            ]
-        )
-        self._size = (camera.width * s, camera.height * s)
+        self._size = (camera.width * supersampling, camera.height * supersampling)
+        self._K = _supersampled(camera.K, supersampling)
         columns, rows = np.meshgrid(np.arange(self._size[0]), np.arange(self._size[1]))
-        self._rays = np.stack(
-            [(columns - self._K[0, 2]) / self._K[0, 0], (rows - self._K[1, 2]) / self._K[1, 1], np.ones_like(rows)], -1
-        ).astype(np.float32)
+        x, y = (columns - self._K[0, 2]) / self._K[0, 0], (rows - self._K[1, 2]) / self._K[1, 1]
+        self._rays = np.stack([x, y, np.ones_like(rows)], -1).astype(np.float32)
+        scene = self._build(mesh, rng)
+        self._table = table_texture(rng)
+        self._room = room_texture(rng)
+        self._light(rng, scene)
+        self._set_camera(rng)
 
+    def _build(self, mesh: Mesh, rng: np.random.Generator) -> Mesh:
+        """The object with clutter around it, and what renders both, and the object alone."""
         worn = Mesh(mesh.vertices, mesh.normals, repainted(mesh, rng), mesh.faces)
         self.clutter = clutter(rng, float(np.linalg.norm(mesh.vertices[:, :2], axis=1).max()))
         scene = merged([worn, self.clutter])
         self._renderer = Renderer(scene, self._K, *self._size)
         # Red tells the object from the clutter, green how glossy a vertex is.
-        gloss = np.concatenate(
-            [np.full(len(mesh.vertices), 150), rng.integers(0, 160) * np.ones(len(self.clutter.vertices))]
-        )
-        marks = np.column_stack(
-            [np.arange(len(scene.vertices)) < len(mesh.vertices), gloss / 255.0, np.zeros(len(scene.vertices))]
-        )
+        is_object = np.arange(len(scene.vertices)) < len(mesh.vertices)
+        gloss = np.where(is_object, 150, rng.integers(0, 160))
+        marks = np.column_stack([is_object, gloss / 255.0, np.zeros(len(scene.vertices))])
         self._marks = self._renderer.add_variant((255 * marks).astype(np.uint8))
         self._alone = Renderer(mesh, self._K, *self._size)
-        self._table = table_texture(rng)
-        self._room = room_texture(rng)
-        self._light(rng, scene)
-        # The camera's settings.
+        return scene
+
+    def _set_camera(self, rng: np.random.Generator) -> None:
+        """Its colours, focus, noise and tone curve."""
         self._gains = np.array([rng.uniform(0.88, 1.12), 1.0, rng.uniform(0.85, 1.12)]) * rng.uniform(0.85, 1.12)
         mix = rng.uniform(0.02, 0.10, (3, 3))
         self._colour_matrix = mix + np.diag(1.0 - mix.sum(1))  # rows add to one: grey stays grey
@@ -253,6 +248,14 @@ class Studio:
         """Free the OpenGL contexts."""
         self._renderer.close()
         self._alone.close()
+
+
+def _supersampled(K: Array, s: int) -> Array:
+    """The camera matrix of an image with `s` times the pixels in both directions. The centre of the top-left pixel is
+    (0, 0) in both images."""
+    return np.array(
+        [[K[0, 0] * s, 0, K[0, 2] * s + (s - 1) / 2], [0, K[1, 1] * s, K[1, 2] * s + (s - 1) / 2], [0, 0, 1]]
+    )
 
 
 def repainted(mesh: Mesh, rng: np.random.Generator) -> Image:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.geometry import Array
+from fm_pose_core.geometry import Array, transform
 from fm_pose_core.rendering.mesh import Mesh
 
 Paint = Callable[[Array, Array, Array], Array]
@@ -166,6 +166,7 @@ def written(
 
 
 LENGTH, BEAM = 0.130, 0.056  # metres
+INSIDE = (0.0, 0.0, 0.02)  # a point in the hull
 
 
 def _half_width(s: Array) -> Array:
@@ -179,11 +180,25 @@ def _deck_height(s: Array) -> Array:
 
 
 def _hull() -> list[Mesh]:
+    s, across = np.meshgrid(np.linspace(0, 1, 34), np.linspace(-1, 1, 13))
+    bottom = np.stack([(s - 0.5) * LENGTH - 0.012 * s**2, across * 0.70 * _half_width(s), 0 * s], -1)[::6, ::3]
+    stern, low = float(_half_width(np.array(0.0))), 0.70 * float(_half_width(np.array(0.0)))
+    x0, h = -LENGTH / 2, 0.030
+    transom = stripes(ORANGE, BLUE, 5)
+    return [
+        *_sides(),
+        _deck(s, across),
+        surface(bottom, INSIDE, plain(DARK_RED)),
+        quad((x0, low, 0), (x0, -low, 0), (x0, -stern, h), (x0, stern, h), INSIDE, transom, SPACING),
+    ]
+
+
+def _sides() -> list[Mesh]:
+    """Port and starboard, each with its own letters and colours."""
     s, t = np.meshgrid(np.linspace(0, 1, 42), np.linspace(0, 1, 12))  # along the hull, from the bottom to the deck
     x = (s - 0.5) * LENGTH - 0.012 * (1 - t) * s**2  # the stem leans forward
     y = _half_width(s) * (0.70 + 0.30 * np.sqrt(t))
     z = _deck_height(s) * t
-    inside = (0.0, 0.0, 0.02)
 
     def port(p: Array, u: Array, v: Array) -> Array:  # u from the bow, so that letters run from left to right
         base = pick(v < 0.24, DARK_RED, pick(v < 0.36, WHITE, pick(u > 0.84, YELLOW, BLUE)))
@@ -195,25 +210,21 @@ def _hull() -> list[Mesh]:
         base = np.where(((u > 0.08) & (u < 0.38) & (v >= 0.36))[..., None], board, base)
         return np.where((np.hypot((u - 0.78) * 3.4, v - 0.68) < 0.24)[..., None], np.asarray(ORANGE, np.float64), base)
 
-    parts = [
-        surface(np.stack([x, y, z], -1)[:, ::-1], inside, written("FM", WHITE, port, 0.28, 0.42, 0.40, 1.0)),
-        surface(np.stack([x, -y, z], -1), inside, written("7", WHITE, starboard, 0.46, 0.15, 0.40, 1.0)),
+    return [
+        surface(np.stack([x, y, z], -1)[:, ::-1], INSIDE, written("FM", WHITE, port, 0.28, 0.42, 0.40, 1.0)),
+        surface(np.stack([x, -y, z], -1), INSIDE, written("7", WHITE, starboard, 0.46, 0.15, 0.40, 1.0)),
     ]
-    s, across = np.meshgrid(np.linspace(0, 1, 34), np.linspace(-1, 1, 13))
-    deck = np.stack([(s - 0.5) * LENGTH, across * _half_width(s), _deck_height(s) - 0.001], -1)
+
+
+def _deck(s: Array, across: Array) -> Mesh:
+    """Of planks; s in [0, 1] from the stern to the bow, across in [-1, 1]."""
 
     def planks(p: Array, u: Array, v: Array) -> Array:
         wood = pick(np.floor(v * 6 * 0.9999) % 2 == 0, WOOD, DARK_WOOD)
         return pick((u > 0.84) & (u < 0.94), RED, pick(np.hypot(u - 0.76, (v - 0.5) * 0.5) < 0.055, WHITE, wood))
 
-    parts.append(surface(deck, inside, planks))
-    bottom = np.stack([(s - 0.5) * LENGTH - 0.012 * s**2, across * 0.70 * _half_width(s), 0 * s], -1)[::6, ::3]
-    parts.append(surface(bottom, inside, plain(DARK_RED)))
-    stern, low = float(_half_width(np.array(0.0))), 0.70 * float(_half_width(np.array(0.0)))
-    x0, h = -LENGTH / 2, 0.030
-    transom = stripes(ORANGE, BLUE, 5)
-    parts.append(quad((x0, low, 0), (x0, -low, 0), (x0, -stern, h), (x0, stern, h), inside, transom, SPACING))
-    return parts
+    points = np.stack([(s - 0.5) * LENGTH, across * _half_width(s), _deck_height(s) - 0.001], -1)
+    return surface(points, INSIDE, planks)
 
 
 def _cabin() -> list[Mesh]:
@@ -245,43 +256,35 @@ def _cabin() -> list[Mesh]:
     return [body, top]
 
 
+def _at(x: float, y: float, z: float) -> Array:
+    """A shift by metres as a rigid transform (4, 4)."""
+    return transform(np.eye(3), np.array([x, y, z]))
+
+
 def _fittings() -> list[Mesh]:
+    at_mast, at_barrel = _at(0.030, 0.004, 0.030), _at(0.012, -0.014, 0.029)
+    mast_profile = [(0.0028, 0.0), (0.0020, 0.052), (0.0, 0.056)]
+    barrel_profile = [(0.006, 0.0), (0.0075, 0.009), (0.006, 0.018), (0.0, 0.018)]
+    flag = ((0.031, 0.004, 0.068), (0.012, 0.004, 0.070), (0.012, 0.004, 0.083), (0.031, 0.004, 0.084))
+    upright = transform(np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]]), np.array([-0.038, 0.0155, 0.046]))
+    faces = [stripes(GREEN, YELLOW, 3, "v"), plain(GREEN), plain(YELLOW), plain(GREEN), checker(YELLOW, GREEN, 2, 2)]
+    return [
+        _funnel(),
+        moved(lathe(mast_profile, stripes(YELLOW, BLACK, 7, "v"), 8, 0.006), at_mast),
+        quad(*flag, (0.02, -1, 0.07), checker(GREEN, WHITE, 3, 2), SPACING),
+        moved(ring(0.0075, 0.0027, stripes(ORANGE, WHITE, 8), 16), upright),  # a lifebuoy
+        box((0.003, 0.004, 0.028), (0.019, 0.020, 0.045), faces, 0.004),  # a crate
+        moved(lathe(barrel_profile, stripes(BLUE, SKY, 4, "v"), 12, 0.004), at_barrel),
+    ]
+
+
+def _funnel() -> Mesh:
     def bands(p: Array, u: Array, v: Array) -> Array:
         return pick(v > 0.80, BLACK, pick((v > 0.45) & (v < 0.65), WHITE, RED))
 
-    tilt = np.eye(4)
-    tilt[:3, :3] = np.array([[np.cos(-0.22), 0, np.sin(-0.22)], [0, 1, 0], [-np.sin(-0.22), 0, np.cos(-0.22)]])
-    tilt[:3, 3] = (-0.034, 0.002, 0.067)
-    funnel = moved(lathe([(0.0085, 0.0), (0.0085, 0.026), (0.0, 0.026)], bands, 16), tilt)
-    at = np.eye(4)
-    at[:3, 3] = (0.030, 0.004, 0.030)
-    mast = moved(lathe([(0.0028, 0.0), (0.0020, 0.052), (0.0, 0.056)], stripes(YELLOW, BLACK, 7, "v"), 8, 0.006), at)
-    flag = quad(
-        (0.031, 0.004, 0.068),
-        (0.012, 0.004, 0.070),
-        (0.012, 0.004, 0.083),
-        (0.031, 0.004, 0.084),
-        (0.02, -1, 0.07),
-        checker(GREEN, WHITE, 3, 2),
-        SPACING,
-    )
-    buoy = np.eye(4)
-    buoy[:3, :3] = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
-    buoy[:3, 3] = (-0.038, 0.0155, 0.046)
-    lifebuoy = moved(ring(0.0075, 0.0027, stripes(ORANGE, WHITE, 8), 16), buoy)
-    crate = box(
-        (0.003, 0.004, 0.028),
-        (0.019, 0.020, 0.045),
-        [stripes(GREEN, YELLOW, 3, "v"), plain(GREEN), plain(YELLOW), plain(GREEN), checker(YELLOW, GREEN, 2, 2)],
-        0.004,
-    )
-    barrel_at = np.eye(4)
-    barrel_at[:3, 3] = (0.012, -0.014, 0.029)
-    barrel = moved(
-        lathe([(0.006, 0.0), (0.0075, 0.009), (0.006, 0.018), (0.0, 0.018)], stripes(BLUE, SKY, 4, "v"), 12, 0.004),
-        barrel_at,
-    )
-    return [funnel, mast, flag, lifebuoy, crate, barrel]
+    tilt = np.array([[np.cos(-0.22), 0, np.sin(-0.22)], [0, 1, 0], [-np.sin(-0.22), 0, np.cos(-0.22)]])
+    profile = [(0.0085, 0.0), (0.0085, 0.026), (0.0, 0.026)]
+    return moved(lathe(profile, bands, 16), transform(tilt, np.array([-0.034, 0.002, 0.067])))
 
 
 def demo_object() -> Mesh:
