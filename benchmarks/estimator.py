@@ -19,20 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hardware import hardware
 
 from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window, __version__
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, exp_so3, transform
 from fm_pose_core.objects.pnp import solve_pnp
 from fm_pose_core.runtime import Backend
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def percentiles(call: Callable[[], Any], runs: int) -> dict[str, float]:
@@ -54,9 +47,9 @@ class Plausible:
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision
         self._backend, self._corners, self._spread = backend, corners, spread
 
-    def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
         self._backend.infer(images)
-        return np.stack([self._corners] * len(images)), np.stack([self._spread] * len(images))
+        return {"corners": np.stack([self._corners] * len(images)), "spread": np.stack([self._spread] * len(images))}
 
 
 def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -68,10 +61,11 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
     camera = Camera(np.array([[0.9 * width, 0, width / 2], [0, 0.9 * width, height / 2], [0, 0, 1.0]]), width, height)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     window = Window(0.4 * width, 0.6 * height)
-    crop, box = estimator.bundle.crop, estimator.bundle.box_corners
+    known = estimator.bundle.object()
+    crop, box = known.crop, known.box_corners
     pixels = crop.cut(image, camera, window)[0][None]
     several = np.repeat(pixels, EstimatorConfig().views, 0)
-    distance = crop.focal * estimator.bundle.diameter / (0.7 * crop.size)
+    distance = crop.focal * known.diameter / (0.7 * crop.size)
     T = transform(exp_so3(np.array([0.5, -0.8, 0.3])), np.array([0.0, 0.0, distance]))
     corners = crop.to_window(apply(T, box), np.eye(3)) + rng.normal(size=(8, 2))
     spread = np.ones((8, 2))
@@ -116,11 +110,7 @@ def main() -> int:
     report = {
         "fm_pose_version": __version__,
         "bundle": options.bundle.name,
-        "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "system": platform.platform(),
-        "python": platform.python_version(),
+        "hardware": hardware(system=platform.platform(), load_before=round(os.getloadavg()[0], 2)),
         "image": [options.width, options.height],
         "runs": options.runs,
         "threads": options.threads,

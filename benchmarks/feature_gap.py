@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from fm_pose_core.hands.experiment import HandExperiment
+from fm_pose_core.learning.experiment import Experiment
 from fm_pose_core.learning.export import fused_of
 from fm_pose_core.learning.networks import FeatureMapping
+from fm_pose_core.objects.experiment import ObjectExperiment
 from fm_pose_core.tasks import load_experiment
 
 # Validation photographs (visible by more than 25 %) as they are, slightly displaced; their renderings are drawn over
@@ -43,32 +45,29 @@ def gap(run: Path, pairs: int) -> dict[str, dict[str, float]]:
     """Before and after the mapping; only before where there is no g."""
     experiment = load_experiment(run / "config.yaml")
     network = fused_of(run, experiment)
-    if isinstance(experiment, HandExperiment):
-        c = experiment.hand
-        changes = [
-            f"hand.split={c.validation_split}",
-            f"hand.frames='{c.validation_frames}'",
-            "hand.validation_split=''",
-            *HAND_AS_IT_IS,
-        ]
-    else:
-        frames = experiment.object.validation_frames  # type: ignore[attr-defined]
-        changes = [f"object.training_frames={frames}", "object.validation_frames=''", *AS_IT_IS]
-    changes.append("method=feature_mapping")
-    _, T_M = (
-        load_experiment(run / "config.yaml", changes).read_data().source.open(False, True, np.random.default_rng(0))
-    )
+    changes = ["method=feature_mapping", *_validation_as_training(experiment)]
+    source = load_experiment(run / "config.yaml", changes).read_data().source
+    _, T_M = source.open(False, True, np.random.default_rng(0))
     assert T_M is not None
     drawn = [T_M.draw() for _ in range(pairs)]
     T_M.close()
-    real, rendered = (
-        network.f(FeatureMapping.normalise(torch.from_numpy(np.stack([d[k] for d in drawn])))) for k in (0, 1)
-    )
+    images = (torch.from_numpy(np.stack([d[k] for d in drawn])) for k in (0, 1))  # real, rendered
+    real, rendered = (network.f(FeatureMapping.normalise(x)) for x in images)
     spread = rendered.std(0).mean()
     result = {"before": (real - rendered).abs() / spread}
     if not isinstance(network.g, torch.nn.Identity):
         result["after"] = (network.g(real) - rendered).abs() / spread
     return {name: {"mean": round(float(d.mean()), 3), "std": round(float(d.std()), 3)} for name, d in result.items()}
+
+
+def _validation_as_training(experiment: Experiment) -> list[str]:
+    if isinstance(experiment, HandExperiment):
+        c = experiment.hand
+        frames = [f"hand.split={c.validation_split}", f"hand.frames='{c.validation_frames}'"]
+        return [*frames, "hand.validation_split=''", *HAND_AS_IT_IS]
+    assert isinstance(experiment, ObjectExperiment)
+    frames = [f"data.training_frames={experiment.data.validation_frames}", "data.validation_frames=''"]
+    return [*frames, *AS_IT_IS]
 
 
 def main() -> None:

@@ -6,14 +6,14 @@ the pose in every frame. JSON with the hardware named; --picture draws the model
 
 import argparse
 import json
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from estimator import cpu_name
+from hardware import hardware
 
 from fm_pose_core import __version__
 from fm_pose_core.geometry import Array
@@ -58,6 +58,24 @@ def draw(
     return tiles
 
 
+def summary(names: Sequence[str], residuals: Array, shaping: float, fitting: float) -> dict[str, object]:
+    """residuals (N, J), metres; seconds for the bone lengths and for all poses."""
+
+    def percentiles(values: Array, *shares: int) -> dict[str, float]:
+        return {f"{p}%": round(float(np.percentile(values, p)) / MM, 2) for p in shares}
+
+    medians = zip(names, np.median(residuals, 0), strict=True)
+    mean = {"mean": round(float(residuals.mean()) / MM, 2)}
+    return {
+        "frames": len(residuals),
+        "residual_mm": percentiles(residuals, 10, 25, 50, 75, 90, 95, 99) | mean,
+        "mean_residual_of_a_frame_mm": percentiles(residuals.mean(1), 50, 90, 99, 100),
+        "per_joint_median_mm": {n: round(float(m) / MM, 2) for n, m in medians},
+        "seconds_for_the_bone_lengths": round(shaping, 2),
+        "frames_per_second": round(len(residuals) / fitting),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels", type=Path, help="u v d of each joint, a frame per line")
@@ -84,35 +102,13 @@ def main() -> None:
         fit = fit_poses(skeleton, placed, own)
         seconds = time.perf_counter() - shaped
         residuals = fit.residuals(own)
-        of_frame = residuals.mean(1)
-        people.append(
-            {
-                "frames": len(own),
-                "residual_mm": {
-                    f"{p}%": round(float(np.percentile(residuals, p)) / MM, 2) for p in (10, 25, 50, 75, 90, 95, 99)
-                }
-                | {"mean": round(float(residuals.mean()) / MM, 2)},
-                "mean_residual_of_a_frame_mm": {
-                    f"{p}%": round(float(np.percentile(of_frame, p)) / MM, 2) for p in (50, 90, 99, 100)
-                },
-                "per_joint_median_mm": {
-                    n: round(float(m) / MM, 2) for n, m in zip(names, np.median(residuals, 0), strict=True)
-                },
-                "seconds_for_the_bone_lengths": round(shaped - started, 2),
-                "frames_per_second": round(len(own) / seconds),
-            }
-        )
+        people.append(summary(names, residuals, shaped - started, seconds))
         if arguments.picture:
             shown = np.linspace(0, len(own) - 1, COLUMNS + 2).astype(int)[1:-1]
             tiles.append(np.hstack(draw(skeleton, placed, fit.pose[shown], own[shown], bones)))
     if arguments.picture:
         cv2.imwrite(str(arguments.picture), np.vstack(tiles), [cv2.IMWRITE_JPEG_QUALITY, 88])
-    print(
-        json.dumps(
-            {"hardware": {"cpu": cpu_name(), "cores": os.cpu_count()}, "version": __version__, "people": people},
-            indent=2,
-        )
-    )
+    print(json.dumps({"hardware": hardware(), "version": __version__, "people": people}, indent=2))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from rows import Row, fm_pose, name_of, train
 
-# Every fifth of the 105 training frames, from the third on; fewer images suffice for them (compare the paper's Figure
-# 4).
+# Every fifth of the 105 training frames, from the third on (compare the paper's Figure 4); they want fewer images.
 FEW = [
-    "object.training_frames=17,41,64,175,217,248,266,477,501,642,667,703,737,756,764,844,1050,1087,1117,1151,1180",
+    "data.training_frames=17,41,64,175,217,248,266,477,501,642,667,703,737,756,764,844,1050,1087,1117,1151,1180",
     "schedule.images=120000",
 ]
 # Photographs as they are: novel views of them are renderings.
@@ -44,23 +43,34 @@ ROWS = {
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
     "feature_mapping_plain": Row(PLAIN),
     "without_mapping_plain": Row(["method=without_mapping", *PLAIN], "feature_mapping_plain"),
+    "rozantsev": Row(["method=rozantsev"], "feature_mapping"),
+    "gradient_reversal": Row(["method=gradient_reversal"], "feature_mapping"),
+    "ddc": Row(["method=ddc"], "feature_mapping"),
+    "adda": Row(["method=adda"], "feature_mapping"),
     "global_head": Row(["network.extractor=compact_global", "loss.points=0.0"]),  # L_p needs cells
 }
 MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
 DISPLACEMENTS = range(5)  # draws of the displaced centres
 COLUMNS = {"proj": "projection_2d_5px", "add": "add_10_percent", "cm_deg": "5cm_5deg"}  # ours: evaluation.json's
 LARGEST_ERROR = 60.0  # pixels
+HEAD = (
+    "object",
+    "row",
+    "2D projection, true centre",
+    "displaced ≤ 10 px",
+    "ADD, true centre",
+    "displaced",
+    "5 cm 5°, true centre",
+    "n × seeds",
+    "error / without g",
+)
 
 
 def baseline_of(row: str) -> str:
     """The row without g of the same images."""
-    return (
-        "few_without_mapping"
-        if row.startswith("few_")
-        else "without_mapping_plain"
-        if row.endswith("_plain")
-        else "without_mapping"
-    )
+    if row.startswith("few_"):
+        return "few_without_mapping"
+    return "without_mapping_plain" if row.endswith("_plain") else "without_mapping"
 
 
 def evaluate(bundle: Path, displace: float, seed: int) -> dict[str, Any]:
@@ -68,32 +78,13 @@ def evaluate(bundle: Path, displace: float, seed: int) -> dict[str, Any]:
     name = f"displaced{displace:g}_{seed}" if displace else "centred"
     report = bundle.parent.parent / "reports" / f"{bundle.name}_{name}"
     if not (report / "evaluation.json").is_file():
-        frames = json.loads((bundle / "manifest.json").read_text())["training"]["configuration"]["object"][
-            "validation_frames"
-        ]
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        frames = manifest["training"]["configuration"]["data"]["validation_frames"]
         root = Path(os.path.expandvars("$FM_POSE_DATA")) / "lmo"
-        options = ["--displace", displace, "--seed", seed] if displace else []
-        fm_pose(
-            "evaluate",
-            "bop",
-            "--bundle",
-            bundle,
-            "--root",
-            root,
-            "--split",
-            "test",
-            "--window",
-            "gt",
-            "--views",
-            1,
-            "--frames",
-            frames,
-            *options,
-            "--csv",
-            report / "poses.csv",
-            "--output",
-            report,
-        )
+        where = ["--root", root, "--split", "test", "--frames", frames, "--window", "gt", "--views", 1]
+        moved = ["--displace", displace, "--seed", seed] if displace else []
+        outputs = ["--csv", report / "poses.csv", "--output", report]
+        fm_pose("evaluate", "bop", "--bundle", bundle, *where, *moved, *outputs)
     evaluation: dict[str, Any] = json.loads((report / "evaluation.json").read_text())
     return evaluation
 
@@ -109,46 +100,48 @@ def log_errors(evaluation: dict[str, Any]) -> list[float]:
     return [math.log(min(LARGEST_ERROR, e)) for e in errors]
 
 
+def scores(bundles: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """The row's five shares (2D projection with the true and with displaced centres, ADD likewise, 5 cm 5°), %, and the
+    mean logarithm of each instance's error."""
+    centred = [evaluate(b, 0.0, 0) for b in bundles]
+    displaced = [evaluate(b, 10.0, draw) for b in bundles for draw in DISPLACEMENTS]
+    proj, add, cm_deg = np.mean([shares(e) for e in centred], 0)
+    proj_displaced, add_displaced, _ = np.mean([shares(e) for e in displaced], 0)
+    logs = np.mean([log_errors(e) for e in (*centred, *displaced)], 0)
+    return np.array([proj, proj_displaced, add, add_displaced, cm_deg]), logs
+
+
+def ratio(logs: np.ndarray, baseline: np.ndarray) -> str:
+    """Of the errors (geometric mean), with its standard error over instances."""
+    difference = logs - baseline
+    mean, deviation = np.exp(difference.mean()), difference.std() / math.sqrt(len(difference))
+    return f"{mean:.3f} ± {mean * deviation:.3f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/lmo"), help="folder of the runs, bundles and reports")
     parser.add_argument("--objects", nargs="+", default=["duck", "holepuncher"])
     parser.add_argument("--rows", nargs="+", default=MAIN_ROWS, choices=list(ROWS))
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], help="of the training; figures are means over them"
-    )
+    text = "of the training; figures are means over them"
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help=text)
     parser.add_argument("--evaluate-only", action="store_true", help="leave out what has not been trained")
     arguments = parser.parse_args()
     runs = arguments.runs.absolute()
-    head = "object | row | 2D projection, true centre | displaced ≤ 10 px | ADD, true centre | displaced | 5 cm 5°, true centre | n × seeds | error / without g"
-    lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     for obj in arguments.objects:
-        logs: dict[str, np.ndarray] = {}
-        cells: dict[str, str] = {}
+        prefix, config = f"{obj}_", f"config/train/lmo_{obj}.yaml"
+        rows: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
         for row in arguments.rows:
-            seeds = [
-                s
-                for s in arguments.seeds
-                if not arguments.evaluate_only or (runs / "bundles" / name_of(f"{obj}_", row, s)).is_dir()
-            ]
-            if not seeds:
-                continue
-            bundles = [train(f"config/train/lmo_{obj}.yaml", f"{obj}_", ROWS, row, seed, runs) for seed in seeds]
-            centred = [evaluate(b, 0.0, 0) for b in bundles]
-            displaced = [evaluate(b, 10.0, draw) for b in bundles for draw in DISPLACEMENTS]
-            proj, add, cm_deg = np.mean([shares(e) for e in centred], 0)
-            proj_displaced, add_displaced, _ = np.mean([shares(e) for e in displaced], 0)
-            logs[row] = np.mean([log_errors(e) for e in (*centred, *displaced)], 0)  # per instance
-            cells[row] = (
-                f"{proj:.1f} | {proj_displaced:.1f} | {add:.1f} | {add_displaced:.1f} | {cm_deg:.1f} | {len(logs[row])} × {len(seeds)}"
-            )
-        for row in cells:
-            ratio, baseline = "", baseline_of(row)
-            if baseline in logs:
-                difference = logs[row] - logs[baseline]
-                ratio = f"{np.exp(difference.mean()):.3f} ± {np.exp(difference.mean()) * difference.std() / math.sqrt(len(difference)):.3f}"
-            lines.append(f"| {obj} | {row} | {cells[row]} | {'1' if row == baseline else ratio} |")
-    print("\n".join(lines))
+            there = [s for s in arguments.seeds if (runs / "bundles" / name_of(prefix, row, s)).is_dir()]
+            seeds = there if arguments.evaluate_only else arguments.seeds
+            if seeds:
+                rows[row] = (*scores([train(config, prefix, ROWS, row, s, runs) for s in seeds]), len(seeds))
+        for row, (values, logs, count) in rows.items():
+            baseline = baseline_of(row)
+            compared = "1" if row == baseline else ratio(logs, rows[baseline][1]) if baseline in rows else ""
+            cells = [obj, row, *(f"{v:.1f}" for v in values), f"{len(logs)} × {count}", compared]
+            print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

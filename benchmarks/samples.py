@@ -7,12 +7,13 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import time
 from multiprocessing import get_context
 from pathlib import Path
 from queue import Empty
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from hardware import hardware
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software rasteriser: one thread for each process
 
 
-def measure(arguments: argparse.Namespace, worker: int, results: object) -> None:
+def measure(arguments: argparse.Namespace, worker: int, results: Any) -> None:
     """Run each case for some seconds in this process."""
     import cv2
     import numpy as np
@@ -28,15 +29,15 @@ def measure(arguments: argparse.Namespace, worker: int, results: object) -> None
 
     cv2.setNumThreads(1)
     with threadpool_limits(1):
-        # Type: ignore[attr-defined].
-        results.put((of_hands if arguments.of == "hands" else of_object)(arguments, np.random.default_rng(worker)))
+        rates = of_hands if arguments.of == "hands" else of_object
+        results.put(rates(arguments, np.random.default_rng(worker)))
 
 
 def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict[str, float]:
     """Rates of T^S as the paper's, and with the options of config/train."""
     from fm_pose_core.geometry import box_corners
     from fm_pose_core.objects.crop import Crop
-    from fm_pose_core.objects.samples import SyntheticConfig, SyntheticSamples
+    from fm_pose_core.objects.samples import ObjectAssets, SyntheticConfig, SyntheticSamples
     from fm_pose_core.objects.viewpoints import random_viewpoint
     from fm_pose_core.rendering.appearance import AppearanceConfig
     from fm_pose_core.rendering.backgrounds import Backgrounds
@@ -46,7 +47,7 @@ def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict
     mesh = load_mesh(arguments.mesh, arguments.unit) if arguments.mesh else demo_object()
     mesh = mesh.simplified(arguments.faces)
     crop = Crop.around(mesh.diameter, 0.65)
-    corners = box_corners(*mesh.box)
+    assets = ObjectAssets(mesh, box_corners(*mesh.box), crop)
     lit = AppearanceConfig(light=0.7, repaint=0.3, occluders=0.35, colour=0.6, blur=1.0, noise=8.0)
     cases = {
         "paper": SyntheticConfig(),
@@ -55,7 +56,7 @@ def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict
     }
     rates = {}
     for name, config in cases.items():
-        samples = SyntheticSamples(mesh, corners, crop, config, Backgrounds([], crop.size, rng), rng)
+        samples = SyntheticSamples(assets, config, Backgrounds([], crop.size, rng), rng)
         rates[name] = _rate(samples.draw, arguments.seconds)
         if name == "paper":
             rates["bare_renders"] = _rate(
@@ -122,18 +123,8 @@ def main() -> None:
             rates.append(queue.get(timeout=1.0))
     total = {name: round(sum(r[name] for r in rates), 1) for name in rates[0]}
     ratio = {name: round(total[name] / total["bare_renders"], 2) for name in total}
-    hardware = {"cpu": _cpu(), "processes": arguments.workers, "python": platform.python_version()}
-    print(json.dumps({"hardware": hardware, "samples_per_second": total, "ratio_to_bare_renders": ratio}, indent=2))
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.is_file()
-        else []
-    )
-    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.processor()
+    machine = hardware(processes=arguments.workers)
+    print(json.dumps({"hardware": machine, "samples_per_second": total, "ratio_to_bare_renders": ratio}, indent=2))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,27 @@ JSON. What a run reaches with its data is in its log.jsonl (images_per_second).
 import argparse
 import json
 import os
-import platform
 import time
-from pathlib import Path
+
+from hardware import hardware
 
 
 def measure(extractor: str, precision: str, seconds: float) -> float:
     """Images per second of the joint training, batch 32 + 2 × 32 as in config/train."""
     import torch
 
+    from fm_pose_core.contract import object_contract
+    from fm_pose_core.learning.adaptation import METHODS
     from fm_pose_core.learning.losses import LossConfig, Objective
     from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
 
-    # Type: ignore[call-overload].
-    model = FeatureMapping(NetworkConfig(extractor=extractor)).to(memory_format=torch.channels_last)
-    objective = Objective(model, LossConfig(), "feature_mapping")
+    model = FeatureMapping(NetworkConfig(extractor=extractor), object_contract())
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = Objective(model, LossConfig(), METHODS["feature_mapping"].terms)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     batch = {k: torch.randint(0, 256, (32, 128, 128, 3), dtype=torch.uint8) for k in ("x_s", "x_r", "x_m")}
-    batch |= {k: torch.rand(32, 8, 2) * 128 for k in ("y_s", "y_r")}
+    batch |= {k: torch.rand(32, 1, 8, 2) * 128 for k in ("y_s", "y_r")}
+    batch |= {k: torch.zeros(32, dtype=torch.int64) for k in ("k_s", "k_r")}
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -54,19 +57,8 @@ def main() -> None:
     keep_memory()
     torch.set_num_threads(arguments.threads)
     rates = {e: {p: round(measure(e, p, arguments.seconds), 1) for p in ("bf16", "fp32")} for e in arguments.extractors}
-    info = Path("/proc/cpuinfo")
-    names = (
-        [x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
-        if info.is_file()
-        else []
-    )
-    hardware = {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-    }
-    print(json.dumps({"hardware": hardware, "training_images_per_second": rates}, indent=2))
+    machine = hardware(threads=arguments.threads, torch=torch.__version__)
+    print(json.dumps({"hardware": machine, "training_images_per_second": rates}, indent=2))
 
 
 if __name__ == "__main__":

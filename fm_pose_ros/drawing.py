@@ -39,7 +39,6 @@ def draw_overlay(
     for window, pose in refused:
         center = np.array([[window.u, window.v]])
         if (np.abs(center) < LIMIT).all():
-            # Type: ignore[arg-type].
             cv2.drawMarker(canvas, tuple(int(x) for x in np.rint(center[0])), ORANGE, cv2.MARKER_CROSS, 20, thickness)
             _text(canvas, center, pose.reason, ORANGE)
     return canvas

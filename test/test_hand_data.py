@@ -159,7 +159,6 @@ def test_gaps_of_a_pixel_part_nothing() -> None:
         holes = np.where(whole < 1, whole, np.float32(nothing))
         with np.errstate(all="raise"):
             (c,) = find_hand(holes, CAMERA)
-            # Type: ignore[arg-type].
             np.testing.assert_allclose(centre_of_mass(holes, CAMERA, c.center), c.center, atol=0.01)
         np.testing.assert_allclose(a.center, c.center, atol=0.003)
         holes[:, 318] = nothing

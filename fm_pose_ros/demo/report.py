@@ -67,7 +67,6 @@ def write_video(rows: Sequence[Row], path: Path, rate: float) -> bool:
     """The overlays as MP4. Returns whether OpenCV could write it."""
     pictures = [captioned(row) for row in rows if row.overlay is not None]
     height, width = pictures[0].shape[:2]
-    # Type: ignore[attr-defined].
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
     for picture in pictures:
         writer.write(picture[..., ::-1])
