@@ -15,7 +15,8 @@ from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.estimator import HandEstimator, HandPose
-from fm_pose_core.hands.locate import SearchConfig
+from fm_pose_core.hands.locate import Detected, SearchConfig
+from fm_pose_core.types import Detection
 from fm_pose_ros.conversions import compressed_depth_to_metres, depth_to_metres, point_msg, rgb_to_image
 from fm_pose_ros.hand_config import FIXED, HandNodeConfig
 from fm_pose_ros.hand_drawing import draw_hand, skeleton_markers
@@ -106,35 +107,25 @@ class HandPoseNode(PoseNodeBase):
         assert estimator is not None
         estimator.config, estimator.search = self.parameters.get(EngineConfig), self.parameters.get(SearchConfig)
         estimator.refine, estimator.mirror = self.settings.refine, self.settings.mirror
-        pose = None
-        if self.settings.window_source == "nearest":
-            pose = estimator.estimate(frame.image, frame.camera)
-        elif (near := self._detected(frame, detections)) is not None:
-            pose = estimator.estimate(frame.image, frame.camera, near)
+        locator = None if self.settings.window_source == "nearest" else self._detected(detections)
+        pose = estimator.estimate(frame.image, frame.camera, locator)
         self._publish(frame, pose)
         return pose is not None and pose.accepted
 
-    def _detected(self, frame: Frame, detections: Detection2DArray | None) -> Array | None:
-        """About where the best detection's hand is (3,), metres: the box's centre at the near part of the depths in the
-        box."""
-        best, score = None, self.settings.detection_min_score
-        for detection in detections.detections if detections else ():
-            for result in detection.results:
-                if (
-                    self.settings.detection_class in ("*", result.hypothesis.class_id)
-                    and result.hypothesis.score >= score
-                ):
-                    best, score = detection.bbox, result.hypothesis.score
-        if best is None:
-            return None
+    def _detected(self, message: Detection2DArray | None) -> Detected:
+        """The locator that takes the best detection."""
+        assert self._estimator is not None
+        detections = []
+        for d in message.detections if message else ():
+            scores: dict[str, float] = {}
+            for result in d.results:
+                name, score = result.hypothesis.class_id, result.hypothesis.score
+                scores[name] = max(score, scores.get(name, score))
+            centre = d.bbox.center.position
+            detections.append(Detection(centre.x, centre.y, d.bbox.size_x, d.bbox.size_y, scores))
+        wanted, least = self.settings.detection_class, self.settings.detection_min_score
         search = self.parameters.get(SearchConfig)
-        u, v, w, h = best.center.position.x, best.center.position.y, best.size_x / 2, best.size_y / 2
-        part = frame.image[max(0, int(v - h)) : max(0, int(v + h) + 1), max(0, int(u - w)) : max(0, int(u + w) + 1)]
-        known = part[(part >= search.nearest) & (part <= search.farthest)]
-        if not known.size:
-            return None
-        z = float(np.percentile(known, 25))
-        return frame.camera.rays(np.array([[u, v]]))[0] * z
+        return Detected(detections, wanted, least, search, self._estimator.bundle.hand.cube)
 
     def _publish(self, frame: Frame, pose: HandPose | None) -> None:
         assert self._estimator is not None

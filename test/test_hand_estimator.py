@@ -14,6 +14,7 @@ from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle, write_hand_bun
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.hands.estimator import HandEstimator
+from fm_pose_core.hands.locate import Near
 from fm_pose_core.types import Camera
 
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)
@@ -116,7 +117,7 @@ def test_no_hand_and_bad_depth(bundle: Path) -> None:
     for bad in (np.zeros((240, 320)), np.zeros((10, 10), np.float32), np.zeros((240, 320, 3), np.float32)):
         with pytest.raises(InputError, match=r"depth: expected float32 \(240, 320\)"):
             estimator.estimate(bad, CAMERA)  # type: ignore[arg-type]
-    assert estimator.estimate(np.full((240, 320), 1.0, np.float32), CAMERA, np.array([0.0, 0.0, 0.6])) is None
+    assert estimator.estimate(np.full((240, 320), 1.0, np.float32), CAMERA, Near(np.array([0.0, 0.0, 0.6]))) is None
     estimator.config = EstimatorConfig(min_score=0.95, views=1)
     doubtful = estimator.estimate(toy_hand.toy_depth(CAMERA, np.array([0.0, 0.0, 0.6])), CAMERA)
     assert doubtful is not None and not doubtful.accepted and doubtful.reason.startswith("score")

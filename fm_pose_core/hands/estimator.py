@@ -11,7 +11,7 @@ from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
-from fm_pose_core.hands.locate import Candidate, SearchConfig, centre_of_mass, find_hand, hand_near
+from fm_pose_core.hands.locate import Candidate, Locator, Search, SearchConfig, centre_of_mass
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera
 
@@ -51,12 +51,8 @@ class HandEstimator:
         mirror: bool = False,
     ) -> None:
         self.bundle, self.backend = bundle, backend
-        self.config, self.search, self.refine, self.mirror = (
-            config or EngineConfig(),
-            search or SearchConfig(),
-            refine,
-            mirror,
-        )
+        self.config, self.search = config or EngineConfig(), search or SearchConfig()
+        self.refine, self.mirror = refine, mirror
         self._crop = HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube))
 
     @classmethod
@@ -73,12 +69,12 @@ class HandEstimator:
         bundle = HandBundle.load(bundle_dir)
         return cls(bundle, load_backend(bundle, config), config, search, refine, mirror)
 
-    def estimate(self, depth: Depth, camera: Camera, near: Array | None = None) -> HandPose | None:
-        """The hand in a depth map (H, W) float32 metres, 0, NaN or infinity where there is none; None if there is no
-        hand in the depth range.
+    def estimate(self, depth: Depth, camera: Camera, locator: Locator | None = None) -> HandPose | None:
+        """The hand in a depth map (H, W) float32 metres, 0, NaN or infinity where there is none; None if the locator
+        finds no hand.
 
-        near (3,) or (M, 3) metres: about where the hand is, at whatever depth; without it, the nearest thing that is
-        large enough. Raises InputError for a depth map that does not fit the camera.
+        locator: says where the hand may be; without it the estimator's own search. Raises InputError for a depth map
+        that does not fit the camera.
         """
         expected = (camera.height, camera.width)
         fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
@@ -89,15 +85,10 @@ class HandEstimator:
             f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}",
         )
         cube = self.bundle.hand.cube
-        if near is None:
-            candidates = find_hand(depth, camera, self.search, cube)
-            hand = (
-                candidates[0] if len(candidates) == 1 else self._likeliest(candidates, camera) if candidates else None
-            )
-        else:
-            hand = hand_near(depth, camera, np.atleast_2d(near), cube)
-        if hand is None:
+        candidates = (locator or Search(self.search, cube)).locate(depth, camera)
+        if not candidates:
             return None
+        hand = candidates[0] if len(candidates) == 1 else self._likeliest(candidates, camera)
         pose = self._estimate(hand.depth, camera, hand.center)
         if self.refine and (center := centre_of_mass(hand.depth, camera, pose.joints.mean(0), cube)) is not None:
             pose = self._estimate(hand.depth, camera, center)

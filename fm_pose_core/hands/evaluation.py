@@ -14,6 +14,7 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.hands.estimator import HandEstimator
 from fm_pose_core.hands.frames import HandFrames
 from fm_pose_core.hands.labels import MM, THRESHOLDS
+from fm_pose_core.hands.locate import Near
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def predict_joints(
     centre of mass near the true joints, as DeepPrior's evaluation does; else where the estimator finds the hand."""
     result = np.full(frames.joints.shape, np.nan)
     for i in progress.over(range(len(frames)), len(frames), "evaluate", "frame", show_progress):
-        pose = estimator.estimate(frames.depth(i), frames.camera, frames.joints[i] if near_truth else None)
+        locator = Near(frames.joints[i], estimator.bundle.hand.cube) if near_truth else None
+        pose = estimator.estimate(frames.depth(i), frames.camera, locator)
         if pose is not None:
             expect(
                 pose.joints.shape == result[i].shape,

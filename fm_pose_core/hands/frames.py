@@ -156,9 +156,8 @@ def _subjects(folder: Path, count: int, second: int | None = None) -> NDArray[np
 def _read_list(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     file = next((p for p in (root / split / "labels.txt", root / f"{split}.txt") if p.is_file()), None)
     if file is None:
-        raise InputError(
-            f"{root}: expected {split}/labels.txt, with an image's name and {len(dataset.joints)} joints a line, got nothing"
-        )
+        line = f"an image's name and {len(dataset.joints)} joints a line"
+        raise InputError(f"{root}: expected {split}/labels.txt, with {line}, got nothing")
     names, joints = read_labels(file, dataset)
     expect(all(names), str(file), "an image's name in each line", "none in some")
     folders = (file.parent / "Depth", file.parent)

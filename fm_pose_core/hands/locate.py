@@ -1,8 +1,12 @@
-"""Where the hand is in a depth map: the nearest thing, or an end of it. What cannot be told from the depth alone is
-left as candidates to the network (beyond the paper, which takes the cube from the annotations)."""
+"""Where the hand is in a depth map: the locators of hands (beyond the paper, which takes the cube from annotations).
 
-from dataclasses import dataclass
-from typing import NamedTuple
+`Search` takes the nearest thing, or an end of it; what cannot be told from the depth alone is left as candidates to the
+network. `Near` takes what is about given points, `Detected` what is in the box of a 2D detector.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -10,7 +14,7 @@ from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
 from fm_pose_core.geometry import Array, project
-from fm_pose_core.types import Camera
+from fm_pose_core.types import Camera, Detection
 
 Depth = NDArray[np.float32]
 # Of the cube's side: the centre of mass is that of what lies within; less of the forearm than the cube holds.
@@ -39,6 +43,71 @@ class Candidate(NamedTuple):
     center: Array
     depth: Depth
     handicap: float = 1.0
+
+
+class Locator(Protocol):
+    """Says where the hand may be in a depth map (H, W) float32 metres: none, one, or several places of which the
+    network chooses."""
+
+    def locate(self, depth: Depth, camera: Camera) -> list[Candidate]: ...
+
+
+@dataclass(frozen=True)
+class Search:
+    """The nearest thing that is large enough; see `find_hand`. cube: its side, metres."""
+
+    config: SearchConfig = field(default_factory=SearchConfig)
+    cube: float = 0.30
+
+    def locate(self, depth: Depth, camera: Camera) -> list[Candidate]:
+        return find_hand(depth, camera, self.config, self.cube)
+
+
+@dataclass(frozen=True)
+class Near:
+    """What is about `points` (3,) or (M, 3), metres in the camera's frame, at whatever depth; see `hand_near`.
+
+    cube: its side, metres."""
+
+    points: Array
+    cube: float = 0.30
+
+    def locate(self, depth: Depth, camera: Camera) -> list[Candidate]:
+        hand = hand_near(depth, camera, np.atleast_2d(self.points), self.cube)
+        return [] if hand is None else [hand]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What is in the box of the best of `detections`. wanted: the class of a hand, "*" for any. min_score: of that
+    class, at least. search: its depth range. cube: its side, metres."""
+
+    detections: Sequence[Detection]
+    wanted: str = "*"
+    min_score: float = 0.0
+    search: SearchConfig = field(default_factory=SearchConfig)
+    cube: float = 0.30
+
+    def locate(self, depth: Depth, camera: Camera) -> list[Candidate]:
+        of_hands = [
+            (score, i)
+            for i, detection in enumerate(self.detections)
+            for name, score in detection.scores.items()
+            if self.wanted in ("*", name) and score >= self.min_score
+        ]
+        point = self._point(self.detections[max(of_hands)[1]], depth, camera) if of_hands else None
+        return [] if point is None else Near(point, self.cube).locate(depth, camera)
+
+    def _point(self, box: Detection, depth: Depth, camera: Camera) -> Array | None:
+        """The box's centre at the near part of the depths in the box, (3,) metres; None where nothing is in it."""
+        w, h = box.width / 2, box.height / 2
+        rows = slice(max(0, int(box.v - h)), max(0, int(box.v + h) + 1))
+        columns = slice(max(0, int(box.u - w)), max(0, int(box.u + w) + 1))
+        part = depth[rows, columns]
+        known = part[(part >= self.search.nearest) & (part <= self.search.farthest)]
+        if not known.size:
+            return None
+        return camera.rays(np.array([[box.u, box.v]]))[0] * float(np.percentile(known, 25))
 
 
 def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, cube: float = 0.30) -> list[Candidate]:
