@@ -15,11 +15,11 @@ from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TransformSta
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array, apply
-from fm_pose_core.types import Camera, ObjectPose
+from fm_pose_core.types import Camera, Detection, ObjectPose
 from fm_pose_ros.compat import decode_with_cv_bridge, quaternion
 from fm_pose_ros.msg import ProjectedBox, ProjectedBoxArray
 
@@ -203,6 +203,19 @@ def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
         return camera.restricted(x, y, width, height, binning_x, binning_y)
     except InputError as error:
         raise InputError(f"camera_info.{error}") from None
+
+
+def detections_from_msg(msg: Detection2DArray) -> list[Detection]:
+    """All 2D detections of one image. Of several scores for one class the best counts."""
+    found = []
+    for item in msg.detections:
+        scores: dict[str, float] = {}
+        for result in item.results:
+            name, score = result.hypothesis.class_id, result.hypothesis.score
+            scores[name] = max(score, scores.get(name, score))
+        center = item.bbox.center.position
+        found.append(Detection(center.x, center.y, item.bbox.size_x, item.bbox.size_y, scores))
+    return found
 
 
 def point_msg(p: Array) -> Point:

@@ -1,10 +1,14 @@
-"""Parameters of the object node, beside those of the estimator (EstimatorConfig) and of every node (NodeConfig)."""
+"""Parameters of object_pose_node."""
 
 from dataclasses import dataclass
 
-from fm_pose_core.config import knob
+from fm_pose_core.config import EstimatorConfig, knob
+from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs
 
-TRACKING = "Where to look: detections (2D detections), fixed (window_u, window_v), tracking (last poses; initial_window for the rest)."
+SOURCE = (
+    "Where to look: detections (2D detections), fixed (window_u, window_v), "
+    "tracking (last poses; initial_window for the rest)."
+)
 INITIAL = "With tracking: where the first window, or that of a lost or further object, comes from."
 LOST = "An object counts as lost after so many frames without an accepted pose, in a row or among twice as many."
 QUEUE = "Images that wait for their 2D detections, at most: the detector's delay times the frame rate, and a few more."
@@ -16,7 +20,7 @@ class ObjectNodeConfig:
     """Where to look, what to follow, what to publish."""
 
     bundle: str = knob("", "Folder of the object's bundle; several, separated by ':', for several objects in one node.")
-    window_source: str = knob("tracking", TRACKING, choices=("detections", "fixed", "tracking"))
+    window_source: str = knob("tracking", SOURCE, choices=("detections", "fixed", "tracking"))
     initial_window: str = knob("fixed", INITIAL, choices=("fixed", "detections"))
     window_u: float = knob(
         -1.0, "Centre of the fixed window, pixels from the left of the image; -1: the middle.", -1.0, 65535.0
@@ -45,3 +49,4 @@ class ObjectNodeConfig:
 
 # Fixed at the start: what decides about networks, subscriptions and frame names.
 FIXED = ("bundle", "window_source", "initial_window", "detection_queue", "child_frame")
+PARAMETERS: Configs = {ObjectNodeConfig: FIXED, EstimatorConfig: ENGINE_FIXED, **NODE}

@@ -57,10 +57,14 @@ class Detected:
 
     def locate(self, image: Image, camera: Camera) -> list[Window]:
         """Raises InputError for a detection that is taken and whose centre isn't finite."""
+        return [Window(detection.u, detection.v, self.object) for detection in self.taken()]
+
+    def taken(self) -> list[Detection]:
+        """Those of the wanted class, best first."""
         scored = [(self._score(d), d) for d in self.detections]
-        taken = [(s, d) for s, d in scored if s is not None and s >= self.min_score]
-        taken.sort(key=lambda pair: -pair[0])
-        return [Window(d.u, d.v, self.object) for _, d in taken[: self.count]]
+        wanted = [(s, d) for s, d in scored if s is not None and s >= self.min_score]
+        wanted.sort(key=lambda pair: -pair[0])
+        return [d for _, d in wanted[: self.count]]
 
     def _score(self, detection: Detection) -> float | None:
         if self.wanted != ANY:

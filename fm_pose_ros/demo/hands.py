@@ -129,9 +129,8 @@ def summary(rows: Sequence[HandRow]) -> str:
             f"joint error                  {np.mean(errors) / MM:.1f} mm mean, {of_frames:.1f} mm in the median frame"
         )
         for t in THRESHOLDS:
-            lines.append(
-                f"all joints < {t / MM:.0f} mm           {100 * sum(bool(e.max() < t) for e in errors) / len(rows):5.1f} %"
-            )
+            share = sum(bool(e.max() < t) for e in errors) / len(rows)
+            lines.append(f"all joints < {t / MM:.0f} mm           {100 * share:5.1f} %")
     return "\n".join(
         [*lines, f"latency, depth to joints     {latency_line([row.latency for row in rows if row.answered])}"]
     )

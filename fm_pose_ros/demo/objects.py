@@ -156,16 +156,18 @@ def summary(rows: Sequence[ObjectRow], bundle: ObjectBundle) -> str:
     def share(correct: Sequence[bool]) -> str:
         return f"{100.0 * sum(correct) / len(rows):5.1f} %"
 
-    tracks = {row.track for row in rows if row.track}
+    count = len({row.track for row in rows if row.track})
     lost = sum(not row.answered for row in rows)
+    tracks = f"{count} track{'s' if count != 1 else ''}" + (f"; {lost} without an answer" if lost else "")
+    pixels, degrees = median([e.projection_2d for e in errors]), np.degrees(median([e.rotation for e in errors]))
+    millimetres, limit = 1e3 * median([e.translation for e in errors]), 1e3 * ADD_THRESHOLD * bundle.diameter
+    projected, close = share([e.projection_correct for e in errors]), share([e.add_correct for e in errors])
     return "\n".join(
         [
-            f"frames                       {len(rows)}, {len(errors)} with a pose, in {len(tracks)} track{'s' if len(tracks) != 1 else ''}"
-            + (f"; {lost} without an answer" if lost else ""),
-            f"median error                 {median([e.projection_2d for e in errors]):.2f} px in 2D projection, "
-            f"{np.degrees(median([e.rotation for e in errors])):.2f}°, {1e3 * median([e.translation for e in errors]):.1f} mm",
-            f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {share([e.projection_correct for e in errors])}",
-            f"ADD < {100 * ADD_THRESHOLD:.0f} % of diameter     {share([e.add_correct for e in errors])}   ({1e3 * ADD_THRESHOLD * bundle.diameter:.1f} mm)",
+            f"frames                       {len(rows)}, {len(errors)} with a pose, in {tracks}",
+            f"median error                 {pixels:.2f} px in 2D projection, {degrees:.2f}°, {millimetres:.1f} mm",
+            f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {projected}",
+            f"ADD < {100 * ADD_THRESHOLD:.0f} % of diameter     {close}   ({limit:.1f} mm)",
             f"latency, image to pose       {latency_line([row.latency for row in rows if row.answered])}",
         ]
     )
@@ -208,5 +210,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window-source",
         choices=("tracking", "detections", "gt"),
         default="tracking",
-        help="where the node looks; gt: detections with the true centre, as `fm-pose evaluate bop --window gt` (default: %(default)s)",
+        help="where the node looks; gt: detections with the true centre, as `fm-pose evaluate bop --window gt` "
+        "(default: %(default)s)",
     )
