@@ -5,7 +5,7 @@ import pytest
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import transform
-from fm_pose_core.objects.locate import ANY, Detected, Fixed, InTurn, Tracked, Locator
+from fm_pose_core.objects.locate import ANY, Detected, Fixed, InTurn, Locator, Tracked
 from fm_pose_core.types import Camera, Detection, Window
 
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)
