@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -32,7 +32,7 @@ from fm_pose_ros.node_config import NodeConfig
 JUMP = 0.1  # seconds: stamps that go back by more than this mean another run of the bag or simulation, not jitter
 NO_FRAME = "image.header.frame_id: expected the camera's optical frame, got none; no TF is sent"
 
-ImageMessage = Image | CompressedImage
+ImageMessage: TypeAlias = Image | CompressedImage
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class PoseNode(LifecycleNode):
         self.failure = ""
         self.backend = "none"
         self.hardware_id = ""
-        self.transforms: TransformBroadcaster | None = None
+        self.transforms: Any = None
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._starter = self.steady_timer(0.0, self._on_start) if self.parameters.get(NodeConfig).autostart else None

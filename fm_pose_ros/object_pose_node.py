@@ -248,9 +248,10 @@ class ObjectPoseNode(PoseNode):
 
     def _follow(self, target: Target, poses: Sequence[ObjectPose], stamp: float) -> list[DetectedObject]:
         s, thing = self.settings, target.object
-        limits = {"instances": s.max_instances, "lost_after": s.lost_after, "smoothing": s.smoothing}
         objects = []
-        for track, pose in target.tracks.update(poses, stamp, **limits):
+        for track, pose in target.tracks.update(
+            poses, stamp, instances=s.max_instances, lost_after=s.lost_after, smoothing=s.smoothing
+        ):
             frame = (s.child_frame or thing.name) + (f"_{track.slot + 1}" if track.slot else "")
             objects.append(DetectedObject(thing, track.number, frame, pose, track.T_smoothed))
         return objects
