@@ -1,5 +1,5 @@
-"""What the launch files share. A launch file declares its arguments and topics; `PoseLaunch` makes the node of them, and
-RViz if wanted."""
+"""What the launch files share. A launch file declares its arguments and topics; `PoseLaunch` makes the node of them,
+and RViz if wanted."""
 
 import os
 import posixpath
