@@ -127,20 +127,30 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    """`values` with each "key.key=value" of `changes` put in; the value is read as YAML. Unknown keys are left to
-    `from_dict`."""
+    """`values` with each "key.key=value" of `changes` put in ("objects.0.id=5" in a list); the value is read as YAML.
+    Unknown keys are left to `from_dict`."""
     import yaml
 
     for change in changes:
         path, equals, text = change.partition("=")
         expect(bool(path and equals), "change", "KEY=VALUE such as method=real_only", repr(change))
         *parents, last = path.split(".")
-        inner = values
+        inner: Any = values
         for key in parents:
-            expect(isinstance(inner.get(key), dict), path, f"a section {key}", "none")
-            inner = inner[key]
-        inner[last] = yaml.safe_load(text)
+            inner = _inside(inner, key, path)
+        _inside(inner, last, path, must_exist=False)
+        inner[int(last) if isinstance(inner, list) else last] = yaml.safe_load(text)
     return values
+
+
+def _inside(values: Any, key: str, path: str, must_exist: bool = True) -> Any:
+    """What a section or a list (by number) holds; None for a key that is yet to come."""
+    if isinstance(values, list):
+        fits = key.isdecimal() and int(key) < len(values)
+        expect(fits, path, f"a number from 0 to {len(values) - 1} in place of {key}", "none")
+        return values[int(key)]
+    expect(isinstance(values, dict) and (key in values or not must_exist), path, f"a section {key}", "none")
+    return values.get(key)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

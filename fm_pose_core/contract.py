@@ -1,48 +1,59 @@
-"""What goes into the fused network h∘g∘f and what comes out, for objects and for hands: the one place that trainer,
-exporter, bundle and backends agree on (docs/design.md)."""
+"""What goes into the fused network h∘g∘f and what comes out: the one place that trainer, exporter, bundle and backends
+agree on (docs/design.md)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 CORNERS = 8
-OBJECT_POSE, HAND_POSE = "object_pose", "hand_pose"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A named output: float32 (N, *shape). It is the network's own number, in which ±1 is the border of the window or
+    cube, times `scale` plus `shift`."""
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
 class Contract:
-    """image: (N, size, size, channels), uint8 RGB for objects and float32 depth in [-1, 1] for hands. output and
-    spread: (N, points, dims) float32; the network's own coordinates, in which ±1 is the border of the window or cube,
-    times `scale` plus `shift`: corners in window pixels, joints in metres from the cube's centre. spread: the expected
-    standard deviation."""
+    """size, channels: of the input `image` (N, size, size, channels), uint8 RGB for 3 channels and float32 depth in
+    [-1, 1] for one. head: the kind of h (learning/heads.py). outputs: what it answers, the points first."""
 
-    task: str
     size: int
     channels: int
-    points: int
-    dims: int
-    scale: float
-    shift: float
-
-    @property
-    def output(self) -> str:
-        """Name of the network's first output."""
-        return "corners" if self.task == OBJECT_POSE else "joints"
+    head: str
+    outputs: tuple[Output, ...]
 
     @property
     def image_type(self) -> type[np.generic]:
+        """Of the input's numbers."""
         return np.uint8 if self.channels == 3 else np.float32
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """(size, size, channels)."""
         return self.size, self.size, self.channels
 
+    def output(self, name: str) -> Output:
+        """The output called `name`. Raises KeyError."""
+        return {x.name: x for x in self.outputs}[name]
 
-def object_contract(size: int = 128) -> Contract:
-    """8 corners of the bounding box in pixels of the window (section 3.1)."""
-    return Contract(OBJECT_POSE, size, 3, CORNERS, 2, size / 2, (size - 1) / 2)
+
+def _with_spread(name: str, shape: tuple[int, ...], scale: float, shift: float) -> tuple[Output, Output]:
+    """Points, and the standard deviation that the network expects of each of their coordinates, in the same unit."""
+    return Output(name, shape, scale, shift), Output("spread", shape, scale)
+
+
+def object_contract(size: int = 128, objects: int = 1) -> Contract:
+    """Corners (objects, 8, 2) of the bounding box of each object (section 3.1), pixels of the window."""
+    return Contract(size, 3, "corners", _with_spread("corners", (objects, CORNERS, 2), size / 2, (size - 1) / 2))
 
 
 def hand_contract(joints: int, size: int = 128, cube: float = 0.3) -> Contract:
-    """Joints relative to the cube's centre, metres (section 4.2)."""
-    return Contract(HAND_POSE, size, 1, joints, 3, cube / 2, 0.0)
+    """Joints (joints, 3) relative to the cube's centre, metres (section 4.2)."""
+    return Contract(size, 1, "joints", _with_spread("joints", (joints, 3), cube / 2, 0.0))

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +33,71 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def parse_ids(text: str) -> set[int]:
-    """Image ids from a text such as "3-300,474" (ranges include both ends), or from a text file with such entries,
+    """Frame numbers from a text such as "3-300,474" (ranges include both ends), or from a text file with such entries,
     separated by commas or white space, with # comments. Raises InputError."""
+    source, entries = _entries(text, r"[\d\s,-]+")
+    return {i for entry in entries for i in _range(source, entry, entry)}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Images of a dataset in scenes, as a user names them: "3-248,474" where they have one scene, "2/3-248,5/*" where
+    they have several (scene 5 whole).
+
+    entries: the text of each entry, its scene or None, and its image ids or None for all."""
+
+    entries: tuple[tuple[str, int | None, range | None], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Frames":
+        """From such a text, or from a text file with such entries, separated by commas or white space, with # comments.
+        Raises InputError."""
+        source, texts = _entries(text, r"[\d\s,/*-]+")
+        entries = []
+        for entry in texts:
+            match = re.fullmatch(r"(?:(\d{1,6})/)?(\*|[\d-]+)", entry)
+            scene, ids = match.groups() if match else (None, "")
+            expect(ids != "*" or scene is not None, source, "all images of a scene as 5/*", repr(entry))
+            chosen = None if ids == "*" else _range(source, entry, ids)
+            entries.append((entry, None if scene is None else int(scene), chosen))
+        return cls(tuple(entries))
+
+    def of(self, images: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those of the images (scene_id, im_id) that are named. Raises InputError that names an entry without a scene
+        where the images are of several, or one with another scene than theirs."""
+        images = set(images)
+        scenes = sorted({scene for scene, _ in images})
+        these = f"in a split with scenes {', '.join(map(str, scenes))}"
+        for entry, scene, _ in self.entries:
+            expected = f"SCENE/IDS such as {scenes[0] if scenes else 1}/3-248 {these}"
+            expect(scene is not None or len(scenes) < 2, "frames", expected, repr(entry))
+            expect(scene is None or scene in scenes, "frames", expected, repr(entry))
+        return {
+            (s, i)
+            for s, i in images
+            if any(scene in (None, s) and (ids is None or i in ids) for _, scene, ids in self.entries)
+        }
+
+
+def _entries(text: str, plain: str) -> tuple[str, list[str]]:
+    """What to call the source in an error, and its entries: of the text itself if it matches `plain`, or of the file
+    that it names."""
     source = "frames"
-    if not re.fullmatch(r"[\d\s,-]+", text):
+    if not re.fullmatch(plain, text):
         expect(Path(text).is_file(), source, 'ranges like "3-300,474" or a text file with them', repr(text))
         source = text
         text = re.sub(r"#.*", "", Path(text).read_text(encoding="utf-8", errors="replace"))
-    ids: set[int] = set()
-    for entry in re.split(r"[\s,]+", text.strip(" ,\n\t")):
-        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", entry)  # six digits, as in the names of the image files
-        expect(match is not None, source, "image ids and ranges like 3-300,474", repr(entry[:40]))
-        low, high = int(match[1]), int(match[2] or match[1])  # type: ignore[index]
-        expect(low <= high, source, "ranges from low to high", repr(entry))
-        ids.update(range(low, high + 1))
-    return ids
+    return source, re.split(r"[\s,]+", text.strip(" ,\n\t"))
+
+
+def _range(source: str, entry: str, ids: str) -> range:
+    """The numbers of "474" or "3-300". entry: of which it is a part."""
+    match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", ids)  # six digits, as in the names of the image files
+    if match is None:
+        raise InputError(f"{source}: expected image ids and ranges like 3-300,474, got {entry[:40]!r}")
+    low, high = int(match[1]), int(match[2] or match[1])
+    expect(low <= high, source, "ranges from low to high", repr(entry))
+    return range(low, high + 1)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -61,3 +113,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def expanded(path: str) -> Path:
+    """A path with its environment variables put in. Raises InputError if one is not set."""
+    result = os.path.expandvars(os.path.expanduser(path))
+    expect("$" not in result, path, "environment variables that are set (export NAME=…)", result)
+    return Path(result)

@@ -6,6 +6,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from fm_pose_core.errors import expect
 
@@ -38,9 +39,8 @@ def project_to_so3(M: Array) -> Array:
 
 
 def rotation_angle(R: Array) -> float:
-    """Angle of a rotation in radians, by atan2: exact near 0 and pi, unlike arccos((trace - 1) / 2)."""
-    sine = 0.5 * np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
-    return float(np.arctan2(sine, 0.5 * (np.trace(R) - 1.0)))
+    """Angle of a (3, 3) rotation in radians, in [0, pi]; exact near 0 and pi, unlike arccos((trace - 1) / 2)."""
+    return float(Rotation.from_matrix(R).magnitude())
 
 
 def skew(w: Array) -> Array:
@@ -49,7 +49,8 @@ def skew(w: Array) -> Array:
 
 
 def exp_so3(w: Array) -> Array:
-    """Rotation vector (3,) in radians -> (3, 3) rotation (Rodrigues)."""
+    """Rotation vector (3,) in radians -> (3, 3) rotation (Rodrigues). Written out, since the refinement of PnP calls it
+    in its inner loop: with SciPy's Rotation all of PnP takes an eighth longer."""
     angle = float(np.linalg.norm(w))
     W = skew(w)
     if angle < 1e-8:
@@ -59,39 +60,17 @@ def exp_so3(w: Array) -> Array:
 
 def log_so3(R: Array) -> Array:
     """(3, 3) rotation -> rotation vector (3,) in radians, angle in [0, pi]."""
-    x, y, z, w = quaternion_from_rotation(R)
-    v = np.array([x, y, z])
-    norm = float(np.linalg.norm(v))
-    if norm < 1e-12:
-        return 2.0 * v
-    return 2.0 * np.arctan2(norm, w) / norm * v
+    return np.asarray(Rotation.from_matrix(R).as_rotvec())
 
 
 def quaternion_from_rotation(R: Array) -> Array:
     """(3, 3) rotation -> unit quaternion (4,) in ROS order x, y, z, w, with w >= 0."""
-    # The eigenvector of the largest eigenvalue of Bar-Itzhack's symmetric matrix: stable at every angle.
-    K = np.array(
-        [
-            [R[0, 0] - R[1, 1] - R[2, 2], 0.0, 0.0, 0.0],
-            [R[0, 1] + R[1, 0], R[1, 1] - R[0, 0] - R[2, 2], 0.0, 0.0],
-            [R[0, 2] + R[2, 0], R[1, 2] + R[2, 1], R[2, 2] - R[0, 0] - R[1, 1], 0.0],
-            [R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1], np.trace(R)],
-        ]
-    )
-    q = np.linalg.eigh(K)[1][:, -1]
-    return q if q[3] >= 0 else -q
+    return np.asarray(Rotation.from_matrix(R).as_quat(canonical=True))
 
 
 def rotation_from_quaternion(q: Array) -> Array:
     """Unit quaternion (4,) in ROS order x, y, z, w -> (3, 3) rotation; q is normalised first."""
-    x, y, z, w = np.asarray(q, dtype=np.float64) / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    return np.asarray(Rotation.from_quat(q).as_matrix())
 
 
 def rotation_looking_along(ray: Array) -> Array:

@@ -1,24 +1,52 @@
-"""From a YAML file (config/train/*.yaml) to an experiment."""
+"""The tasks, and which one an experiment or a bundle is of. A further task is a folder beside `objects` and `hands`, and
+a line here."""
 
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fm_pose_core.bundle import Bundle, read_manifest
 from fm_pose_core.config import changed, from_dict, read_yaml, to_dict
-from fm_pose_core.errors import InputError
-from fm_pose_core.hands.experiment import HandExperiment
-from fm_pose_core.learning.experiment import Experiment
-from fm_pose_core.objects.experiment import ObjectExperiment
+from fm_pose_core.errors import InputError, expect
+
+if TYPE_CHECKING:  # an experiment needs torch, a bundle does not
+    from fm_pose_core.learning.experiment import Experiment
 
 
-def experiment_from(values: dict[str, Any], where: str = "") -> Experiment:
-    """An ObjectExperiment, or, if there is a section `hand`, a HandExperiment. Raises InputError that names an unknown
-    key."""
-    return from_dict(
-        HandExperiment if isinstance(values, dict) and "hand" in values else ObjectExperiment, values, where
-    )
+@dataclass(frozen=True)
+class Task:
+    """section: of a configuration, by which its experiments are known. experiment, bundle: classes as MODULE:NAME."""
+
+    section: str
+    experiment: str
+    bundle: str
 
 
-def load_experiment(path: str | Path, changes: list[str] | None = None) -> Experiment:
+TASKS = {
+    "object_pose": Task("objects", "objects.experiment:ObjectExperiment", "objects.bundle:ObjectBundle"),
+    "hand_pose": Task("hand", "hands.experiment:HandExperiment", "hands.bundle:HandBundle"),
+}
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """The bundle in a folder, of whatever task. Raises InputError."""
+    task = read_manifest(Path(path))["task"]
+    expect(task in TASKS, f"{path}: task", f"one of {', '.join(TASKS)}", repr(task))
+    bundle: Bundle = _class(TASKS[task].bundle).load(path)
+    return bundle
+
+
+def experiment_from(values: dict[str, Any]) -> "Experiment":
+    """The experiment that a configuration describes, by its section. Raises InputError that names an unknown key."""
+    sections = {task.section: task for task in TASKS.values()}
+    named = [s for s in sections if s in values]
+    expect(len(named) == 1, "configuration", f"one of the sections {', '.join(sections)}", ", ".join(named) or "none")
+    experiment: Experiment = from_dict(_class(sections[named[0]].experiment), values)
+    return experiment
+
+
+def load_experiment(path: str | Path, changes: list[str] | None = None) -> "Experiment":
     """Read a YAML file, put `changes` (key.key=value) in, and build the experiment; errors begin with the file's
     name."""
     values = read_yaml(path)
@@ -27,3 +55,8 @@ def load_experiment(path: str | Path, changes: list[str] | None = None) -> Exper
         return experiment_from(changed(to_dict(experiment), changes)) if changes else experiment
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _class(name: str) -> Any:
+    module, _, cls = name.partition(":")
+    return getattr(import_module(f"fm_pose_core.{module}"), cls)

@@ -12,7 +12,7 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import box_corners, exp_so3, transform
 from fm_pose_core.objects.bop import BopDataset, Result, read_results, write_results
 from fm_pose_core.objects.evaluation import model_vertices
-from fm_pose_core.rendering.ply import read_ply_vertices
+from fm_pose_core.rendering.mesh import read_vertices
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +133,13 @@ def test_vertices_of_every_kind_of_ply(root: Path, tmp_path: Path) -> None:
         header += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
         records = np.zeros(8, dtype=[("red", "u1"), ("xyz", f"{order}f4", 3)])
         records["xyz"] = expected
-        content = header.encode() + records.tobytes() + b"\x03"
+        face = np.array([(3, (0, 1, 2))], dtype=[("count", "u1"), ("indices", f"{order}i4", 3)])
+        content = header.encode() + records.tobytes() + face.tobytes()
         (tmp_path / "m.ply").write_bytes(content)
-        np.testing.assert_allclose(read_ply_vertices(tmp_path / "m.ply"), expected, atol=1e-8)
+        np.testing.assert_allclose(read_vertices(tmp_path / "m.ply"), expected, atol=1e-8)
         (tmp_path / "short.ply").write_bytes(content[:-60])
         with pytest.raises(InputError, match=r"short\.ply"):
-            read_ply_vertices(tmp_path / "short.ply")
+            read_vertices(tmp_path / "short.ply")
     (tmp_path / "no.ply").write_bytes(b"solid cube\n")
     with pytest.raises(InputError, match="PLY"):
-        read_ply_vertices(tmp_path / "no.ply")
+        read_vertices(tmp_path / "no.ply")

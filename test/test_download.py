@@ -1,14 +1,19 @@
-"""The download command on local copies of a small dataset: a folder, and a web server on this machine."""
+"""The download command on local copies of a small dataset: a folder, and a server on this machine that answers as the
+BOP hub does."""
 
 import hashlib
 import http.server
+import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_bop
 
@@ -38,49 +43,71 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder. log: (path, Range, status). cut: bytes after which a body breaks off. tags, ranges: whether the
-    server sends an ETag, and parts of a file."""
+    """Serves a folder as the BOP hub does. log: (method, file, Range). cut: bytes after which the next body breaks off,
+    once."""
 
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.log, self.cut, self.ranges = folder, list[tuple[str, str | None, int]](), 0, True
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/hub"
+        self.folder, self.log, self.cut = folder, list[tuple[str, str, str | None]](), 0
+
+    def download(self, part: str, output: Path) -> subprocess.CompletedProcess[str]:
+        """`fm-pose download bop` from this server."""
+        endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        words = f"download bop --dataset lmo --parts {part} --output".split()
+        return subprocess.run(
+            [sys.executable, "-m", "fm_pose_core.cli", *words, str(output)],
+            env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"},
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+        )
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
+    repository = "/datasets/bop-benchmark/lmo/resolve/main/"
+
+    def do_HEAD(self) -> None:
+        self.answer()
 
     def do_GET(self) -> None:
-        path = self.server.folder / Path(self.path).name
-        if not path.is_file():
-            self.send_error(404)
-            return
+        content = self.answer()
+        if content and self.server.cut:
+            content, self.server.cut = content[: self.server.cut], 0
+        self.wfile.write(content)
+
+    def answer(self) -> bytes:
+        """Send the headers; the body that belongs to them."""
+        path = self.server.folder / self.path.removeprefix(self.repository)
+        if not self.path.startswith(self.repository) or not path.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return b""
         content, wanted = path.read_bytes(), self.headers["Range"]
-        tag = '"' + hashlib.sha256(content).hexdigest()[:16] + '"'
-        start, status = 0, 200
-        if wanted and self.server.ranges and self.headers["If-Range"] == tag:
-            start, status = int(wanted.removeprefix("bytes=").removesuffix("-")), 206
-            if start >= len(content):
-                self.send_error(416)
-                return
-        self.server.log.append((path.name, wanted, status))
-        self.send_response(status)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        self.server.log.append((self.command, path.name, wanted))
+        self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", tag)
-        if status == 206:
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        if wanted:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        self.wfile.write(content[start : start + self.server.cut] if self.server.cut else content[start:])
+        return content[start:]
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def server(archives: Path) -> Iterator[Server]:
-    server = Server(archives)
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A hub without files; a test puts them into its folder."""
+    (tmp_path / "hub").mkdir()
+    server = Server(tmp_path / "hub")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -128,53 +155,54 @@ def test_from_a_folder(archives: Path, tmp_path: Path, kind: str, capsys: pytest
     check(out / "lmo")
 
 
-def test_from_a_server(server: Server, tmp_path: Path) -> None:
-    check(download_bop("lmo", tmp_path, PARTS, server.url))
-    assert [status for _, _, status in server.log] == [200, 200, 200]
-    check(download_bop("lmo", tmp_path, PARTS, server.url))  # all there: no more requests
-    assert len(server.log) == 3
+def test_from_the_hub(server: Server, archives: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs the extra [download]")
+    shutil.copytree(archives, server.folder, dirs_exist_ok=True)
+    done = server.download(",".join(PARTS), tmp_path / "data")
+    assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / "data" / "lmo"), done.stderr
+    check(tmp_path / "data" / "lmo")
+    assert server.log == [(m, f"lmo_{part}.zip", None) for part in PARTS for m in ("HEAD", "GET")]
+    assert server.download(",".join(PARTS), tmp_path / "data").returncode == 0
+    assert len(server.log) == 2 * len(PARTS)  # all there: no more requests
 
 
 def test_a_broken_download_goes_on(server: Server, tmp_path: Path) -> None:
-    server.cut = 1500
-    for length in (1500, 3000):
-        with pytest.raises(InputError, match=f"expected .* bytes, got {length}; run the command again"):
-            download_bop("lmo", tmp_path, ["test_bop19"], server.url)
-    assert list((tmp_path / "lmo").iterdir()) == []
-    server.cut = 0
-    download_bop("lmo", tmp_path, PARTS, server.url)
-    requests = [(asked, status) for name, asked, status in server.log if "test_bop19" in name]
-    assert requests == [(None, 200), ("bytes=1500-", 206), ("bytes=3000-", 206)]
-    check(tmp_path / "lmo")
+    pytest.importorskip("huggingface_hub", reason="needs the extra [download]")
+    big = np.random.default_rng(0).bytes(25_000_000)  # huggingface_hub keeps blocks of 10 MB
+    with zipfile.ZipFile(server.folder / "lmo_base.zip", "w") as z:
+        z.writestr("lmo/big", big)
+    server.cut = 12_000_000
+    done = server.download("base", tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    asked = [wanted for method, _, wanted in server.log if method == "GET"]
+    assert asked[0] is None and len(asked) == 2 and 0 < int(asked[1][6:-1]) <= 12_000_000
+    assert (tmp_path / "data" / "lmo" / "big").read_bytes() == big
 
 
-def test_a_whole_download_that_was_not_unpacked_is_used(server: Server, archives: Path, tmp_path: Path) -> None:
-    download_bop("lmo", tmp_path, ["base"], server.url)
-    shutil.copy(archives / "lmo_models.zip", tmp_path / ".lmo_models.zip.part")
-    tag = hashlib.sha256((archives / "lmo_models.zip").read_bytes()).hexdigest()[:16]
-    (tmp_path / ".lmo_models.zip.etag").write_text(f'"{tag}"')
-    server.log.clear()
-    download_bop("lmo", tmp_path, ["models"], server.url)
-    assert server.log == [] and (tmp_path / "lmo" / "models").is_dir()
+def test_failures_of_the_hub_are_named(server: Server, archives: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs the extra [download]")
+    content = bytearray((archives / "lmo_test_bop19.zip").read_bytes())
+    content[200] ^= 255
+    (server.folder / "lmo_test_bop19.zip").write_bytes(content)
+    for part, message in (("train_pbr", "got no such file"), ("test_bop19", "expected a whole ZIP archive")):
+        failed = server.download(part, tmp_path / "data")
+        assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
+        assert list((tmp_path / "data" / "lmo").iterdir()) == []
+    shutil.copy(archives / "lmo_test_bop19.zip", server.folder)  # the damaged one was deleted, this one is fetched
+    assert server.download("test_bop19", tmp_path / "data").returncode == 0
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["lmo"]
 
 
-@pytest.mark.parametrize("change", ["another file", "no parts"])
-def test_a_file_that_changed_or_comes_whole_is_read_from_the_start(server: Server, tmp_path: Path, change: str) -> None:
-    (tmp_path / ".lmo_base.zip.part").write_bytes(b"x" * 100)
-    tag = hashlib.sha256((server.folder / "lmo_base.zip").read_bytes()).hexdigest()[:16]
-    (tmp_path / ".lmo_base.zip.etag").write_text('"old"' if change == "another file" else f'"{tag}"')
-    server.ranges = change == "another file"
-    download_bop("lmo", tmp_path, ["base"], server.url)
-    assert server.log == [("lmo_base.zip", "bytes=100-", 200)]
-    assert (tmp_path / "lmo" / "camera.json").is_file()
+def test_the_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match=r"pip install 'fm-pose\[download\]'"):
+        download_bop("lmo", tmp_path, ["base"])
 
 
-def test_failures_are_named(server: Server, archives: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="HTTP 404"):
-        download_bop("lmo", tmp_path, ["train_pbr"], server.url)
+def test_failures_are_named(archives: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lmo_train_pbr\.zip"):
         download_bop("lmo", tmp_path, ["train_pbr"], str(archives))
-    with pytest.raises(InputError, match="run the command again"):
+    with pytest.raises(InputError, match="mirror: expected a folder"):
         download_bop("lmo", tmp_path, ["base"], "http://127.0.0.1:9")
     with pytest.raises(InputError, match="dataset: expected one of lm, lmo"):
         download_bop("nothing", tmp_path, ["base"])

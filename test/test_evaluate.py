@@ -1,6 +1,7 @@
 """Evaluation of a dataset: which instances count, where the windows are, who is judged by what, and the report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import tiny_bop
 from tiny_bop import BLUE, FRAMES, HIDDEN
 
 from fm_pose_core.errors import InputError
-from fm_pose_core.files import parse_ids
+from fm_pose_core.files import Frames
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects import windows as windowing
 from fm_pose_core.objects.bop import BopDataset, Result
@@ -48,7 +49,7 @@ def ids(instances: list) -> list[tuple[int, int]]:
 
 def test_the_targets_choose(dataset: BopDataset, tmp_path: Path) -> None:
     assert ids(select_instances(dataset, "test")[0]) == [(im, o) for im in (2, 3, 5) for o in (1, 2)]
-    assert ids(select_instances(dataset, "test", [1], frames=parse_ids("3-5"))[0]) == [(3, 1), (5, 1)]
+    assert ids(select_instances(dataset, "test", [1], frames=Frames.parse("3-5"))[0]) == [(3, 1), (5, 1)]
     assert len(select_instances(dataset, "test", all_instances=True)[0]) == 8
 
 
@@ -69,19 +70,20 @@ def test_targets_of_other_images_are_left_aside_with_a_note(tmp_path: Path) -> N
 
 def test_an_empty_choice_is_an_error(dataset: BopDataset) -> None:
     with pytest.raises(InputError, match="at least one instance"):
-        select_instances(dataset, "test", frames=parse_ids("100-200"))
+        select_instances(dataset, "test", frames=Frames.parse("100-200"))
     with pytest.raises(InputError, match="object id"):
         select_instances(dataset, "test", [9])
 
 
-def test_frames(tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text("# validation block\n3-300\n474, 480\n")
-    for text in ("3-300,474,480", " 3-300, 474 480", str(tmp_path / "ids.txt")):
-        frames = parse_ids(text)
-        assert [i in frames for i in (2, 3, 300, 301, 474, 475, 480)] == [False, True, True, False, True, False, True]
-    for text in ("a-b", "5-3", "3--4", "-3", ","):
-        with pytest.raises(InputError, match=r"frames|ranges"):
-            parse_ids(text)
+def test_frames_of_several_scenes(tmp_path: Path) -> None:
+    """Each scene counts its images from 0, so an image id alone is none."""
+    root = tiny_bop.write_tiny_bop(tmp_path / "tiny")
+    shutil.copytree(root / "test" / "000001", root / "test" / "000004")
+    dataset = BopDataset(root)
+    chosen, _ = select_instances(dataset, "test", [1], frames=Frames.parse("1/3-5,4/2"), all_instances=True)
+    assert [(i.scene_id, i.im_id) for i in chosen] == [(1, 3), (1, 4), (1, 5), (4, 2)]
+    with pytest.raises(InputError, match=r"SCENE/IDS such as 1/3-248 in a split with scenes 1, 4, got '3-5'"):
+        select_instances(dataset, "test", [1], frames=Frames.parse("4/2,3-5"))
 
 
 def test_the_true_window_is_the_projected_centre_of_the_box(dataset: BopDataset) -> None:
@@ -200,7 +202,7 @@ def test_two_instances_of_one_object_are_matched(tmp_path: Path) -> None:
     path.write_text(json.dumps(truths))
     second = transform(tiny_bop.truth(2, 1)[:3, :3], np.array([0.2, 0.1, 0.9]))
     given = [Result(1, 2, 1, 0.5, tiny_bop.truth(2, 1)), Result(1, 2, 1, 0.9, second), Result(1, 2, 1, 0.1, np.eye(4))]
-    evaluation = evaluate_results(BopDataset(root), "test", given, [1], frames=parse_ids("2"))
+    evaluation = evaluate_results(BopDataset(root), "test", given, [1], frames=Frames.parse("2"))
     assert [c.status for c in evaluation.cases] == ["scored", "scored"]
     assert evaluation.objects[1].projection == 1
 

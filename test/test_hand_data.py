@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,15 @@ import pytest
 pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
 
+from scipy.spatial.transform import Rotation
+
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
-from fm_pose_core.hands.evaluation import score_joints
+from fm_pose_core.hands.evaluation import score_joints, table
 from fm_pose_core.hands.frames import read_depth, read_frames, read_unlabelled, write_nyu
 from fm_pose_core.hands.labels import DATASETS, read_labels, write_joints
-from fm_pose_core.hands.locate import SearchConfig, centre_of_mass, find_hand, hand_near
+from fm_pose_core.hands.locate import SearchConfig, annotated_hand, centre_of_mass, find_hand, hand_near
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
 from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets
 from fm_pose_core.hands.model.skin import SkinnedHand, build_skin
@@ -201,15 +204,12 @@ def test_labels_agree_with_the_depth(hand: SkinnedHand) -> None:
 
 
 def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
-    from fm_pose_core.hands.model.fitting import rotation_vectors
-    from fm_pose_core.hands.model.skeleton import rotations
-
     crop = HandCrop()
     renderer = HandRenderer(hand, NYU14, crop)
     pose = PosePrior(hand.skeleton, PoseConfig()).draw(np.random.default_rng(5))
-    R = rotations(np.array([[0, 0, 0.7]]))[0]
+    turn = Rotation.from_rotvec([0, 0, 0.7])
     turned = pose.copy()
-    turned[:3], turned[3:6] = rotation_vectors((R @ rotations(pose[None, :3])[0])[None])[0], R @ pose[3:6]
+    turned[:3], turned[3:6] = (turn * Rotation.from_rotvec(pose[:3])).as_rotvec(), turn.apply(pose[3:6])
 
     class Fixed:
         """Stands for a random generator that draws this turn and nothing else."""
@@ -221,7 +221,7 @@ def test_turning_the_camera_equals_rendering_turned(hand: SkinnedHand) -> None:
             return float(np.degrees(0.7)) if high > 1 else 0.0
 
     view, direct = renderer.render(pose), renderer.render(turned)
-    direct.center = R @ view.center
+    direct.center = turn.apply(view.center)
     (a,), labels = draw_window(view, crop, HandWindowsConfig(180.0, 0.0, 0.0, 0.0), Fixed())  # type: ignore[arg-type]
     b = crop.cut(direct.layers[0], direct.camera, direct.center)
     both = (a < 1) & (b < 1)
@@ -274,6 +274,36 @@ def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
         both = (a < 1) & (b < 1)
         assert both.sum() / ((a < 1) | (b < 1)).sum() > 0.9
         assert np.median(np.abs(a - b)[both]) < 0.02
+    pairs.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients"), [("plumb_bob", [-0.25, 0.06, 0.0, 0.0]), ("equidistant", [0.05, -0.02, 0.004, 0.0])]
+)
+def test_pairs_of_a_camera_with_distortion_are_alike(
+    model: str, coefficients: list[float], hand: SkinnedHand, tmp_path: Path
+) -> None:
+    """A hand beside the middle, as the camera's lens bends it, and its rendering, which is never bent."""
+    from fm_pose_core.rendering.renderer import DepthRenderer
+
+    pose = PosePrior(hand.skeleton, PoseConfig()).draw(np.random.default_rng(2))
+    pose[3:6] = [0.22, 0.14, 0.6]
+    renderer = DepthRenderer(len(hand.vertices), hand.faces, 640, 480)
+    straight = renderer.render(hand.posed(pose), CAMERA.K)
+    renderer.close()
+    camera = Camera(CAMERA.K, 640, 480, np.array(coefficients), model)
+    v, u = np.mgrid[:480, :640]
+    xy = CAMERA.pixels(camera.rays(np.stack([u, v], -1))).astype(np.float32).reshape(480, 640, 2)
+    joints = hand.skeleton.points(pose[None], *hand.skeleton.on_bones(NYU14))
+    write_nyu(tmp_path / "train", [cv2.remap(straight, xy, None, cv2.INTER_NEAREST)], joints)
+    frames = replace(read_frames("nyu", tmp_path, "train"), camera=camera)
+    where, config = np.zeros(1, np.int64), HandWindowsConfig(astray=0.0)
+    pairs = HandPairs(frames, [(hand, NYU14)], where, [pose], HandCrop(), config, np.random.default_rng(0), ring=4)
+    for _ in range(4):
+        real, synthetic, _ = pairs.draw()
+        both = (real < 1) & (synthetic < 1)
+        assert both.sum() / ((real < 1) | (synthetic < 1)).sum() > 0.9
+        assert np.median(np.abs(real - synthetic)[both]) < 0.02
     pairs.close()
 
 
@@ -421,6 +451,45 @@ def test_files_in_the_published_format(tmp_path: Path) -> None:
         read_labels(tmp_path / "c.txt", dataset)
     with pytest.raises(InputError, match="expected 3 frames"):
         score_joints("ours", joints, moved[:2], dataset.joints)
+
+
+def test_unknown_joints_count_in_nothing() -> None:
+    """An unknown truth is no error; a missing prediction of a known joint is an infinite one."""
+    names = ("a", "b", "c")
+    truth = np.tile([0.0, 0.0, 0.5], (4, 3, 1))
+    predictions = truth + np.array([0.003, 0.0, 0.004])
+    truth[0, 1], truth[1], truth[:, 2] = np.nan, np.nan, np.nan
+    score = score_joints("ours", truth, predictions, names)
+    assert score.mean == pytest.approx(0.005) and score.within(0.006) == 1.0 and score.within(0.004) == 0.0
+    said = score.to_json()
+    assert said["frames"] == 3 and said["per_joint_mm"] == {"a": pytest.approx(5), "b": pytest.approx(5), "c": None}
+    predictions[0, 1], predictions[2, 0] = np.nan, np.nan
+    score = score_joints("ours", truth, predictions, names)
+    assert score.mean == np.inf and score.within(1.0) == pytest.approx(2 / 3)
+    np.testing.assert_allclose(score.of_joints, [np.inf, 0.005, np.nan])
+    assert " 3      inf " in table([score])
+    with pytest.raises(InputError, match="ground truth: expected at least one known joint"):
+        score_joints("ours", np.full_like(truth, np.nan), predictions, names)
+
+
+def test_training_takes_the_frames_whose_joints_are_all_known(tmp_path: Path) -> None:
+    joints = np.random.default_rng(0).normal([0, 0, 0.7], 0.05, (4, 14, 3))
+    write_nyu(tmp_path / "train", [ball((0.0, 0.0, 0.7), 0.05)] * 4, joints)
+    frames = read_frames("nyu", tmp_path, "train")
+    assert frames.fully_labelled() is frames
+    frames.joints[1, 5], frames.joints[2] = np.nan, np.nan
+    known = frames.fully_labelled()
+    assert known.paths == (frames.paths[0], frames.paths[3]) and np.isfinite(known.joints).all()
+    np.testing.assert_array_equal(known.joints, frames.joints[[0, 3]])
+    with pytest.raises(InputError, match="expected a frame with all joints known, got none"):
+        frames.chosen([1, 2]).fully_labelled()
+    with pytest.raises(InputError, match="joints: expected known ones"):
+        annotated_hand(frames.depth(1), frames.camera, frames.joints[1])
+    # What is known says where the hand is.
+    a, b = (hand_near(frames.depth(1), frames.camera, x) for x in (frames.joints[1], np.delete(frames.joints[1], 5, 0)))
+    assert a is not None and b is not None
+    np.testing.assert_array_equal(a.center, b.center)
+    assert hand_near(frames.depth(2), frames.camera, frames.joints[2]) is None
 
 
 def test_depth_maps_without_labels(tmp_path: Path) -> None:

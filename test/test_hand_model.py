@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from fm_pose_core.config import read_yaml
+from fm_pose_core.config import from_dict, read_yaml
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.labels import DATASETS, read_labels
-from fm_pose_core.hands.model.fitting import fit_poses, fit_shape, rotation_vectors
-from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets, rotations, skeleton_bones
+from fm_pose_core.hands.model.fitting import fit_poses, fit_shape
+from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
+from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets, skeleton_bones
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FM_POSE_DATA", ROOT.parent / "shared" / "data")) / "hand"
@@ -50,7 +52,7 @@ def test_jacobian_agrees_with_differences(left: bool) -> None:
         if k < 3:
             turn = np.zeros((2, 3))
             turn[:, k] = 1e-6
-            moved[:, :3] = rotation_vectors(rotations(turn) @ rotations(pose[:, :3]))
+            moved[:, :3] = (Rotation.from_rotvec(turn) * Rotation.from_rotvec(pose[:, :3])).as_rotvec()
         else:
             moved[:, k] += 1e-6
         np.testing.assert_allclose((skeleton.points(moved, bone, offset) - points) / 1e-6, J[..., k], atol=1e-5)
@@ -77,15 +79,6 @@ def test_flexion_goes_to_the_palm_and_bones_keep_their_length() -> None:
     for a, b in skeleton_bones("hand21"):
         i, j = names.index(a), names.index(b)
         assert np.linalg.norm(bent[i] - bent[j]) == pytest.approx(np.linalg.norm(straight[i] - straight[j]))
-
-
-def test_rotation_vectors_round_trip() -> None:
-    rng = np.random.default_rng(0)
-    v = rng.normal(size=(500, 3))
-    v *= (rng.uniform(0, np.pi, 500) / np.linalg.norm(v, axis=1))[:, None]
-    v[0] = 0.0
-    v[1] = [0, np.pi - 1e-9, 0]
-    np.testing.assert_allclose(rotations(rotation_vectors(rotations(v))), rotations(v), atol=1e-12)
 
 
 def test_fitting_finds_known_poses() -> None:
@@ -174,3 +167,23 @@ def test_rigged_mesh_takes_the_place_of_our_skin(side: str, tmp_path: Path) -> N
     (tmp_path / "no.glb").write_bytes(b"no glTF at all, but long enough")
     with pytest.raises(InputError, match="expected a GLB file"):
         rigged_hand(tmp_path / "no.glb", mapping)
+
+
+@pytest.mark.parametrize("facing", [0.0, 0.15, 0.5, 1.0])
+def test_facing_says_how_far_fingers_point_along_the_view(facing: float) -> None:
+    """Alike up to `facing`, then rarer by a straight line, and none from 0.8 farther on."""
+    skeleton, rng = Skeleton(), np.random.default_rng(4)
+    prior = PosePrior(skeleton, PoseConfig(facing=facing))
+    drawn = np.stack([prior.draw(rng)[:3] for _ in range(3000)])
+    cosines = np.abs(Rotation.from_rotvec(drawn).as_matrix()[:, 2, 1])
+    grid = np.linspace(0, 1, 1001)
+    density = np.clip(1 - (grid - facing) / 0.8, 0, 1)
+    expected = np.cumsum(density) / density.sum()
+    share = np.searchsorted(np.sort(cosines), grid) / len(cosines)
+    assert cosines.max() <= facing + 0.8
+    assert np.abs(share - expected).max() < 0.03  # Kolmogorov and Smirnov: 1.6 / sqrt(3000)
+
+
+def test_facing_cannot_be_negative() -> None:
+    with pytest.raises(InputError, match="facing: expected at least 0"):
+        from_dict(PoseConfig, {"facing": -0.2})

@@ -4,6 +4,7 @@ back."""
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +15,13 @@ pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 from fm_pose_core.cli import main
 from fm_pose_core.files import read_image
 from fm_pose_core.geometry import Array, apply, rotation_angle
+from fm_pose_core.hands.frames import read_frames
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.rendering.mesh import load_mesh
 from fm_pose_core.rendering.renderer import Renderer
+from fm_pose_core.simulation import hands
 from fm_pose_core.simulation.dataset import photos_of_training, scattered_pose, sequence_poses, simulate
+from fm_pose_core.simulation.hands import simulate_hands
 from fm_pose_core.simulation.studio import CAMERA, CENTER, Studio
 from fm_pose_core.simulation.tugboat import demo_object
 from fm_pose_core.types import Camera
@@ -167,6 +171,62 @@ def test_dataset_reads_back(dataset: Path) -> None:
         uv = instance.camera.pixels(apply(instance.T_camera_object, mesh.vertices))
         assert np.allclose([x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5], [*uv.min(0), *uv.max(0)], atol=1.5)
     assert bop.targets() == {(1, 0, 1), (1, 1, 1)}
+
+
+def test_an_older_dataset_leaves_nothing_behind(tmp_path: Path) -> None:
+    simulate(tmp_path, photos=0, frames=3, seed=1)
+    rgb = tmp_path / "test/000001/rgb"
+    (rgb / "notes.txt").write_text("of somebody else")
+    simulate(tmp_path, photos=0, frames=1, seed=2)
+    assert sorted(p.name for p in rgb.iterdir()) == ["000000.jpg", "notes.txt"]
+    assert len(BopDataset(tmp_path).instances("test")) == 1
+
+
+# Hands
+
+
+def subjects(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "subjects.txt").read_text().split()]
+
+
+def test_every_frame_shows_somebody(tmp_path: Path) -> None:
+    simulate_hands(tmp_path, train=3, test=1, seed=1)
+    train, test = (read_frames("nyu", tmp_path, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (3, 1) and subjects(tmp_path / "train") == [0, 0, 1]
+    assert train.subjects.tolist() == [0, 0, 1]
+    for frames in (train, test):
+        for k in range(len(frames)):
+            u, v = np.rint(frames.camera.pixels(frames.joints[k])).astype(int).T
+            seen = frames.depth(k)[v, u]
+            assert np.abs(seen - frames.joints[k, :, 2])[seen > 0].min() < 0.03
+
+
+def test_an_older_dataset_of_hands_leaves_nothing_behind(tmp_path: Path) -> None:
+    simulate_hands(tmp_path, train=4, test=2, seed=1)
+    (tmp_path / "train" / "depth_1_note.png").write_bytes(b"of somebody else")
+    simulate_hands(tmp_path, train=2, test=0, seed=1)
+    assert len(read_frames("nyu", tmp_path, "train")) == 2
+    kept = {"depth_1_0000001.png", "depth_1_0000002.png", "joint_data.mat", "labels.txt", "subjects.txt"}
+    assert {p.name for p in (tmp_path / "train").iterdir()} == kept | {"depth_1_note.png"}
+    assert not list((tmp_path / "test").iterdir())
+    foreign = tmp_path / "foreign" / "test" / "depth_1_0000009.png"  # as in NYU's own folder
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"of somebody else")
+    simulate_hands(tmp_path / "foreign", train=0, test=1, seed=1)
+    assert foreign.is_file()
+
+
+def test_depth_maps_are_written_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one is made, all before it are in the folder."""
+    written, real = [], hands.photograph
+
+    def watched(*arguments: Any) -> Any:
+        written.append(len(list(tmp_path.rglob("*.png"))))
+        return real(*arguments)
+
+    monkeypatch.setattr(hands, "photograph", watched)
+    simulate_hands(tmp_path, train=2, test=2, seed=1)
+    assert written == [0, 1, 2, 3]
 
 
 def test_simulate_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,9 +28,7 @@ ENTRY = HandEntry("toy_hand", NAMES, skeleton_bones("nyu14"), False, CROP.cube, 
 def toy_depth(camera: Camera, center: Array, radius: float = RADIUS, wall: float = 2.0) -> np.ndarray:
     """A ball before a wall that is out of the depth range."""
     v, u = np.mgrid[: camera.height, : camera.width]
-    rays = np.stack(
-        [(u - camera.K[0, 2]) / camera.K[0, 0], (v - camera.K[1, 2]) / camera.K[1, 1], np.ones_like(u, float)], -1
-    )
+    rays = camera.rays(np.stack([u, v], -1)).reshape(*u.shape, 3)
     a, b = (rays**2).sum(-1), rays @ np.asarray(center)
     inside = b**2 - a * (np.dot(center, center) - radius**2)
     depth = np.full(u.shape, wall)

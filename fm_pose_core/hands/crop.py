@@ -37,10 +37,7 @@ class HandCrop:
         """-> (size, size) float32 in [-1, 1]: depth relative to `center` (3,) metres, in half cubes; 1 for what is
         behind the cube, in front of it, or a hole. turn: of the picture about its middle, radians."""
         M = self.turning(turn) @ np.vstack([self.affine(camera, center), [0, 0, 1]])
-        warped = cv2.warpAffine(
-            depth, M, (self.size, self.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
-        return self.normalise(warped, center[2])
+        return self.normalise(warped(depth, camera, M, self.size), center[2])
 
     def normalise(self, depth: Depth, z: float, scale: float = 1.0) -> Depth:
         """Depth (…) metres -> [-1, 1] about `z`; holes and what lies outside the cube are background, 1. scale: of the
@@ -51,13 +48,10 @@ class HandCrop:
         return relative
 
     def affine(self, camera: Camera, center: Array) -> Array:
-        """(2, 3): pixels of the image -> pixels of the window, in which the cube's front view at depth z fills the
-        window."""
+        """(2, 3): pixels of the image, without its distortion, -> pixels of the window, in which the cube's front view
+        at depth z fills the window."""
         expect(center[2] > 0, "the hand's centre", "in front of the camera", center)
-        u, v = (
-            camera.K[0, 0] * center[0] / center[2] + camera.K[0, 2],
-            camera.K[1, 1] * center[1] / center[2] + camera.K[1, 2],
-        )
+        u, v = (camera.K[k, k] * center[k] / center[2] + camera.K[k, 2] for k in (0, 1))
         sx, sy = (self.size * center[2] / (2 * self.half * camera.K[k, k]) for k in (0, 1))
         middle = (self.size - 1) / 2
         return np.array([[sx, 0.0, middle - sx * u], [0.0, sy, middle - sy * v]])
@@ -72,3 +66,17 @@ class HandCrop:
         """Points (…, 3) relative to the cube's centre as `turning` moves them."""
         c, n = np.cos(angle), np.sin(angle)
         return scale * points @ np.array([[c, -n, 0.0], [n, c, 0.0], [0.0, 0.0, 1.0]]).T
+
+
+def warped(depth: Depth, camera: Camera, M: Array, size: int) -> Depth:
+    """(size, size) float32 metres: the depth map (H, W) of `camera`, resampled; 0 outside of it. M (2 or 3, 3): takes
+    the pixels that the image would have without the camera's distortion to pixels of the result."""
+    if not camera.distortion.size:
+        return cv2.warpAffine(
+            depth, M[:2], (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+        )
+    v, u = np.mgrid[:size, :size].astype(np.float64)
+    to_window = np.vstack([M[:2] @ camera.K, [0, 0, 1]])  # from rays with z = 1
+    rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ np.linalg.inv(to_window).T
+    xy = camera.pixels(rays).astype(np.float32).reshape(size, size, 2)
+    return cv2.remap(depth, xy, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
+from fm_pose_core.hands.bundle import HandBundle
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
 from fm_pose_core.hands.locate import Candidate, Locator, Search, SearchConfig, centre_of_mass
+from fm_pose_core.hands.solver import HandSolver
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera
 
@@ -76,14 +77,7 @@ class HandEstimator:
         locator: says where the hand may be; without it the estimator's own search. Raises InputError for a depth map
         that does not fit the camera.
         """
-        expected = (camera.height, camera.width)
-        fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
-        expect(
-            fits,
-            "depth",
-            f"float32 {expected} as the camera says",
-            f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}",
-        )
+        _check_depth(depth, camera)
         cube = self.bundle.hand.cube
         candidates = (locator or Search(self.search, cube)).locate(depth, camera)
         if not candidates:
@@ -97,28 +91,31 @@ class HandEstimator:
     def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
         """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints
         there, if there is one."""
-        answers, spread = self._infer([self._crop.cut(c.depth, camera, c.center) for c in candidates])
-        best = int((spread.mean((1, 2)) * [c.handicap for c in candidates]).argmin())
+        solver = HandSolver(self._crop, 1, self.mirror)
+        windows = [solver.look(c.depth, camera, c.center) for c in candidates]
+        outputs = self.backend.infer(np.concatenate(windows))
+        each = [{k: v[i : i + 1] for k, v in outputs.items()} for i in range(len(candidates))]
+        answers = [solver.decode(x, c.center) for x, c in zip(each, candidates, strict=True)]
+        errors = outputs["spread"].astype(np.float64).mean((1, 2)) * [c.handicap for c in candidates]
+        best = int(errors.argmin())
         chosen = candidates[best]
-        center = centre_of_mass(chosen.depth, camera, answers[best].mean(0) + chosen.center, self.bundle.hand.cube)
+        center = centre_of_mass(chosen.depth, camera, answers[best][0].mean(0), self.bundle.hand.cube)
         return chosen if center is None else chosen._replace(center=center)
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
-        views = self._crop.views(self.config.views)
-        answers, spread = self._infer([self._crop.cut(depth, camera, center + shift, turn) for shift, turn in views])
-        joints = np.array(
-            [self._crop.turned(a, -turn) + center + shift for a, (shift, turn) in zip(answers, views, strict=True)]
-        )
-        deviation = np.sqrt(np.square(spread).mean((0, 2))) * self.bundle.manifest.calibration.spread_scale
+        solver = HandSolver(self._crop, self.config.views, self.mirror)
+        joints, deviation = solver.decode(self.backend.infer(solver.look(depth, camera, center)), center)
+        deviation = deviation * self.bundle.spread_scale
         # The mean of a three-dimensional normal distribution's distance is 1.6 deviations.
         error = float(1.6 * deviation.mean())
         score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
         accepted = score >= self.config.min_score
         reason = "" if accepted else f"score {score:.2f} is below {self.config.min_score:g}"
-        return HandPose(joints.mean(0), deviation, center, score, accepted, reason)
+        return HandPose(joints, deviation, center, score, accepted, reason)
 
-    def _infer(self, windows: list[Depth]) -> tuple[Array, Array]:
-        """Joints relative to the cubes' centres, and spread (N, J, 3), metres, of windows (S, S)."""
-        images = np.stack(windows)[..., None]
-        answers, spread = self.backend.infer(images[:, :, ::-1] if self.mirror else images)
-        return answers.astype(np.float64) * ([-1.0, 1.0, 1.0] if self.mirror else 1.0), spread.astype(np.float64)
+
+def _check_depth(depth: Depth, camera: Camera) -> None:
+    expected = (camera.height, camera.width)
+    fits = isinstance(depth, np.ndarray) and depth.shape == expected and depth.dtype == np.float32
+    got = f"{getattr(depth, 'dtype', type(depth).__name__)} {getattr(depth, 'shape', '')}"
+    expect(fits, "depth", f"float32 {expected} as the camera says", got)

@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import HandBundle, HandEntry, write_hand_bundle
+from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.config import knob
 from fm_pose_core.contract import Contract, hand_contract
 from fm_pose_core.errors import expect
-from fm_pose_core.files import parse_ids
+from fm_pose_core.files import expanded, parse_ids
 from fm_pose_core.geometry import Array
+from fm_pose_core.hands.bundle import HandBundle, HandEntry, write_hand_bundle
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
 from fm_pose_core.hands.frames import HandFrames, read_frames
 from fm_pose_core.hands.labels import DATASETS
@@ -21,9 +20,9 @@ from fm_pose_core.hands.model.fitting import fit_poses, fit_shape
 from fm_pose_core.hands.model.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
 from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin, tips_of
 from fm_pose_core.hands.samples import HandSource, HandSyntheticConfig, HandWindowsConfig
-from fm_pose_core.hands.validation import HandValidation
-from fm_pose_core.learning.experiment import Experiment, expand
-from fm_pose_core.learning.networks import Fused
+from fm_pose_core.hands.validation import HandValidation, spread_scale
+from fm_pose_core.learning.adaptation.method import synthetic_alone
+from fm_pose_core.learning.experiment import Experiment, Export
 
 JOINT_SET = {"nyu": "nyu14", "icvl": "icvl16"}
 SHAPE_FRAMES = 300  # of a person, from which the bone lengths are fitted
@@ -68,65 +67,64 @@ class HandData:
     training: HandFrames | None
     validation: HandFrames | None
 
-    def validator(self, device: torch.device) -> HandValidation | None:
-        return HandValidation(self.validation, self.source.crop, device) if self.validation is not None else None
+    def validator(self) -> HandValidation | None:
+        return HandValidation(self.validation, self.source.crop) if self.validation is not None else None
 
-    def write_bundle(
-        self, path: Path, network: Fused, onnx: bytes, architecture: dict[str, Any], training: dict[str, Any]
-    ) -> HandBundle:
-        joint_set = JOINT_SET[self.config.layout]
+    def write_bundle(self, path: Path, export: Export) -> HandBundle:
+        joint_set, crop = JOINT_SET[self.config.layout], self.source.crop.config
         names = tuple(x.name for x in joint_sets()[joint_set])
-        crop = self.source.crop
-        entry = HandEntry(
-            self.config.name, names, skeleton_bones(joint_set), self.config.left, crop.config.cube, crop.config.size
-        )
-        frames = self.validation or self.training
-        scale = HandValidation(frames, crop, torch.device("cpu")).spread_scale(network) if frames is not None else 1.0
-        return write_hand_bundle(
-            path, network=onnx, architecture=architecture, hand=entry, spread_scale=scale, training=training
-        )
+        bones = skeleton_bones(joint_set)
+        hand = HandEntry(self.config.name, names, bones, self.config.left, crop.cube, crop.size)
+        scale = spread_scale(export.network, self.source.crop, self.validation)
+        network = NetworkFile(export.onnx, export.architecture, export.network.contract, scale, export.training)
+        return write_hand_bundle(path, network, hand)
 
 
 def read_data(experiment: HandExperiment) -> HandData:
     """Read the depth maps' annotations, fit the hand model to them, and build the hands to render. Raises InputError
     for what is missing."""
-    c = experiment.hand
+    c, crop = experiment.hand, HandCrop(experiment.crop)
     landmarks = joint_sets()[JOINT_SET[c.layout]]
-    crop = HandCrop(experiment.crop)
     expect(experiment.loss.points == 0.0, "loss.points", "0 for hands: L_p is made for objects", experiment.loss.points)
     expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
-    training, validation = None, None
-    if c.dataset:
-        training = _frames(c, c.split, c.frames)
-        if c.validation_split:
-            validation = _frames(c, c.validation_split, c.validation_frames)
-            overlap = set(training.paths) & set(validation.paths)
-            expect(not overlap, "hand.frames", "no frame in training and validation", f"{len(overlap)} in both")
-    expect(
-        training is not None or experiment.method == "synthetic_only",
-        "hand.dataset",
-        f"a dataset for {experiment.method}",
-        "none",
-    )
+    training, validation = _parts(c)
+    alone = experiment.how.phases is synthetic_alone
+    expect(training is not None or alone, "hand.dataset", f"a dataset for {experiment.method}", "none")
     rng = np.random.default_rng([experiment.schedule.seed, 7])
     hands = [random_hand(landmarks, c, rng) for _ in range(c.shapes)]
-    given = np.zeros((0, hands[0][0].skeleton.size))
     if training is None:
+        given = np.zeros((0, hands[0][0].skeleton.size))
         return HandData(HandSource(crop, experiment.synthetic, experiment.real, hands, given), c, training, validation)
     fitted, of_frame, poses = fit_frames(training, landmarks, c.left)
-    source = HandSource(
-        crop, experiment.synthetic, experiment.real, hands, np.stack(poses), training, fitted, of_frame, poses
-    )
+    pairs = (training, fitted, of_frame, poses)
+    source = HandSource(crop, experiment.synthetic, experiment.real, hands, np.stack(poses), *pairs)
     return HandData(source, c, training, validation)
 
 
+def _parts(c: HandConfig) -> tuple[HandFrames | None, HandFrames | None]:
+    """The frames for training and those for validation, of which every joint is known."""
+    if not c.dataset:
+        return None, None
+    training = _frames(c, c.split, c.frames)
+    if not c.validation_split:
+        return training, None
+    validation = _frames(c, c.validation_split, c.validation_frames)
+    overlap = set(training.paths) & set(validation.paths)
+    expect(not overlap, "hand.frames", "no frame in training and validation", f"{len(overlap)} in both")
+    return training, validation
+
+
 def _frames(c: HandConfig, split: str, ids: str) -> HandFrames:
-    frames = read_frames(c.layout, expand(c.dataset), split)
-    if not ids:
-        return frames
-    wanted = sorted(parse_ids(ids))
-    expect(bool(wanted) and wanted[-1] < len(frames), f"frames of {split}", f"numbers from 0 to {len(frames) - 1}", ids)
-    return frames.chosen(wanted)
+    frames = read_frames(c.layout, expanded(c.dataset), split)
+    if ids:
+        wanted = sorted(parse_ids(ids))
+        inside = bool(wanted) and wanted[-1] < len(frames)
+        expect(inside, f"frames of {split}", f"numbers from 0 to {len(frames) - 1}", ids)
+        frames = frames.chosen(wanted)
+    known = frames.fully_labelled()
+    if len(known) < len(frames):
+        print(f"{split}: {len(frames) - len(known)} of {len(frames)} frames are left out, some joints are not known")
+    return known
 
 
 def fit_frames(

@@ -9,6 +9,7 @@ labels.txt is in the published format of predictions: an image's name, and u, v,
 the dataset's, unless there is a file camera.txt beside the labels: fx fy cx cy in pixels.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from fm_pose_core.types import Camera
 Depth = NDArray[np.float32]
 # The 14 joints that are scored among the 36 in joint_data.mat.
 NYU_OF_36 = (0, 3, 6, 9, 12, 15, 18, 21, 24, 25, 27, 30, 31, 32)
+NYU_NAME = "depth_1_{:07d}.png"  # of a depth map of the first of three cameras, counted from 1
+SUBJECTS = "subjects.txt"  # the number of the person in each frame, a line; simulations write it
 NYU_SUBJECTS = {"test": 2440}  # frames from this one on (counted from 0) show the second person of the test set
 
 
@@ -59,6 +62,13 @@ class HandFrames:
             self.subjects[indices],
             self.unit,
         )
+
+    def fully_labelled(self) -> "HandFrames":
+        """Those frames alone of which every joint is known, as training needs them. Raises InputError if there are
+        none."""
+        known = np.isfinite(self.joints).all((1, 2))
+        expect(bool(known.any()), str(self.paths[0].parent), "a frame with all joints known", "none")
+        return self if known.all() else self.chosen(np.nonzero(known)[0])
 
 
 def read_depth(path: str | Path, unit: float = MM) -> Depth:
@@ -133,7 +143,7 @@ def _read_nyu(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     except (KeyError, ValueError, IndexError, NotImplementedError) as error:
         raise InputError(f"{file}: expected NYU's joint_uvd, got {type(error).__name__} {error}") from None
     expect(uvd.ndim == 3 and uvd.shape[1:] == (36, 3), str(file), "joint_uvd of (cameras, N, 36, 3)", uvd.shape)
-    paths = tuple(folder / f"depth_1_{k + 1:07d}.png" for k in range(len(uvd)))
+    paths = tuple(folder / NYU_NAME.format(k + 1) for k in range(len(uvd)))
     present = np.array([p.is_file() for p in paths])
     expect(bool(present.any()), str(folder), "depth_1_0000001.png and on", "none")
     joints = dataset.to_metres(uvd[:, NYU_OF_36])
@@ -145,7 +155,7 @@ def _read_nyu(dataset: HandDataset, root: Path, split: str) -> HandFrames:
 def _subjects(folder: Path, count: int, second: int | None = None) -> NDArray[np.int64]:
     """Who is seen in each frame: as subjects.txt says (a simulated dataset has one); without it a second person from
     frame `second` on."""
-    file = folder / "subjects.txt"
+    file = folder / SUBJECTS
     if not file.is_file():
         return (np.arange(count) >= (count if second is None else second)).astype(np.int64)
     subjects = np.loadtxt(file, dtype=np.int64, ndmin=1)
@@ -175,22 +185,38 @@ def _camera(dataset: HandDataset, path: Path) -> Camera:
     return Camera(np.array([[dataset.fx, 0, dataset.cx], [0, dataset.fy, dataset.cy], [0, 0, 1]]), width, height)
 
 
-def write_nyu(folder: str | Path, depths: Sequence[Depth], joints: Array) -> None:
-    """Write one split in NYU's layout, joint_data.mat and labels.txt both: depths (H, W) metres, joints (N, 14, 3)
-    metres in the frame of NYU's camera."""
-    import io
+class NyuWriter:
+    """Writes one split in NYU's layout, a depth map at a time; `finish` writes the annotations."""
 
-    from scipy.io import savemat
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.names = Path(folder), list[str]()
 
-    folder, dataset = Path(folder), DATASETS["nyu"]
-    uvd = np.zeros((3, len(joints), 36, 3))
-    uvd[0, :, NYU_OF_36] = dataset.to_uvd(joints).transpose(1, 0, 2)
-    names = [f"depth_1_{k + 1:07d}.png" for k in range(len(depths))]
-    for name, depth in zip(names, depths, strict=True):
+    def add(self, depth: Depth) -> None:
+        """The next depth map (H, W), metres."""
         millimetres = np.rint(np.nan_to_num(depth) / MM).astype(np.uint16)
         coded = np.dstack([millimetres & 255, millimetres >> 8, np.zeros_like(millimetres)]).astype(np.uint8)
-        write_atomically(folder / name, cv2.imencode(".png", coded)[1].tobytes())
-    write_joints(folder / "labels.txt", dataset, joints, names)
-    buffer = io.BytesIO()
-    savemat(buffer, {"joint_uvd": uvd})
-    write_atomically(folder / "joint_data.mat", buffer.getvalue())
+        name = NYU_NAME.format(len(self.names) + 1)
+        write_atomically(self.folder / name, cv2.imencode(".png", coded)[1].tobytes())
+        self.names.append(name)
+
+    def finish(self, joints: Array) -> None:
+        """joint_data.mat and labels.txt both: joints (N, 14, 3) metres in the frame of NYU's camera. Raises InputError
+        unless there are as many as depth maps."""
+        from scipy.io import savemat
+
+        expect(len(joints) == len(self.names), "joints", f"those of {len(self.names)} depth maps", len(joints))
+        dataset = DATASETS["nyu"]
+        uvd = np.zeros((3, len(joints), 36, 3))
+        uvd[0, :, NYU_OF_36] = dataset.to_uvd(joints).transpose(1, 0, 2)
+        write_joints(self.folder / "labels.txt", dataset, joints, self.names)
+        buffer = io.BytesIO()
+        savemat(buffer, {"joint_uvd": uvd})
+        write_atomically(self.folder / "joint_data.mat", buffer.getvalue())
+
+
+def write_nyu(folder: str | Path, depths: Sequence[Depth], joints: Array) -> None:
+    """Write one split in NYU's layout: depths (H, W) metres, joints (N, 14, 3) metres in the frame of NYU's camera."""
+    writer = NyuWriter(folder)
+    for depth in depths:
+        writer.add(depth)
+    writer.finish(joints)

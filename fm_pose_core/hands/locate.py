@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
-from fm_pose_core.geometry import Array, project
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array
 from fm_pose_core.types import Camera, Detection
 
 Depth = NDArray[np.float32]
@@ -133,8 +134,11 @@ def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, 
 
 
 def hand_near(depth: Depth, camera: Camera, near: Array, cube: float = 0.30) -> Candidate | None:
-    """The hand that is about `near` (M, 3), metres, such as annotated joints: of all things the one that is nearest to
-    these points, whatever its size and depth. None where nothing is."""
+    """The hand that is about `near` (M, 3), metres, such as annotated joints, NaN where unknown: of all things the one
+    that is nearest to these points, whatever its size and depth. None where nothing is."""
+    near = near[np.isfinite(near).all(1)]
+    if not len(near):
+        return None
     middle, depth = near.mean(0), _known(depth)
     labels, things = _things(depth, camera, middle[2] - cube, middle[2] + cube, TINY)
     points = [_points_of(depth, camera, labels, t) for t in things]
@@ -147,7 +151,9 @@ def hand_near(depth: Depth, camera: Camera, near: Array, cube: float = 0.30) -> 
 
 
 def annotated_hand(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> Candidate:
-    """The hand about annotated joints (J, 3), metres, even where nothing of it is seen."""
+    """The hand about annotated joints (J, 3), metres, even where nothing of it is seen. Raises InputError if one is not
+    known (NaN)."""
+    expect(bool(np.isfinite(joints).all()), "joints", "known ones", "NaN")
     return hand_near(depth, camera, joints, cube) or Candidate(joints.mean(0), depth)
 
 
@@ -156,10 +162,10 @@ def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.3
     if not np.isfinite(start).all() or start[2] <= 0:
         return None
     half = MASS * cube / 2
-    u, v = project(camera.K, start[None])[0]
-    ru, rv = half * camera.K[0, 0] / start[2], half * camera.K[1, 1] / start[2]
-    u0, v0 = max(0, int(u - ru)), max(0, int(v - rv))
-    part = depth[v0 : max(v0, int(v + rv) + 1), u0 : max(u0, int(u + ru) + 1)]
+    border = start + half * np.array([[x, y, 0.0] for x in (-1, 0, 1) for y in (-1, 0, 1)])
+    pixels = camera.pixels(border)
+    (u0, v0), (u1, v1) = np.maximum(pixels.min(0), 0).astype(int), np.maximum(pixels.max(0) + 1, 0).astype(int)
+    part = depth[v0:v1, u0:u1]
     rows, columns = np.nonzero((np.abs(part - start[2]) < half) & (part > 0))
     return _mass(_points(depth, camera, columns + u0, rows + v0), start, cube)
 
@@ -177,7 +183,8 @@ class _Thing(NamedTuple):
 def _things(
     depth: Depth, camera: Camera, nearest: float, farthest: float, smallest: float
 ) -> tuple[NDArray[np.int32], list[_Thing]]:
-    """Labels (H, W), and the things in the depth range of at least `smallest` square metres, as if seen frontally."""
+    """Labels (H, W), and the things in the depth range of at least `smallest` square metres, as if seen frontally in
+    the middle of the image."""
     fx, fy = camera.K[0, 0], camera.K[1, 1]
     inside = _without_edges(_without_gaps(depth), max(nearest, TINY), farthest)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
@@ -190,10 +197,18 @@ def _things(
         if not len(z) or np.square(z).sum() < smallest * fx * fy:
             continue
         front, back = np.percentile(z[:: max(1, len(z) // 5000)], [2, 98])
-        things.append(
-            _Thing(int(k), (x, y, w, h), float(front), float(max(w * front / fx, h * front / fy, back - front)))
-        )
+        width, height = front * _extent(camera, (x, y, w, h))
+        things.append(_Thing(int(k), (x, y, w, h), float(front), float(max(width, height, back - front))))
     return labels, things
+
+
+def _extent(camera: Camera, box: tuple[int, int, int, int]) -> Array:
+    """Width and height (2,) of what fills a box of pixels, metres at a depth of one metre."""
+    x, y, w, h = box
+    if not camera.distortion.size:
+        return np.array([w / camera.K[0, 0], h / camera.K[1, 1]])
+    border = [[u, v] for u in (x, x + w / 2, x + w) for v in (y, y + h / 2, y + h)]
+    return np.ptp(camera.rays(np.array(border) - 0.5)[:, :2], axis=0)
 
 
 def _alone(depth: Depth, labels: NDArray[np.int32], thing: _Thing, things: list[_Thing], cube: float) -> Depth:
@@ -258,4 +273,6 @@ def _points_of(depth: Depth, camera: Camera, labels: NDArray[np.int32], thing: _
 
 def _points(depth: Depth, camera: Camera, u: NDArray[np.int64], v: NDArray[np.int64]) -> Array:
     z = depth[v, u].astype(np.float64)
+    if camera.distortion.size and len(z):
+        return camera.rays(np.stack([u, v], -1)) * z[:, None]
     return np.stack([(u - camera.K[0, 2]) / camera.K[0, 0] * z, (v - camera.K[1, 2]) / camera.K[1, 1] * z, z], -1)

@@ -8,18 +8,18 @@ stay exact.
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
 from fm_pose_core.geometry import Array
-from fm_pose_core.hands.crop import HandCrop
+from fm_pose_core.hands.crop import HandCrop, warped
 from fm_pose_core.hands.frames import HandFrames
 from fm_pose_core.hands.locate import annotated_hand, centre_of_mass
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
 from fm_pose_core.hands.model.skeleton import Landmark
 from fm_pose_core.hands.model.skin import SkinnedHand
+from fm_pose_core.learning.ring import Ring
 from fm_pose_core.rendering.renderer import DepthRenderer
 from fm_pose_core.types import Camera
 
@@ -68,42 +68,12 @@ def draw_window(
     far = 4.0 if rng.uniform(0, 1) < config.astray else 1.0
     center = view.center + rng.normal(scale=far * config.displacement, size=3)
     center[2] = max(center[2], crop.half)
-    angle, s = (
-        np.radians(rng.uniform(-config.in_plane, config.in_plane)),
-        1.0 + rng.uniform(-config.rescale, config.rescale),
-    )
+    angle = np.radians(rng.uniform(-config.in_plane, config.in_plane))
+    s = 1.0 + rng.uniform(-config.rescale, config.rescale)
     # A larger hand is a hand in a smaller cube.
     M = crop.turning(angle, s) @ np.vstack([crop.affine(view.camera, center), [0, 0, 1]])
-    windows = []
-    for layer in view.layers:
-        depth = cv2.warpAffine(
-            layer, M, (crop.size, crop.size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
-        windows.append(crop.normalise(depth, center[2], s))
+    windows = [crop.normalise(warped(layer, view.camera, M, crop.size), center[2], s) for layer in view.layers]
     return windows, crop.turned(view.joints - center, angle, s)
-
-
-class Ring:
-    """Keeps the latest views; each is used several times, between others."""
-
-    def __init__(self, size: int, uses: int, rng: np.random.Generator) -> None:
-        self.views: list[HandView] = []
-        self.size, self.uses, self.rng = size, uses, rng
-        self._left = 0
-
-    def wants_more(self) -> bool:
-        return self._left <= 0 or len(self.views) < min(16, self.size)
-
-    def add(self, view: HandView) -> None:
-        if len(self.views) < self.size:
-            self.views.append(view)
-        else:
-            self.views[int(self.rng.integers(self.size))] = view
-        self._left = self.uses
-
-    def draw(self) -> HandView:
-        self._left -= 1
-        return self.views[int(self.rng.integers(len(self.views)))]
 
 
 class HandRenderer:
@@ -152,7 +122,7 @@ class HandSamples:
         self.crop, self.config, self.rng = crop, config, rng
         self.renderers = [HandRenderer(hand, landmarks, crop) for hand, landmarks in hands]
         self.priors = [PosePrior(hand.skeleton, config.poses, given) for hand, _ in hands]
-        self.ring = Ring(ring, config.uses_per_view, rng)
+        self.ring: Ring[HandView] = Ring(ring, config.uses_per_view, rng)
 
     def draw(self) -> tuple[Depth, NDArray[np.float32]]:
         """-> window (S, S, 1) float32 in [-1, 1]; joints (J, 3) float32 relative to the cube's centre, metres."""
@@ -184,16 +154,10 @@ class HandPairs:
         ring: int = 256,
     ) -> None:
         """of_frame (N,): which of `hands` a frame shows; poses: of each frame."""
-        self.frames, self.of_frame, self.poses, self.crop, self.config, self.rng = (
-            frames,
-            of_frame,
-            poses,
-            crop,
-            config,
-            rng,
-        )
+        self.frames, self.of_frame, self.poses = frames, of_frame, poses
+        self.crop, self.config, self.rng = crop, config, rng
         self.renderers = [HandRenderer(hand, landmarks, crop) for hand, landmarks in hands]
-        self.ring = Ring(ring, config.uses_per_view, rng)
+        self.ring: Ring[HandView] = Ring(ring, config.uses_per_view, rng)
 
     def _read(self) -> HandView:
         i = int(self.rng.integers(len(self.frames)))
@@ -202,10 +166,7 @@ class HandPairs:
         center, depth, _ = annotated_hand(self.frames.depth(i), camera, joints, 2 * self.crop.half)
         patch = renderer.patch_camera(center)
         M = patch.K @ np.linalg.inv(camera.K)
-        size = (patch.width, patch.height)
-        real = cv2.warpAffine(
-            depth, M[:2], size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
+        real = warped(depth, camera, M, patch.width)
         return HandView([real, renderer.render_as(self.poses[i], patch)], patch, center, joints)
 
     def draw(self) -> tuple[Depth, Depth, NDArray[np.float32]]:

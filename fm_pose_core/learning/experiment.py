@@ -1,29 +1,22 @@
-"""An experiment: what objects and hands share. `object_experiment` and `hand_experiment` add what they do not;
-`experiment_file` reads one."""
+"""An experiment: what all tasks share. `objects.experiment` and `hands.experiment` add what they do not; `tasks` reads
+one from a file."""
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import knob, to_dict
 from fm_pose_core.contract import Contract
-from fm_pose_core.errors import expect
+from fm_pose_core.learning.adaptation import METHODS, Method
+from fm_pose_core.learning.adaptation.method import MixtureConfig
 from fm_pose_core.learning.loader import Source
-from fm_pose_core.learning.losses import METHODS, LossConfig
+from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
-    pretrain_images: int = knob(150_000, "Images of the pretraining, on synthetic data alone (section 3.4).", 0)
-    images: int = knob(250_000, "Images of the training proper, all three kinds counted.", 1)
-    batch_synthetic: int = knob(32, "Samples of T^S in a batch.", 0, 100_000)
-    batch_pairs: int = knob(32, "Pairs of T^M in a batch (two images each; the real ones are of T^R).", 1, 100_000)
-    batch_real: int = knob(0, "Samples of T^R in a batch beyond those of the pairs.", 0, 100_000)
+class ScheduleConfig(MixtureConfig):
     learning_rate: float = knob(1e-3, "Adam's step size at its peak.", 1e-8, 1.0)
     clip_gradient: float = knob(1.0, "Largest gradient norm.", 0.0, 1e9)
     precision: str = knob("bf16", "Arithmetic of the forward pass.", choices=("bf16", "fp32"))
@@ -38,7 +31,18 @@ class ScheduleConfig:
 class Validator(Protocol):
     """Scores a network as it stands on real images that it is not trained with."""
 
-    def run(self, model: FeatureMapping, use_mapping: bool = True) -> dict[str, float]: ...
+    def run(self, network: Fused) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Export:
+    """A trained network on its way into a bundle. onnx: the file. architecture: of the network, as the torch backend
+    reads it. training: for the record."""
+
+    network: Fused
+    onnx: bytes
+    architecture: dict[str, Any]
+    training: dict[str, Any]
 
 
 class Data(Protocol):
@@ -47,13 +51,11 @@ class Data(Protocol):
     @property
     def source(self) -> Source: ...
 
-    def validator(self, device: torch.device) -> Validator | None:
+    def validator(self) -> Validator | None:
         """None where there is nothing to validate with."""
         ...
 
-    def write_bundle(
-        self, path: Path, network: Fused, onnx: bytes, architecture: dict[str, Any], training: dict[str, Any]
-    ) -> Bundle:
+    def write_bundle(self, path: Path, export: Export) -> Bundle:
         """The trained network with what it takes to use it."""
         ...
 
@@ -63,11 +65,23 @@ class Experiment:
     """method, network, loss and schedule are common to all."""
 
     method: str = knob(
-        "feature_mapping", "feature_mapping is the paper's; the others are its baselines.", choices=METHODS
+        "feature_mapping",
+        "feature_mapping is the paper's; the others are its baselines and peers.",
+        choices=tuple(METHODS),
     )
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    @property
+    def how(self) -> Method:
+        """The method by its name."""
+        return METHODS[self.method]
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of points that a picture of a label joins by lines."""
+        return ()
 
     def contract(self) -> Contract:
         """What goes into the network and comes out."""
@@ -77,13 +91,15 @@ class Experiment:
         """Read what the experiment names. Raises InputError for what is missing."""
         raise NotImplementedError
 
+    def model(self) -> FeatureMapping:
+        """The networks before any training; g exists where the method has one."""
+        method = self.how
+        config = replace(self.network, mapping=method.mapping)
+        return FeatureMapping(config, self.contract(), unshared=method.unshared)
+
     def pretraining(self) -> dict[str, Any]:
-        """What must be the same for two experiments to share a pretraining."""
-        return {k: v for k, v in to_dict(self).items() if k not in ("method", "real", "loss")}
-
-
-def expand(path: str) -> Path:
-    """A path with its environment variables put in. Raises InputError if one is not set."""
-    expanded = os.path.expandvars(os.path.expanduser(path))
-    expect("$" not in expanded, path, "environment variables that are set (export NAME=…)", expanded)
-    return Path(expanded)
+        """What must be the same for two experiments to share a pretraining: all but the method, the real images, and
+        those parts of the loss that the pretraining does not read."""
+        knobs = {k for term in self.how.pretraining for k in term.knobs}
+        values = {k: v for k, v in to_dict(self).items() if k not in ("method", "real")}
+        return {**values, "loss": {k: v for k, v in values["loss"].items() if k in knobs}}

@@ -1,6 +1,5 @@
 """From a training run to a bundle: h∘g∘f as one ONNX network (section 3.3) with everything needed to use it."""
 
-import argparse
 import io
 import json
 from dataclasses import replace
@@ -11,28 +10,38 @@ import numpy as np
 import torch
 
 from fm_pose_core.bundle import Bundle
-from fm_pose_core.config import EstimatorConfig, to_dict
+from fm_pose_core.config import EngineConfig, to_dict
 from fm_pose_core.errors import expect
-from fm_pose_core.learning.experiment import Experiment
-from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
+from fm_pose_core.learning import checkpoints
+from fm_pose_core.learning.experiment import Experiment, Export
+from fm_pose_core.learning.logbook import LOG
+from fm_pose_core.learning.networks import Fused
 from fm_pose_core.runtime import load_backend
-from fm_pose_core.tasks import load_experiment
 
 OPSET = 17
+FP16_FROM = 256  # numbers in a weight that is worth storing as fp16
+
+
+def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp16") -> Bundle:
+    """Write the bundle of a finished run. Raises InputError if the run's files or its data are missing."""
+    network = fused_of(run, experiment)
+    architecture = to_dict(replace(experiment.network, mapping=experiment.how.mapping, weights=""))
+    record = {"configuration": to_dict(experiment), **_last_validation(run)}
+    made = Export(network, to_onnx(network, precision), architecture, record)
+    written = experiment.read_data().write_bundle(bundle, made)
+    load_backend(written, EngineConfig(backend="onnxruntime"))  # a bundle that does not load is none
+    return written
 
 
 def fused_of(run: Path, experiment: Experiment) -> Fused:
     """The fused network of a run. Without a mapping g it is h∘f."""
-    path = run / "checkpoint.pt"
-    expect(path.is_file(), str(path), "the checkpoint of a training run", "nothing there")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    same = json.loads(state["config"]) == to_dict(experiment)
-    expect(same, str(run), "a checkpoint of the run's config.yaml", "one of another configuration")
-
-    model = FeatureMapping(network_config(experiment), experiment.contract())
-    model.load_state_dict(
-        {k.removeprefix("model."): v for k, v in state["objective"].items() if k.startswith("model.")}
-    )
+    path = run / checkpoints.LATEST
+    state = checkpoints.read(path, torch.device("cpu"), "the checkpoint of a training run")
+    checkpoints.expect_same(path, "a checkpoint of the run's config.yaml", state["config"], to_dict(experiment))
+    untrained = replace(experiment, network=replace(experiment.network, weights=""))
+    model = untrained.model()
+    weights = {k.removeprefix("model."): v for k, v in state["objective"].items() if k.startswith("model.")}
+    model.load_state_dict(weights)
     return Fused(model).eval()
 
 
@@ -41,20 +50,18 @@ def to_onnx(network: Fused, precision: str = "fp16") -> bytes:
     fp16 or fp32."""
     import onnx
 
-    buffer = io.BytesIO()
-    contract = network.contract
-    example = torch.zeros(
-        (2, *contract.image_shape), dtype=torch.uint8 if contract.image_type is np.uint8 else torch.float32
-    )
+    buffer, contract = io.BytesIO(), network.contract
+    kind = torch.uint8 if contract.image_type is np.uint8 else torch.float32
+    outputs = [x.name for x in contract.outputs]
     torch.onnx.export(
         network,
-        (example,),
+        (torch.zeros((2, *contract.image_shape), dtype=kind),),
         cast(Any, buffer),
         input_names=["image"],
-        output_names=[contract.output, "spread"],
+        output_names=outputs,
         opset_version=OPSET,
         dynamo=False,
-        dynamic_axes={"image": {0: "N"}, contract.output: {0: "N"}, "spread": {0: "N"}},
+        dynamic_axes={name: {0: "N"} for name in ("image", *outputs)},
         do_constant_folding=False,
     )
     model = onnx.load_from_string(buffer.getvalue())
@@ -71,11 +78,10 @@ def _store_as_fp16(model: Any) -> None:
     casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < 256:
+        if values.dtype != np.float32 or values.size < FP16_FROM:
             continue
-        expect(
-            float(np.abs(values).max()) < 65504, tensor.name, "weights within fp16's range", float(np.abs(values).max())
-        )
+        largest = float(np.abs(values).max())
+        expect(largest < np.finfo(np.float16).max, tensor.name, "weights within fp16's range", largest)
         wide = f"{tensor.name}.fp32"
         for node in model.graph.node:
             for i, name in enumerate(node.input):
@@ -87,40 +93,8 @@ def _store_as_fp16(model: Any) -> None:
         model.graph.node.insert(i, node)
 
 
-def export(run: Path, bundle: Path, precision: str = "fp16") -> Bundle:
-    """Write the bundle of a finished run. Raises InputError if the run's files or its data are missing."""
-    experiment = load_experiment(run / "config.yaml")
-    network = fused_of(run, experiment)
-    made = experiment.read_data().write_bundle(
-        bundle,
-        network,
-        to_onnx(network, precision),
-        to_dict(network_config(experiment)),
-        {"configuration": to_dict(experiment), **_last_log(run)},
-    )
-    load_backend(made, EstimatorConfig(backend="onnxruntime"))  # a bundle that does not load is none
-    return made
-
-
-def network_config(experiment: Experiment) -> NetworkConfig:
-    """The network's configuration as it was built: without initial weights, with a mapping only where the method has
-    one."""
-    return replace(experiment.network, mapping=experiment.method == "feature_mapping", weights="")
-
-
-def _last_log(run: Path) -> dict[str, Any]:
-    lines = (
-        [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        if (run / "log.jsonl").is_file()
-        else []
-    )
+def _last_validation(run: Path) -> dict[str, Any]:
+    text = (run / LOG).read_text() if (run / LOG).is_file() else ""
+    lines = [json.loads(line) for line in text.splitlines()]
     validated = [line for line in lines if any(k.startswith("validation/") for k in line)]
     return {"validation": validated[-1]} if validated else {}
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """`fm-pose export`."""
-    made = export(Path(arguments.run_dir), Path(arguments.bundle_dir), arguments.precision)
-    size = sum(p.stat().st_size for p in made.path.iterdir()) / 1e6
-    print(f"{made.path}: {made.name}, {size:.1f} MB")
-    return 0

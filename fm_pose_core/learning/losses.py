@@ -1,31 +1,34 @@
-"""The loss of Eq. 1: L = L_hS + β L_hR + γ L_g, and which network receives which gradient.
+"""The loss of Eq. 1, L = L_hS + β L_hR + γ L_g, as named terms; and which network receives which gradient.
 
-| loss | images | path | gradient reaches |
+| term | images | path | gradient reaches |
 |---|---|---|---|
 | L_hS, Eq. 2 | x_s of T^S (and x_m, the synthetic halves of T^M) | h(f(x_s)) | f, h |
 | L_hR, Eq. 3 | x_r of T^R | h(g(f(x_r))) | f, g, h |
 | L_g, Eq. 4 | pairs (x_r, x_m) of T^M | g(f(x_r)) − f(x_m) | f, g; through f(x_m) too unless `target_gradient` is off |
-
 | L_u (beyond the paper) | all | error output of h | that output alone |
 | L_p (beyond the paper, an option) | all | points(f(x_s)), points(g(f(x_r))) | f, g |
 
-Sums over the training set become means over a batch; sums over coordinates and features stay. With several cells per
-image h's prediction is the weighted mean of their votes, and Eq. 4 is averaged evenly over cells. L_u teaches h to
-expect its error. L_p asks each cell's features which point of the object it shows, if any: a dense task beside the
-pose, which f learns much sooner; its layer is dropped after training.
+Terms of other methods are in `adaptation`. Sums over the training set become means over a batch; sums over coordinates
+and features stay. With several cells per image h's prediction is the weighted mean of their votes, and Eq. 4 is
+averaged evenly over cells. L_u teaches h to expect its error. L_p asks each cell's features which point of the object
+it shows, if any: a dense task beside the pose, which f learns much sooner; its layer is dropped after training.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fm_pose_core.config import knob
 from fm_pose_core.errors import expect
+from fm_pose_core.learning.heads import HeadLoss
 from fm_pose_core.learning.networks import FeatureMapping
 
 POINT_SCALE = 0.05  # metres: about half the size of a hand-held object
-METHODS = ("synthetic_only", "real_only", "without_mapping", "feature_mapping")
+
+Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,109 +40,225 @@ class LossConfig:
     )
     feature_variance: float = knob(
         0.0,
-        "0: L_g as in Eq. 4. Else L_g is relative: the share of the synthetic features' variance that the mapping leaves, times this.",
+        "0: L_g as in Eq. 4. Else L_g is relative: the share of the synthetic features' variance that the mapping "
+        "leaves, times this.",
         0.0,
         1e6,
     )
     points: float = knob(0.0, "Weight of L_p, beyond the paper: the object's surface point in each cell.", 0.0, 1e6)
     huber: float = knob(
         0.0,
-        "0: squared error as in Eq. 2 and 3. Else beyond this distance (in half windows) the error of a corner grows linearly.",
+        "0: squared error as in Eq. 2 and 3. Else beyond this distance (in halves of the window) the error of a point "
+        "grows linearly.",
         0.0,
         10.0,
     )
+    weights: float = knob(1.0, "Weight of L_w, for the method rozantsev: f and f_s stay related.", 0.0, 1e6)
+    domain: float = knob(
+        1.0, "Weight of L_d, for the methods gradient_reversal and adda: which domain is seen.", 0.0, 1e6
+    )
+    mmd: float = knob(0.25, "Weight of L_mmd, for the method ddc: the distance of the features' means.", 0.0, 1e6)
 
 
-class Objective(nn.Module):
-    """forward(batch) gives the named losses. Wrapped as a whole for distributed training."""
+@dataclass(frozen=True)
+class Answers:
+    """Features that h reads (N, L, D), the images' labels (suffixes left out), and h's loss for each image."""
 
-    def __init__(self, model: FeatureMapping, config: LossConfig, method: str) -> None:
+    features: Tensor
+    labels: dict[str, Tensor]
+    loss: HeadLoss
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the networks make of a batch. features: f's (N, L, D) of x_s, x_m and x_r, as far as the batch has them.
+    mapped: g's of x_r. synthetic: h's answers for x_s and x_m together; real: for x_r. progress: share of the phase
+    that is done, 0 to 1."""
+
+    features: dict[str, Tensor]
+    mapped: Tensor | None
+    synthetic: Answers | None
+    real: Answers | None
+    progress: float
+
+    @property
+    def answers(self) -> list[Answers]:
+        """What there is of both."""
+        return [x for x in (self.synthetic, self.real) if x is not None]
+
+
+class Term(nn.Module):
+    """One named loss of a batch, which may have layers of its own. A term whose weight is 0 is left out. name: in logs
+    and checkpoints. knobs: of LossConfig, that it reads."""
+
+    name: ClassVar[str]
+    knobs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
         super().__init__()
-        cells = model.h.anchors.shape[1]
-        expect(
-            config.points == 0 or cells > 1,
-            "loss.points",
-            f"0 for {model.config.extractor}, which has no cells (L_p)",
-            config.points,
-        )
-        self.model, self.config, self.method = model, config, method
-        # For L_p alone: which point of the object a cell shows, and whether it shows one.
-        self.surface = nn.Linear(model.feature_size, 4) if config.points > 0 else None
+        self.config = config
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """batch: x_s, x_m, x_r (N, S, S, C) and y_s, y_r (N, P, dims) in the units of the model's Contract; absent ones
-        are left out. The M images x_m belong to the first M of x_r. Returns L_hS, L_hR, L_g as far as the batch has
-        what they need, L_u, and their weighted sum L."""
-        f, g, h = self.model.f, self.model.g, self.model.h
-        names = [k for k in ("x_s", "x_m", "x_r") if k in batch]
-        images = torch.cat([batch[k] for k in names])
-        x = FeatureMapping.normalise(images).contiguous(memory_format=torch.channels_last)
-        features = dict(zip(names, f(x).split([len(batch[k]) for k in names]), strict=True))
-        losses: dict[str, Tensor] = {}
-        uncertain: list[Tensor] = []
-        points: list[tuple[Tensor, Tensor]] = []
-        synthetic = [k for k in ("x_s", "x_m") if k in features]
-        if synthetic:
-            y = torch.cat([batch["y_s"] if k == "x_s" else batch["y_r"][: len(batch[k])] for k in synthetic])
-            losses["L_hS"], error = self.pose_error(h(torch.cat([features[k] for k in synthetic])), y)
-            uncertain.append(error)
-            if self.surface is not None:
-                points += [(features[k], batch["p_s" if k == "x_s" else "p_m"]) for k in synthetic]
-        if "x_r" in features:
-            mapped = g(features["x_r"])
-            losses["L_hR"], error = self.pose_error(h(mapped), batch["y_r"])
-            uncertain.append(error)
-            if self.surface is not None:
-                points.append((mapped, batch["p_r"]))
-            if self.method == "feature_mapping" and "x_m" in features:
-                target = features["x_m"] if self.config.target_gradient else features["x_m"].detach()
-                losses["L_g"] = self.mapping_error(mapped[: len(target)].float(), target.float())
-        losses["L_u"] = torch.cat(uncertain).mean()
-        if self.surface is not None:
-            losses["L_p"] = self.point_error(torch.cat([x for x, _ in points]), torch.cat([p for _, p in points]))
-        weights = {
-            "L_p": self.config.points,
-            "L_hS": 1.0,
-            "L_hR": self.config.beta,
-            "L_g": self.config.gamma,
-            "L_u": 1.0,
-        }
-        losses["L"] = sum((weights[k] * v for k, v in losses.items()), torch.zeros(()))
-        return losses
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        """Times which the term counts."""
+        return 1.0
 
-    def pose_error(self, prediction: tuple[Tensor, Tensor, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-        """‖h(…) − y‖² summed over the points (Eq. 2), averaged over the batch; and, for each image (N,), the squared
-        error of the expected log error. y: (N, P, dims) in the contract's units."""
-        votes, weights, log_error = prediction
-        contract = self.model.contract
-        target = (y - contract.shift) / contract.scale
-        mean = (weights[..., None] * votes).sum(1)  # (N, P, dims)
-        squared = (mean - target).square().sum(-1)  # (N, P)
-        spread = squared.detach() / contract.dims
-        spread = spread if log_error.shape[1] > 1 else spread.mean(1, keepdim=True)
-        actual = 0.5 * spread.clamp_min(1e-6).log()  # log RMS of a coordinate
-        if self.config.huber > 0:
-            d = self.config.huber
-            distance = squared.clamp_min(1e-12).sqrt()
-            squared = torch.where(distance < d, squared, 2.0 * d * distance - d * d)
-        return squared.sum(1).mean(), (log_error - actual).square().mean(1)
+    def forward(self, seen: Seen) -> Tensor | None:
+        """A scalar; None where the batch has nothing for it."""
+        raise NotImplementedError
 
-    def mapping_error(self, mapped: Tensor, target: Tensor) -> Tensor:
-        """‖g(f(x_r)) − f(x_s)‖² (Eq. 4), averaged over the batch and evenly over the cells. mapped, target: (N, L,
-        D)."""
-        error = (mapped - target).square().sum(-1).mean()
+
+class SyntheticPose(Term):
+    """L_hS = ‖h(f(x_s)) − y_s‖² (Eq. 2)."""
+
+    name, knobs = "L_hS", ("huber",)
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        return seen.synthetic.loss.pose.mean() if seen.synthetic else None
+
+
+class RealPose(Term):
+    """L_hR = ‖h(g(f(x_r))) − y_r‖² (Eq. 3)."""
+
+    name, knobs = "L_hR", ("beta", "huber")
+
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        return config.beta
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        return seen.real.loss.pose.mean() if seen.real else None
+
+
+class MappedFeatures(Term):
+    """L_g = ‖g(f(x_r)) − f(x_m)‖² (Eq. 4), for the pairs; averaged over the batch and evenly over the cells."""
+
+    name, knobs = "L_g", ("gamma", "target_gradient", "feature_variance")
+
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        return config.gamma
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        if seen.mapped is None or "x_m" not in seen.features:
+            return None
+        target = seen.features["x_m"].float()  # (M, L, D), which belong to the first M of x_r
+        target = target if self.config.target_gradient else target.detach()
+        error = (seen.mapped[: len(target)].float() - target).square().sum(-1).mean()
         if self.config.feature_variance == 0:
             return error
         variance = target.detach().var(0, unbiased=False).sum(-1).mean()
         return error * (self.config.feature_variance / (variance + 1e-6))
 
-    def point_error(self, features: Tensor, points: Tensor) -> Tensor:
-        """Whether a cell shows the object (cross entropy), and which point if so (in units of POINT_SCALE, absolute
-        error summed over x, y, z). features: (N, L, D). points: (N, L, 3) metres, object frame, NaN where there is
-        none."""
-        assert self.surface is not None
-        predicted = self.surface(features).float()
-        seen = ~points[..., 0].isnan()
+
+class ExpectedError(Term):
+    """L_u: h expects its own error."""
+
+    name = "L_u"
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        return torch.cat([x.loss.expectation for x in seen.answers]).mean() if seen.answers else None
+
+
+class SurfacePoints(Term):
+    """L_p: whether a cell shows the object (cross entropy), and which point if so (in units of POINT_SCALE, absolute
+    error summed over x, y, z). Labels: p (N, L, 3) metres, object frame, NaN where there is none; for objects with
+    symmetries also e (N, S, 3, 4), which takes points to the frame of each equivalent pose."""
+
+    name, knobs = "L_p", ("points",)
+
+    def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
+        super().__init__(model, config)
+        extractor = model.config.extractor
+        expect(model.f.cells > 1, "loss.points", f"0 for {extractor}, which has no cells (L_p)", config.points)
+        self.layer = nn.Linear(model.f.features, 4)
+
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        return config.points
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        predicted = self.layer(torch.cat([x.features for x in seen.answers])).float()
+        points = torch.cat([_in_chosen_frame(x) for x in seen.answers])
+        shown = ~points[..., 0].isnan()
         error = (predicted[..., :3] - points.nan_to_num() / POINT_SCALE).abs().sum(-1)
-        presence = nn.functional.binary_cross_entropy_with_logits(predicted[..., 3], seen.float())
-        return presence + (error * seen).sum() / seen.sum().clamp_min(1)
+        presence = nn.functional.binary_cross_entropy_with_logits(predicted[..., 3], shown.float())
+        return presence + (error * shown).sum() / shown.sum().clamp_min(1)
+
+
+def _in_chosen_frame(x: Answers) -> Tensor:
+    """Surface points as the symmetry sees them whose corners counted."""
+    points = x.labels["p"]
+    if "e" not in x.labels:
+        return points
+    E = x.labels["e"][torch.arange(len(points), device=points.device), x.loss.choice]  # (N, 3, 4)
+    return points @ E[:, :, :3].transpose(1, 2) + E[:, None, :, 3]
+
+
+POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, ExpectedError, SurfacePoints)
+
+
+class Objective(nn.Module):
+    """The networks and the terms of a method. forward(batch) gives the named losses and their weighted sum L. Wrapped
+    as a whole for distributed training."""
+
+    def __init__(self, model: FeatureMapping, config: LossConfig, terms: Sequence[type[Term]]) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        chosen = [t for t in dict.fromkeys(terms) if t.weight(config) > 0]
+        self.terms = nn.ModuleDict({t.name: t(model, config) for t in chosen})
+        self.active = tuple(self.terms)
+        self.progress = 0.0
+        self.adapting = True  # whether synthetic images have an extractor of their own, where the model has one
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """batch: images x_s, x_m, x_r (N, S, S, C) and their labels with the same suffixes, in the units of the model's
+        contract (learning/heads.py). The M images x_m belong to the first M of x_r and have their labels. What the
+        batch lacks has no term."""
+        seen = self.look(batch)
+        losses = {name: self.terms[name](seen) for name in self.active}
+        losses = {name: value for name, value in losses.items() if value is not None}
+        losses["L"] = sum((self.terms[k].weight(self.config) * v for k, v in losses.items()), torch.zeros(()))  # Eq. 1
+        return losses
+
+    def look(self, batch: Batch) -> Seen:
+        """f, g and h of all images of the batch."""
+        g = self.model.g
+        features = self.extract({k: batch[k] for k in ("x_s", "x_m", "x_r") if k in batch})
+        mapped = g(features["x_r"]) if "x_r" in features else None
+        labels = {kind: _labels(batch, kind, len(x)) for kind, x in features.items()}
+        synthetic = [k for k in ("x_s", "x_m") if k in features]
+        answers = None
+        if synthetic:
+            joined = {n: torch.cat([labels[k][n] for k in synthetic]) for n in labels[synthetic[0]]}
+            answers = self.answer(torch.cat([features[k] for k in synthetic]), joined)
+        real = self.answer(mapped, labels["x_r"]) if mapped is not None else None
+        return Seen(features, mapped, answers, real, self.progress)
+
+    def extract(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """f's features of each kind of images; f_s's of synthetic ones, where the method has two extractors."""
+        f, f_s = self.model.f, self.model.f_s
+        if f_s is None or not self.adapting:
+            return _through(f, images)
+        synthetic = {k: x for k, x in images.items() if k != "x_r"}
+        return {**_through(f_s, synthetic), **_through(f, {k: x for k, x in images.items() if k == "x_r"})}
+
+    def answer(self, features: Tensor, labels: dict[str, Tensor]) -> Answers:
+        """h, and its loss against the labels."""
+        prediction = self.model.h(features)
+        return Answers(features, labels, self.model.h.loss(prediction, labels, self.config.huber))
+
+
+def _through(f: nn.Module, images: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not images:
+        return {}
+    x = FeatureMapping.normalise(torch.cat(list(images.values()))).contiguous(memory_format=torch.channels_last)
+    return dict(zip(images, f(x).split([len(v) for v in images.values()]), strict=True))
+
+
+def _labels(batch: Batch, kind: str, count: int) -> dict[str, Tensor]:
+    """The labels of one kind of images by their names without suffix; x_m shares those of x_r but for its own."""
+    own = {k[:-2]: v for k, v in batch.items() if k.endswith(kind[1:]) and not k.startswith("x_")}
+    if kind == "x_m":
+        own = {k[:-2]: v[:count] for k, v in batch.items() if k.endswith("_r") and not k.startswith("x_")} | own
+    return own

@@ -1,72 +1,41 @@
 """The trainer: pretraining on synthetic data alone, then the joint training of f, g and h (section 3.4), with Adam."""
 
-import argparse
 import contextlib
 import ctypes
-import hashlib
-import json
 import math
-import os
-import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import cv2
 import torch
-import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fm_pose_core.config import to_dict
-from fm_pose_core.errors import InputError, expect
+from fm_pose_core.errors import expect
 from fm_pose_core.files import write_atomically
-from fm_pose_core.learning.experiment import Data, Experiment, Validator, expand
+from fm_pose_core.learning import checkpoints
+from fm_pose_core.learning.adaptation.method import PRETRAINING, Phase
+from fm_pose_core.learning.experiment import Data, Experiment, Validator
 from fm_pose_core.learning.loader import load
+from fm_pose_core.learning.logbook import Logbook
 from fm_pose_core.learning.losses import Objective
-from fm_pose_core.learning.networks import FeatureMapping
-from fm_pose_core.learning.sheet import draw_batch
-from fm_pose_core.tasks import load_experiment
+from fm_pose_core.learning.networks import Fused
+from fm_pose_core.learning.ranks import Ranks
+from fm_pose_core.learning.stopping import StopRequest
 
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with a fixed mixture of images in each batch: `synthetic` of T^S, `real` of T^R, and for
-    the first `paired` of these their renderings (T^M)."""
-
-    name: str
-    images: int
-    synthetic: int
-    real: int
-    paired: int
-
-    @property
-    def batch(self) -> int:
-        return self.synthetic + self.real + self.paired
-
-    @property
-    def steps(self) -> int:
-        return math.ceil(self.images / self.batch)
+WARM_UP = 200  # steps
+LOG_EVERY = 20  # steps
 
 
 def phases(experiment: Experiment, world: int = 1) -> list[Phase]:
-    """The phases of one of `world` ranks, which share the images. Every method gets the same number of images and
-    steps; only the mixture differs."""
+    """The phases of one of `world` ranks, which share the images."""
     s = experiment.schedule
-    total = s.batch_synthetic + 2 * s.batch_pairs + s.batch_real
-    pretrain_images, images = (math.ceil(n / world) for n in (s.pretrain_images, s.images))
-    pretrain = Phase("pretrain", pretrain_images, total, 0, 0)
-    if experiment.method == "synthetic_only":
-        result = [pretrain, Phase("joint", images, total, 0, 0)]
-    elif experiment.method == "real_only":
-        result = [Phase("joint", pretrain_images + images, 0, total, 0)]
-    else:
-        result = [pretrain, Phase("joint", images, s.batch_synthetic, s.batch_pairs + s.batch_real, s.batch_pairs)]
-    return [p for p in result if p.images > 0]
+    share = replace(s, pretrain_images=math.ceil(s.pretrain_images / world), images=math.ceil(s.images / world))
+    return [p for p in experiment.how.phases(share) if p.images > 0]
 
 
 class Trainer:
@@ -74,272 +43,233 @@ class Trainer:
     TensorBoard's files, and samples_PHASE.png: what the network sees."""
 
     def __init__(self, experiment: Experiment, run: Path, pretrained: Path | None = None) -> None:
-        self.experiment, self.run = experiment, run
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-        if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo")
+        self.experiment, self.run, self.ranks = experiment, run, Ranks()
         torch.manual_seed(experiment.schedule.seed)
-        mapping = experiment.method == "feature_mapping"
-        self.model = FeatureMapping(replace(experiment.network, mapping=mapping), experiment.contract())
-        if experiment.network.extractor == "vgg16" and experiment.network.weights:
-            from fm_pose_core.learning.vgg_weights import load_vgg16
-
-            load_vgg16(self.model.f, experiment.network.weights)
-        self.objective = Objective(self.model, experiment.loss, experiment.method)
-        self.objective.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.phases = phases(experiment, self.world)
-        self.phase, self.step = 0, 0
-        self.seconds = 0.0
+        method = experiment.how
+        self.model = experiment.model()
+        self.objective = Objective(self.model, experiment.loss, (*method.terms, *method.pretraining))
+        self.objective.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.phases = phases(experiment, self.ranks.world)
+        self.phase, self.step, self.seconds = 0, 0, 0.0
         self.optimizer = self._new_optimizer()
-        self._stop = False
-        if (self.run / "checkpoint.pt").is_file():
+        if (run / checkpoints.LATEST).is_file():
             self._restore()
         elif pretrained is not None:
             self._take_pretraining(pretrained)
+
+    # The training
+
+    def train(self, data: Data) -> None:
+        """Run all phases from where the run stands. Raises FloatingPointError on a non-finite loss."""
+        self.ranks.expect_together(str(self.run), (self.phase, self.step))
+        validator = data.validator() if self.ranks.first else None
+        logbook = Logbook(self.run, self.images()) if self.ranks.first else None
+        objective = self.ranks.wrapped(self.objective)
+        with StopRequest() as stop:
+            for phase in self.phases[self.phase :]:
+                if self.step < phase.steps:  # else the run was interrupted, or finished, just behind it
+                    self._train_phase(phase, objective, data, validator, logbook, stop)
+                if stop.made:
+                    break
+                self._finish_phase(phase)
+        if logbook is not None:
+            logbook.close()
+        self.ranks.finish(self.model)
+        if stop.made and self.ranks.first:
+            print(f"stopped; go on with: fm-pose train --resume {self.run}")
+
+    def _train_phase(
+        self,
+        phase: Phase,
+        objective: nn.Module,
+        data: Data,
+        validator: Validator | None,
+        logbook: Logbook | None,
+        stop: StopRequest,
+    ) -> None:
+        self.begin(phase)
+        watch = Watch(self, phase, validator, logbook)
+        began = time.monotonic()
+        with watch.bar() as bar:
+            for batch in self._batches(phase, data):
+                stop.made = self.ranks.any(stop.made)
+                if stop.made:
+                    break
+                if self.step == 0 and logbook is not None:
+                    logbook.draw(phase.name, batch, self.experiment)
+                losses = self._one_step(objective, batch)
+                self.step += 1
+                self.seconds += time.monotonic() - began
+                bar.update(phase.batch)
+                watch.after_step(losses, bar)
+                if self.step == phase.steps:
+                    break
+                began = time.monotonic()
+        self.save()
+
+    def begin(self, phase: Phase) -> None:
+        """Choose the terms of a phase; where the method's two extractors part, f_s begins as a copy of f."""
+        method, model = self.experiment.how, self.model
+        self.objective.active = tuple(t.name for t in method.terms_of(phase) if t.name in self.objective.terms)
+        self.objective.adapting = phase.name != PRETRAINING
+        if phase.name == PRETRAINING:
+            return
+        if model.f_s is not None and self.step == 0:
+            model.f_s.load_state_dict(model.f.state_dict())
+        for name in method.frozen:
+            getattr(model, name).eval().requires_grad_(False)
+
+    def _finish_phase(self, phase: Phase) -> None:
+        if phase.name == PRETRAINING:
+            self.save(checkpoints.PRETRAINED)
+        if self.phase + 1 < len(self.phases):
+            self.phase, self.step = self.phase + 1, 0
+            self.optimizer = self._new_optimizer()
+        self.save()
+
+    def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        schedule = self.experiment.schedule
+        self.objective.progress = self.step / self.phases[self.phase].steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
+            losses: dict[str, Tensor] = objective(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["L"].backward()
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), schedule.clip_gradient)
+        if not torch.isfinite(norm):
+            values = {k: v.item() for k, v in losses.items()}
+            raise FloatingPointError(f"step {self.step}: non-finite gradient; losses {values}")
+        self.optimizer.step()
+        return losses
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.objective.parameters(), lr=self.experiment.schedule.learning_rate, fused=True)
 
     def learning_rate(self) -> float:
-        """One cosine over the whole run, and a linear warm-up over the first 200 steps of each phase (Adam begins anew
+        """One cosine over the whole run, and a linear warm-up over the first steps of each phase (Adam begins anew
         there)."""
         steps = [phase.steps for phase in self.phases]
         done = (sum(steps[: self.phase]) + self.step) / sum(steps)
-        return (
-            self.experiment.schedule.learning_rate
-            * min(1.0, (self.step + 1) / 200)
-            * 0.5
-            * (1.0 + math.cos(math.pi * done))
-        )
-
-    def train(self, data: Data) -> None:
-        """Run all phases from where the run stands. Raises FloatingPointError on a non-finite loss."""
-        self._check_ranks()
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            self._train(data)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-    def _train(self, data: Data) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        validation = data.validator(self.device) if self.rank == 0 else None
-        writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.images()) if self.rank == 0 else None
-        objective: nn.Module = self.objective
-        if self.world > 1:
-            objective = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
-        for phase in self.phases[self.phase :]:
-            if self.step < phase.steps:  # else the run was interrupted, or finished, just behind it
-                self._train_phase(phase, objective, data, validation, writer)
-            if self._stop:
-                break
-            if phase.name == "pretrain":
-                self.save("pretrained.pt")
-            if self.phase + 1 < len(self.phases):
-                self.phase, self.step = self.phase + 1, 0
-                self.optimizer = self._new_optimizer()
-            self.save()
-        if writer is not None:
-            writer.close()
-        if self.world > 1:  # every rank must hold the same weights
-            print(f"rank {self.rank}: weights {weights_digest(self.model)}", flush=True)
-            dist.destroy_process_group()
-        if self._stop and self.rank == 0:
-            print(f"stopped; go on with: fm-pose train --resume {self.run}")
-
-    def _train_phase(
-        self, phase: Phase, objective: nn.Module, data: Data, validation: Validator | None, writer: Any
-    ) -> None:
-        s = self.experiment.schedule
-        seed = (s.seed, self.rank, self.phase, self.step)
-        stream = batches_of(phase, load(data.source, phase.synthetic, phase.real, seed, s.workers), self.device)
-        saved, validated = time.monotonic(), self.step
-        logged, logged_at = self.step, time.monotonic()
-        every = max(1, s.validate_images // (phase.batch * self.world))
-        label = f"{self.run.name} {phase.name}"
-        start, total = self.step * phase.batch, phase.steps * phase.batch
-        with tqdm(
-            total=total, initial=start, desc=label, unit="img", unit_scale=True, disable=self.rank != 0, mininterval=1.0
-        ) as progress:
-            while self.step < phase.steps and not self._agree_to_stop():
-                began = time.monotonic()
-                batch = next(stream)
-                if self.step == 0 and self.rank == 0:
-                    self._draw(batch, phase)
-                losses = self._one_step(objective, batch)
-                self.step += 1
-                self.seconds += time.monotonic() - began
-                progress.update(phase.batch)
-                if self.step % 20 == 0 or self.step == phase.steps:
-                    values = {k: v.item() for k, v in losses.items()}
-                    if not all(math.isfinite(v) for v in values.values()):
-                        raise FloatingPointError(f"step {self.step} of {phase.name}: non-finite loss: {values}")
-                    rate = (self.step - logged) * phase.batch * self.world / (time.monotonic() - logged_at)
-                    logged, logged_at = self.step, time.monotonic()
-                    progress.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
-                    self._log(
-                        writer, phase, {**values, "learning_rate": self.learning_rate(), "images_per_second": rate}
-                    )
-                if validation is not None and (self.step - validated >= every or self.step == phase.steps):
-                    validated = self.step
-                    self._log(writer, phase, validation.run(self.model, use_mapping=phase.real > 0), echo=True)
-                    logged, logged_at = self.step, time.monotonic()
-                if time.monotonic() - saved > s.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
-
-    def _draw(self, batch: dict[str, Tensor], phase: Phase) -> None:
-        picture = draw_batch({k: v.cpu().numpy() for k, v in batch.items()}, self.experiment.contract())
-        write_atomically(self.run / f"samples_{phase.name}.png", cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
-
-    def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        bf16 = self.experiment.schedule.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            losses: dict[str, Tensor] = objective(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["L"].backward()
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.experiment.schedule.clip_gradient)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"step {self.step}: non-finite gradient; losses { ({k: v.item() for k, v in losses.items()}) }"
-            )
-        self.optimizer.step()
-        return losses
+        warm = min(1.0, (self.step + 1) / WARM_UP)
+        return self.experiment.schedule.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def images(self) -> int:
         """How many images all ranks have seen."""
         earlier = sum(p.steps * p.batch for p in self.phases[: self.phase])
-        return self.world * (earlier + self.step * self.phases[self.phase].batch)
+        return self.ranks.world * (earlier + self.step * self.phases[self.phase].batch)
 
-    def _log(self, writer: Any, phase: Phase, values: dict[str, float], echo: bool = False) -> None:
-        if self.rank != 0:
-            return
-        images = self.images()
-        for name, value in values.items():
-            writer.add_scalar(name, value, images)
-        record = {"phase": phase.name, "step": self.step, "images": images, "seconds": round(self.seconds, 1), **values}
-        with (self.run / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        if echo:
-            print(
-                f"\n{phase.name} {images} images: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True
-            )
+    def _batches(self, phase: Phase, data: Data) -> Iterator[dict[str, Tensor]]:
+        """To the device, with as many renderings of real poses as the phase wants."""
+        s = self.experiment.schedule
+        seed = (s.seed, self.ranks.rank, self.phase, self.step)
+        for batch in load(data.source, phase.synthetic, phase.real, seed, s.workers):
+            paired = {k: v[: phase.paired] if k.endswith("_m") else v for k, v in batch.items()}
+            kept = {k: v for k, v in paired.items() if len(v)}
+            yield {k: v.to(self.ranks.device, non_blocking=True) for k, v in kept.items()}
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop:  # asked twice: at once
-            raise KeyboardInterrupt
-        self._stop = True
+    # Checkpoints
 
-    def _check_ranks(self) -> None:
-        """All ranks must stand at the same step: a resumed run needs its folder on every machine."""
-        if self.world > 1:
-            here = torch.tensor([self.phase, self.step, -self.phase, -self.step], device=self.device)
-            most = here.clone()
-            dist.all_reduce(most, dist.ReduceOp.MAX)
-            same = bool((most[:2] == -most[2:]).all())
-            expect(
-                same,
-                str(self.run),
-                "the same checkpoint on every machine (a shared folder)",
-                f"phase {self.phase}, step {self.step} on rank {self.rank}",
-            )
-
-    def _agree_to_stop(self) -> bool:
-        if self.world > 1:
-            flag = torch.tensor(int(self._stop), device=self.device)
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            self._stop = bool(flag.item())
-        return self._stop
-
-    def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint atomically (rank 0 alone)."""
-        if self.rank != 0:
-            return
-        state = {
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "phase": self.phase,
-            "step": self.step,
-            "seconds": self.seconds,
-            "config": json.dumps(to_dict(self.experiment)),
-        }
-        torch.save(state, self.run / f".{name}")
-        os.replace(self.run / f".{name}", self.run / name)
+    def save(self, name: str = checkpoints.LATEST) -> None:
+        """Write a checkpoint (the first rank alone)."""
+        if self.ranks.first:
+            state = {"objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
+            position = {"phase": self.phase, "step": self.step, "seconds": self.seconds}
+            checkpoints.write(self.run / name, {**state, **position}, self.experiment)
 
     def _restore(self) -> None:
-        state = torch.load(self.run / "checkpoint.pt", map_location=self.device, weights_only=True)
-        expect(
-            json.loads(state["config"]) == to_dict(self.experiment),
-            f"{self.run}",
-            "a run of this configuration",
-            "a run of another one",
-        )
+        path = self.run / checkpoints.LATEST
+        state = checkpoints.read(path, self.ranks.device, "the checkpoint of a training run")
+        checkpoints.expect_same(path, "a run of this configuration", state["config"], to_dict(self.experiment))
         self.objective.load_state_dict(state["objective"])
         self.phase, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
-        log = self.run / "log.jsonl"
-        if self.rank == 0 and log.is_file():  # what came after the checkpoint happens anew
-            lines = [
-                line
-                for line in log.read_text().splitlines(keepends=True)
-                if json.loads(line)["images"] <= self.images()
-            ]
-            write_atomically(log, "".join(lines).encode())
 
     def _take_pretraining(self, pretrained: Path) -> None:
         """Start after the pretraining, with f and h of another run that was pretrained in the same way."""
-        path = pretrained / "pretrained.pt"
-        expect(path.is_file(), str(path), "the result of a pretraining", "nothing there")
-        expect(
-            self.phases[0].name == "pretrain", "method", "one that begins with a pretraining", self.experiment.method
-        )
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        theirs = json.loads(state["config"])
-        for key, mine in self.experiment.pretraining().items():
-            expect(theirs.get(key) == mine, f"{pretrained}: {key}", "the same as in this experiment", "something else")
-        missing = self.objective.load_state_dict(state["objective"], strict=False).missing_keys
-        expect(all(k.startswith("model.g.") for k in missing), str(path), "weights of f and h", f"no {missing}")
+        path = pretrained / checkpoints.PRETRAINED
+        begins = self.phases[0].name == PRETRAINING
+        expect(begins, "method", "one that begins with a pretraining", self.experiment.method)
+        state = checkpoints.read(path, self.ranks.device, "the result of a pretraining")
+        ours = self.experiment.pretraining()
+        theirs = {k: state["config"].get(k) for k in ours}
+        theirs["loss"] = {k: v for k, v in (theirs["loss"] or {}).items() if k in ours["loss"]}
+        checkpoints.expect_same(path, "the same pretraining as this experiment's", theirs, ours)
+        wanted = [k for k in self.objective.state_dict() if k.startswith(("model.f.", "model.h.", "terms.L_p."))]
+        weights = {k: state["objective"][k] for k in wanted if k in state["objective"]}
+        expect(len(weights) == len(wanted), str(path), "weights of f and h", f"{len(weights)} of {len(wanted)}")
+        self.objective.load_state_dict(weights, strict=False)
         self.phase = 1
         self.save()
 
 
-def weights_digest(model: nn.Module) -> str:
-    """A short checksum of all weights."""
-    digest = hashlib.sha256()
-    for value in model.state_dict().values():
-        digest.update(value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
+class Watch:
+    """What happens beside the steps of a phase: the log, the validation, the checkpoints."""
+
+    def __init__(self, trainer: Trainer, phase: Phase, validator: Validator | None, logbook: Logbook | None) -> None:
+        self.trainer, self.phase, self.validator, self.logbook = trainer, phase, validator, logbook
+        schedule = trainer.experiment.schedule
+        self.validate_every = max(1, schedule.validate_images // (phase.batch * trainer.ranks.world))
+        self.save_every = schedule.checkpoint_seconds
+        self.validated = self.logged = trainer.step
+        self.saved = self.logged_at = time.monotonic()
+
+    def bar(self) -> Any:
+        """The progress bar of the phase."""
+        t, phase = self.trainer, self.phase
+        return tqdm(
+            total=phase.steps * phase.batch,
+            initial=t.step * phase.batch,
+            desc=f"{t.run.name} {phase.name}",
+            unit="img",
+            unit_scale=True,
+            disable=not t.ranks.first,
+            mininterval=1.0,
+        )
+
+    def after_step(self, losses: dict[str, Tensor], bar: Any) -> None:
+        """Raises FloatingPointError, with every term, on a non-finite loss."""
+        t, last = self.trainer, self.trainer.step == self.phase.steps
+        if t.step % LOG_EVERY == 0 or last:
+            values = {k: v.item() for k, v in losses.items()}
+            if not all(math.isfinite(v) for v in values.values()):
+                raise FloatingPointError(f"step {t.step} of {self.phase.name}: non-finite loss: {values}")
+            rate = (t.step - self.logged) * self.phase.batch * t.ranks.world / (time.monotonic() - self.logged_at)
+            bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
+            self._log({**values, "learning_rate": t.learning_rate(), "images_per_second": rate})
+        if self.validator is not None and (t.step - self.validated >= self.validate_every or last):
+            self.validated = t.step
+            values = self.validator.run(Fused(t.model, use_mapping=self.phase.real > 0))
+            self._log(values)
+            shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
+            print(f"\n{self.phase.name} {t.images()} images: {shown}", flush=True)
+        if time.monotonic() - self.saved > self.save_every:
+            t.save()
+            self.saved = time.monotonic()
+
+    def _log(self, values: dict[str, float]) -> None:
+        t = self.trainer
+        if self.logbook is not None:
+            where = {"phase": self.phase.name, "step": t.step, "seconds": round(t.seconds, 1)}
+            self.logbook.add(where, t.images(), values)
+        self.logged, self.logged_at = t.step, time.monotonic()
 
 
-def batches_of(phase: Phase, stream: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """To the device, with as many renderings of real poses as the phase wants."""
-    for batch in stream:
-        for name in ("x_m", "p_m"):
-            if name in batch and phase.paired < phase.real:
-                batch[name] = batch[name][: phase.paired]
-                if not phase.paired:
-                    del batch[name]
-        yield {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-
-
-def open_run(config: Path, run: Path | None, changes: list[str]) -> tuple[Experiment, Path]:
-    """Read the experiment, apply `changes` (key.key=value), and make the run's folder (default runs/NAME), which keeps
-    the configuration that results."""
-    experiment = load_experiment(config, changes)
-    run = run or Path("runs") / config.stem
-    if (run / "checkpoint.pt").is_file():
-        before = load_experiment(run / "config.yaml")
-        expect(before == experiment, str(run), "no run, or one of this configuration", "a run of another one")
-    run.mkdir(parents=True, exist_ok=True)
+def open_run(experiment: Experiment, run: Path) -> None:
+    """Make the run's folder, which keeps the configuration. Raises InputError if a run of another one is there."""
+    latest = run / checkpoints.LATEST
+    if latest.is_file():
+        before = checkpoints.read(latest, torch.device("cpu"), "the checkpoint of a training run")["config"]
+        checkpoints.expect_same(run, "no run, or one of this configuration", before, to_dict(experiment))
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
-    return experiment, run
+
+
+def train(experiment: Experiment, run: Path, pretrained: Path | None = None) -> None:
+    """Begin a run, or go on with the one that is in the folder `run`. pretrained: folder of a run whose pretraining is
+    taken over."""
+    keep_memory()
+    open_run(experiment, run)
+    Trainer(experiment, run, pretrained).train(experiment.read_data())
 
 
 def keep_memory() -> None:
@@ -349,20 +279,3 @@ def keep_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """`fm-pose train`."""
-    keep_memory()
-    if arguments.resume is not None:
-        run = Path(arguments.resume)
-        experiment = load_experiment(run / "config.yaml")
-    else:
-        if arguments.config is None:
-            raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
-        experiment, run = open_run(
-            Path(arguments.config), Path(arguments.output) if arguments.output else None, arguments.set
-        )
-    trainer = Trainer(experiment, run, expand(arguments.pretrained) if arguments.pretrained else None)
-    trainer.train(experiment.read_data())
-    return 0

@@ -8,7 +8,7 @@ BOP writes millimetres; everything that leaves this module is in metres. Layout 
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,32 +23,9 @@ from fm_pose_core.types import Camera
 
 MM = 1e-3
 
-# Names that the datasets' authors give to their objects.
-OBJECT_NAMES = {
-    "lm": dict(
-        enumerate(
-            [
-                "ape",
-                "benchvise",
-                "bowl",
-                "camera",
-                "can",
-                "cat",
-                "cup",
-                "driller",
-                "duck",
-                "eggbox",
-                "glue",
-                "holepuncher",
-                "iron",
-                "lamp",
-                "phone",
-            ],
-            start=1,
-        )
-    )
-}
-OBJECT_NAMES["lmo"] = OBJECT_NAMES["lm"]
+# Names that the datasets' authors give to their objects, from id 1.
+LINEMOD = "ape benchvise bowl camera can cat cup driller duck eggbox glue holepuncher iron lamp phone".split()
+OBJECT_NAMES = {name: dict(enumerate(LINEMOD, start=1)) for name in ("lm", "lmo")}
 
 
 @dataclass(frozen=True)
@@ -197,24 +174,20 @@ def read_results(path: str | Path) -> list[Result]:
             if not row or row[0].strip() == "scene_id":
                 continue
             try:
-                scene_id, im_id, object_id, score, R_text, t_text, time = row
-                R = np.array(R_text.split(), dtype=np.float64).reshape(3, 3)
-                t = np.array(t_text.split(), dtype=np.float64).reshape(3) * MM
-                results.append(
-                    Result(
-                        int(scene_id),
-                        int(im_id),
-                        int(object_id),
-                        float(score),
-                        transform(project_to_so3(R), t),
-                        float(time),
-                    )
-                )
+                results.append(_result(row))
             except ValueError as error:
-                raise InputError(
-                    f"{path}:{number}: expected scene_id,im_id,obj_id,score,R(9),t(3),time, got {','.join(row)[:120]!r} ({error})"
-                ) from None
+                expected = "scene_id,im_id,obj_id,score,R(9),t(3),time"
+                got = ",".join(row)[:120]
+                raise InputError(f"{path}:{number}: expected {expected}, got {got!r} ({error})") from None
     return results
+
+
+def _result(row: Sequence[str]) -> Result:
+    scene_id, im_id, object_id, score, R_text, t_text, time = row
+    R = np.array(R_text.split(), dtype=np.float64).reshape(3, 3)
+    t = np.array(t_text.split(), dtype=np.float64).reshape(3) * MM
+    T = transform(project_to_so3(R), t)
+    return Result(int(scene_id), int(im_id), int(object_id), float(score), T, float(time))
 
 
 def write_results(path: str | Path, results: Iterable[Result]) -> None:

@@ -1,5 +1,5 @@
-"""Downloads BOP datasets from the BOP hub (https://huggingface.co/bop-benchmark), or from a mirror: a folder or a web
-server that holds the same archives (lmo_base.zip, lmo_models.zip, lmo_test_bop19.zip, …)."""
+"""Downloads BOP datasets from the BOP hub (https://huggingface.co/bop-benchmark), or takes them from a mirror: a folder
+that holds the same archives (lmo_base.zip, lmo_models.zip, lmo_test_bop19.zip, …)."""
 
 import hashlib
 import json
@@ -8,21 +8,15 @@ import re
 import shutil
 import stat
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from fm_pose_core import progress
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import write_atomically
 
-HUB = "https://huggingface.co/datasets/bop-benchmark/{name}/resolve/main"
 NAMES = (
     "lm",
     "lmo",
@@ -45,7 +39,6 @@ NAMES = (
 DEFAULT_PARTS = ("base", "models", "test_bop19")
 DONE = ".downloaded.json"  # inside the dataset's folder: part -> SHA-256 of its archive
 CHUNK = 1 << 20
-TIMEOUT = 30.0  # seconds without a byte
 
 
 def download_bop(
@@ -54,14 +47,14 @@ def download_bop(
     parts: Sequence[str] = DEFAULT_PARTS,
     mirror: str | None = None,
     checksums: Mapping[str, str] | None = None,
-    show_progress: bool = True,
 ) -> Path:
     """Fetch and unpack parts of the BOP dataset `name` into `output`/`name`, whose path is returned.
 
-    mirror: folder, file:// or http(s):// address that holds NAME_PART.zip (a folder may hold them in NAME/). checksums:
-    expected SHA-256 by archive name; an archive that is not listed is checked by the CRCs that ZIP holds. A part that
-    was unpacked before is skipped; a broken download goes on where it stopped. Files appear only after a whole archive
-    is unpacked. Raises InputError for an unknown name or part, a failing server, or a damaged or unsafe archive.
+    mirror: folder, or its file:// address, that holds NAME_PART.zip, itself or in NAME/; without it, the hub that
+    HF_ENDPOINT names. checksums: expected SHA-256 by archive name; an archive that is not listed is checked by the CRCs
+    that ZIP holds. A part that was unpacked before is skipped. Files appear only after a whole archive is unpacked.
+    Raises InputError for an unknown name or part, a hub that cannot be reached, a missing huggingface_hub, or a damaged
+    or unsafe archive.
     """
     known = name in NAMES or (mirror is not None and re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None)
     expect(known, "dataset", f"one of {', '.join(NAMES)} (any other with a mirror)", repr(name))
@@ -71,28 +64,29 @@ def download_bop(
     folder = Path(output) / name
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
-        if part in _done(folder):
-            continue
-        archive = f"{name}_{part}.zip"
-        path = folder.parent / f".{archive}.part"
-        _fetch(mirror or HUB.format(name=name), name, archive, path, show_progress)
-        digest = _sha256(path)
-        expected = (checksums or {}).get(archive, digest).lower()
-        if digest != expected:
-            _discard(path)
-            raise InputError(
-                f"{archive}: expected SHA-256 {expected}, got {digest}; the damaged download is deleted, try again"
-            )
+        if part not in _done(folder):
+            archive = f"{name}_{part}.zip"
+            digest = _get(archive, folder, mirror, (checksums or {}).get(archive))
+            write_atomically(folder / DONE, (json.dumps({**_done(folder), part: digest}, indent=1) + "\n").encode())
+    return folder
+
+
+def _get(archive: str, folder: Path, mirror: str | None, checksum: str | None) -> str:
+    """Fetch one archive and unpack it into `folder`; its SHA-256. A damaged download is deleted, another that could not
+    be unpacked is kept for the next call."""
+    downloads = folder.parent / f".{folder.name}.download"
+    path = _download(folder.name, archive, downloads) if mirror is None else _find(mirror, folder.name, archive)
+    digest = _sha256(path)
+    expected, got = f"SHA-256 {checksum}", digest
+    if checksum is None or digest == checksum.lower():
         try:
             unpack(path, folder)
+            shutil.rmtree(downloads, ignore_errors=True)
+            return digest
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            _discard(path)
-            raise InputError(
-                f"{archive}: expected a whole ZIP archive, got {error}; the damaged download is deleted, try again"
-            ) from None
-        write_atomically(folder / DONE, (json.dumps({**_done(folder), part: digest}, indent=1) + "\n").encode())
-        _discard(path)
-    return folder
+            expected, got = "a whole ZIP archive", str(error)
+    shutil.rmtree(downloads, ignore_errors=True)
+    raise InputError(f"{archive}: expected {expected}, got {got}; a damaged download is deleted, try again")
 
 
 def read_checksums(path: str | Path) -> dict[str, str]:
@@ -151,77 +145,36 @@ def _safe_path(info: zipfile.ZipInfo, root: str) -> Path:
     return Path(*parts)
 
 
-def _fetch(source: str, name: str, archive: str, path: Path, show_progress: bool) -> None:
-    """Copy or download `archive` to `path`; what `path` already holds of a download is kept."""
-    if re.match(r"https?://", source):
-        _download(f"{source.rstrip('/')}/{archive}", path, archive, show_progress)
-        return
-    folder = Path(unquote(urlsplit(source).path)) if source.startswith("file://") else Path(source)
-    expect(
-        folder.is_dir(), "mirror", "a folder or an address that begins with http://, https:// or file://", repr(source)
-    )
-    local = next((p for p in (folder / archive, folder / name / archive) if p.is_file()), None)
-    expect(local is not None, str(folder), f"{archive} or {name}/{archive}", "neither")
-    shutil.copyfile(local, path)  # type: ignore[arg-type]
+def _find(mirror: str, name: str, archive: str) -> Path:
+    """Where a mirror's folder holds `archive`."""
+    folder = Path(unquote(urlsplit(mirror).path)) if mirror.startswith("file://") else Path(mirror)
+    expect(folder.is_dir(), "mirror", "a folder, or its address that begins with file://", repr(mirror))
+    path = next((p for p in (folder / archive, folder / name / archive) if p.is_file()), None)
+    if path is None:
+        raise InputError(f"{folder}: expected {archive} or {name}/{archive}, got neither")
+    return path
 
 
-def _download(url: str, path: Path, label: str, show_progress: bool) -> None:
-    """Resumable: asks for the rest of the file where `path` ends. A server that changed the file since (another ETag),
-    or that can't send parts, is read from the start."""
-    tag_path = _tag_path(path)
-    start = path.stat().st_size if path.is_file() and tag_path.is_file() else 0
-    headers = {"User-Agent": "fm-pose", "Accept-Encoding": "identity"}
-    if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": tag_path.read_text()}
+def _download(name: str, archive: str, folder: Path) -> Path:
+    """Download `archive` from the hub into `folder`. A connection that breaks is taken up again where it broke; an
+    archive that is whole and current is not fetched again."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
-            start = start if response.headers.get("Content-Range", "").startswith(f"bytes {start}-") else 0
-            tag = response.headers.get("ETag", "")
-            tag_path.unlink(missing_ok=True)
-            if tag and not tag.startswith("W/"):
-                write_atomically(tag_path, tag.encode())
-            length = response.headers.get("Content-Length")
-            total = start + int(length) if length else 0
-            with path.open("ab" if start else "wb") as file:
-                done = start + _copy(response, file, total, start, label, show_progress)
-        if total and done != total:
-            raise InputError(f"{url}: expected {total} bytes, got {done}; run the command again to go on from there")
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # the whole file was already there, or it shrank: unpacking tells
-            return
-        hint = (
-            "; see https://huggingface.co/bop-benchmark for the parts of each dataset"
-            if error.code in (401, 404)
-            else ""
-        )
-        raise InputError(f"{url}: expected a file, got HTTP {error.code} {error.reason}{hint}") from None
-    except (OSError, HTTPException) as error:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+    except ImportError:
         raise InputError(
-            f"{url}: expected a file, got {getattr(error, 'reason', error)}; run the command again to go on"
+            "download: expected the package huggingface_hub (pip install 'fm-pose[download]'), "
+            "or --mirror with a folder that holds the archives, got neither"
         ) from None
-
-
-def _tag_path(path: Path) -> Path:
-    return path.with_suffix(".etag")
-
-
-def _discard(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    _tag_path(path).unlink(missing_ok=True)
-
-
-def _copy(source: Any, sink: IO[bytes], total: int, start: int, label: str, show_progress: bool) -> int:
-    if not show_progress:
-        before = sink.tell()
-        shutil.copyfileobj(source, sink, CHUNK)
-        return sink.tell() - before
-    copied = 0
-    with progress.bar(total, label, "B", initial=start) as bar:
-        while block := source.read(CHUNK):
-            sink.write(block)
-            copied += len(block)
-            bar.update(len(block))
-    return copied
+    repository = f"bop-benchmark/{name}"
+    wanted = f"{archive}: expected it in the dataset {repository} of the hub"
+    try:
+        return Path(hf_hub_download(repository, archive, repo_type="dataset", local_dir=folder))
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError):
+        hint = "see https://huggingface.co/bop-benchmark for the parts of each dataset"
+        raise InputError(f"{wanted}, got no such file; {hint}") from None
+    except Exception as error:  # the library hands on what its HTTP client raises, another one in each major version
+        raise InputError(f"{wanted}, got {error.__cause__ or error}; try again") from None
 
 
 def _done(folder: Path) -> dict[str, str]:

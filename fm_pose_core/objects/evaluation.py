@@ -7,30 +7,43 @@ evaluation = score(dataset, instances, predictions)
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from fm_pose_core import progress
 from fm_pose_core.errors import expect
-from fm_pose_core.files import read_image
+from fm_pose_core.files import Frames, read_image
 from fm_pose_core.geometry import Array
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, Key, ObjectModel, Result, key
 from fm_pose_core.objects.cases import Case, Evaluation, Prediction, mean_summary, summarise
 from fm_pose_core.objects.metrics import pose_errors
 from fm_pose_core.objects.windows import displaced, match_windows, read_windows, true_windows
-from fm_pose_core.rendering.ply import read_ply_vertices
+from fm_pose_core.rendering.mesh import read_vertices
 from fm_pose_core.types import Camera, ObjectPose, Window
 
 
 class Estimator(Protocol):
-    """What `predict` needs of an estimator; PoseEstimator has it, and so may a network in training."""
+    """What `predict` needs of an estimator; PoseEstimator has it."""
 
     def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose: ...
+
+
+@dataclass(frozen=True)
+class OfObject:
+    """An estimator for one of the objects that it knows. name: of the object."""
+
+    estimator: Estimator
+    name: str
+
+    def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose:
+        """See PoseEstimator."""
+        return self.estimator.estimate(image, camera, replace(window, object=self.name))
 
 
 def evaluate_bop(
@@ -41,7 +54,7 @@ def evaluate_bop(
     window: str = "gt",
     displace: float = 0.0,
     seed: int = 0,
-    frames: Collection[int] | None = None,
+    frames: Frames | None = None,
     min_visibility: float = 0.1,
     all_instances: bool = False,
     keep_rejected: bool = False,
@@ -79,11 +92,11 @@ def evaluate_results(
     results: Sequence[Result],
     object_ids: Iterable[int] | None = None,
     *,
-    frames: Collection[int] | None = None,
+    frames: Frames | None = None,
     min_visibility: float = 0.1,
     all_instances: bool = False,
 ) -> Evaluation:
-    """Score a result file (data.bop.read_results); its time is per image. Otherwise as `evaluate_bop`."""
+    """Score a result file (bop.read_results); its time is per image. Otherwise as `evaluate_bop`."""
     instances, notes = select_instances(
         dataset, split, object_ids, frames=frames, min_visibility=min_visibility, all_instances=all_instances
     )
@@ -105,7 +118,7 @@ def select_instances(
     split: str,
     object_ids: Iterable[int] | None = None,
     *,
-    frames: Collection[int] | None = None,
+    frames: Frames | None = None,
     min_visibility: float = 0.1,
     all_instances: bool = False,
 ) -> tuple[list[Instance], tuple[str, ...]]:
@@ -113,29 +126,39 @@ def select_instances(
 
     With a targets file (test_targets_bop19.json): its targets, in the images that are there. Without one, or if none of
     its images is there: the instances that are at least `min_visibility` visible (where the dataset tells). With
-    `all_instances`: all of them. frames: image ids, those alone. Raises InputError if none is left.
+    `all_instances`: all of them. frames: those images alone. Raises InputError if none is left.
     """
     instances = dataset.instances(split)
     expect(bool(instances), f"split {split!r} of {dataset.root}", "annotated instances", "none")
+    images = {(i.scene_id, i.im_id) for i in instances}
     notes: tuple[str, ...] = ()
     if not all_instances:
-        targets = dataset.targets()
-        chosen = [i for i in instances if targets is not None and key(i) in targets]
-        if not chosen:
-            if targets is not None:
-                what = f"all instances at least {100 * min_visibility:g} % visible count"
-                notes = (f"no target of the dataset's targets file is in split {split!r}: {what}",)
-            chosen = [i for i in instances if not i.visible_fraction < min_visibility]
-        instances = chosen
+        instances, notes = _targets_or_visible(dataset, split, instances, min_visibility)
     if object_ids is not None:
         wanted = set(object_ids)
         for object_id in wanted:
             dataset.model(object_id)
         instances = [i for i in instances if i.object_id in wanted]
     if frames is not None:
-        instances = [i for i in instances if i.im_id in frames]
+        images = frames.of(images)
+        instances = [i for i in instances if (i.scene_id, i.im_id) in images]
     expect(bool(instances), "the choice of split, objects and frames", "at least one instance", "none")
     return instances, notes
+
+
+def _targets_or_visible(
+    dataset: BopDataset, split: str, instances: Sequence[Instance], min_visibility: float
+) -> tuple[list[Instance], tuple[str, ...]]:
+    """The targets among the instances; where none is, those that are visible enough, and a note."""
+    targets = dataset.targets()
+    chosen = [i for i in instances if targets is not None and key(i) in targets]
+    if chosen:
+        return chosen, ()
+    notes: tuple[str, ...] = ()
+    if targets is not None:
+        what = f"all instances at least {100 * min_visibility:g} % visible count"
+        notes = (f"no target of the dataset's targets file is in split {split!r}: {what}",)
+    return [i for i in instances if not i.visible_fraction < min_visibility], notes
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------
@@ -156,32 +179,35 @@ def predict(
     """
     images: dict[Path, list[int]] = defaultdict(list)
     for index, instance in enumerate(instances):
-        images[instance.image_path].append(index)
+        if windows[index] is not None:
+            images[instance.image_path].append(index)
     predictions: list[Prediction] = []
     warm: set[int] = set()
-    for path, indices in progress.over(images.items(), len(images), "evaluate", "image", show_progress):
+    for path, indices in tqdm(images.items(), "evaluate", unit="image", disable=not show_progress):
         image = read_image(path)
         made = []
         for index in indices:
             instance, window = instances[index], windows[index]
-            if window is None:
-                continue
-            estimator = estimators[instance.object_id]
-            if instance.object_id not in warm:  # the first call sets the engine up; it is not timed
-                warm.add(instance.object_id)
-                estimator.estimate(image, instance.camera, window)
-            start = time.perf_counter()
-            pose = estimator.estimate(image, instance.camera, window)
-            made.append((instance, pose, time.perf_counter() - start))
+            assert window is not None
+            made.append((instance, *_timed(estimators[instance.object_id], image, instance, window, warm)))
         total = sum(seconds for _, _, seconds in made)
         for instance, pose, seconds in made:
             accepted = pose.accepted or (keep_rejected and bool(np.isfinite(pose.reprojection_error)))
-            predictions.append(
-                Prediction(
-                    Result(*key(instance), pose.score, pose.T_camera_object, total), seconds, accepted, pose.reason
-                )
-            )
+            result = Result(*key(instance), pose.score, pose.T_camera_object, total)
+            predictions.append(Prediction(result, seconds, accepted, pose.reason))
     return predictions
+
+
+def _timed(
+    estimator: Estimator, image: NDArray[np.uint8], instance: Instance, window: Window, warm: set[int]
+) -> tuple[ObjectPose, float]:
+    """The pose and its seconds. warm: ids of the objects that were estimated before."""
+    if instance.object_id not in warm:  # the first call sets the engine up; it is not timed
+        warm.add(instance.object_id)
+        estimator.estimate(image, instance.camera, window)
+    start = time.perf_counter()
+    pose = estimator.estimate(image, instance.camera, window)
+    return pose, time.perf_counter() - start
 
 
 # --- score -----------------------------------------------------------------------------------------------------------
@@ -205,24 +231,38 @@ def score(
 
     cases = [Case(i, None, None) for i in instances]
     for k, indices in truths.items():
-        model = dataset.model(k[2])
-        vertices = model_vertices(model)
-        for p in sorted(answers[k], key=lambda p: (not p.accepted, -p.result.score))[: len(indices)]:
-            T = p.result.T_camera_object
-            candidates = []
-            for index in indices:
-                truth = instances[index]
-                errors = pose_errors(T, truth.T_camera_object, vertices, model.diameter, truth.camera, model.symmetries)
-                candidates.append((errors.projection_2d, errors.add, index, errors))
-            *_, index, errors = min(candidates, key=lambda c: c[:3])
-            cases[index] = Case(instances[index], p, errors)
-            indices.remove(index)
+        best = sorted(answers[k], key=lambda p: (not p.accepted, -p.result.score))[: len(indices)]
+        for index, case in _assign(dataset.model(k[2]), instances, indices, best):
+            cases[index] = case
 
     groups: dict[int, list[Case]] = defaultdict(list)
     for case in cases:
         groups[case.instance.object_id].append(case)
     objects = {k: summarise(f"{k} {dataset.model(k).name}", groups[k]) for k in sorted(groups)}
     return Evaluation(tuple(cases), objects, mean_summary(list(objects.values())), settings or {}, notes)
+
+
+def _assign(
+    model: ObjectModel, instances: Sequence[Instance], indices: Iterable[int], predictions: Sequence[Prediction]
+) -> Iterator[tuple[int, Case]]:
+    """Each prediction with the index of the instance that it fits best among those of `indices` that have none yet."""
+    left, vertices = list(indices), model_vertices(model)
+    for p in predictions:
+        candidates = []
+        for index in left:
+            truth = instances[index]
+            errors = pose_errors(
+                p.result.T_camera_object,
+                truth.T_camera_object,
+                vertices,
+                model.diameter,
+                truth.camera,
+                model.symmetries,
+            )
+            candidates.append((errors.projection_2d, errors.add, index, errors))
+        *_, index, errors = min(candidates, key=lambda c: c[:3])
+        left.remove(index)
+        yield index, Case(instances[index], p, errors)
 
 
 def model_vertices(model: ObjectModel) -> Array:
@@ -235,4 +275,4 @@ def model_vertices(model: ObjectModel) -> Array:
 
 @cache
 def _cached_vertices(path: Path, changed: int) -> Array:
-    return read_ply_vertices(path)
+    return read_vertices(path)

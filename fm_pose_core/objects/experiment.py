@@ -1,39 +1,45 @@
-"""An experiment with an object, and the data that it names."""
+"""An experiment with objects, and the data that it names."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import ObjectBundle, write_bundle
+from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.config import knob
 from fm_pose_core.contract import Contract, object_contract
-from fm_pose_core.errors import expect
-from fm_pose_core.files import parse_ids, read_image
-from fm_pose_core.geometry import box_corners
-from fm_pose_core.learning.experiment import Experiment, expand
-from fm_pose_core.learning.networks import Fused
-from fm_pose_core.objects.bop import BopDataset, Instance, ObjectModel
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.files import Frames, expanded, read_image
+from fm_pose_core.geometry import BOX_EDGES, apply, box_corners
+from fm_pose_core.learning.adaptation.method import synthetic_alone
+from fm_pose_core.learning.experiment import Experiment, Export
+from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
+from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.photographs import RealView, prepare_real_views
-from fm_pose_core.objects.samples import ObjectSource, RealConfig, SyntheticConfig
-from fm_pose_core.objects.validation import Validation, spread_scale
+from fm_pose_core.objects.photographs import prepare_real_views
+from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
+from fm_pose_core.objects.solver import ObjectSolver
+from fm_pose_core.objects.validation import KnownObject, Validation, spread_scale
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import load_mesh, mesh_file
+
+FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several scenes"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    dataset: str = knob("", "Folder of a BOP dataset; environment variables such as $FM_POSE_DATA are expanded.")
+    split: str = knob("test", "Split with the real images.")
+    training_frames: str = knob("", f"Real images to train with, {FRAMES}; empty for all that are not for validation.")
+    validation_frames: str = knob("", f"Real images to validate with, never trained on, {FRAMES}; empty for none.")
 
 
 @dataclass(frozen=True)
 class ObjectConfig:
-    dataset: str = knob("", "Folder of a BOP dataset; environment variables such as $FM_POSE_DATA are expanded.")
-    split: str = knob("test", "Split with the real images.")
     id: int = knob(1, "Object id in the dataset.", 1)
     name: str = knob("", "Name of the object; empty for the dataset's own.")
-    training_frames: str = knob("", "Real images to train with, such as '3-248,474-600'; empty for all.")
-    validation_frames: str = knob("", "Real images to validate with, never trained on; empty for none.")
     faces: int = knob(5000, "The mesh is simplified to about so many triangles for rendering.", 100, 10_000_000)
 
 
@@ -48,119 +54,138 @@ class CropConfig:
 @dataclass(frozen=True)
 class BackgroundConfig:
     folder: str = knob("", "Folder of background images; empty for none.")
-    training_frames: bool = knob(True, "Cut backgrounds from the real training images, with the object erased.")
+    training_frames: bool = knob(True, "Cut backgrounds from the real training images, with the objects erased.")
     procedural: float = knob(0.5, "Share of procedural backgrounds (all, where there are no images).", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class ObjectExperiment(Experiment):
-    object: ObjectConfig = field(default_factory=ObjectConfig)
+    """objects: that one network knows, each with an output of its own."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    objects: tuple[ObjectConfig, ...] = ()
     crop: CropConfig = field(default_factory=CropConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     real: RealConfig = field(default_factory=RealConfig)
     backgrounds: BackgroundConfig = field(default_factory=BackgroundConfig)
 
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        return BOX_EDGES
+
     def contract(self) -> Contract:
-        return object_contract(self.crop.size)
+        return object_contract(self.crop.size, len(self.objects))
 
     def read_data(self) -> "ObjectData":
-        """Read the mesh and the real images. Raises InputError for what is missing."""
-        return read_data(self)
+        """Read the meshes and the real images. Raises InputError for what is missing."""
+        _check(self)
+        dataset = BopDataset(expanded(self.data.dataset))
+        training, validation = _parts(self.data, dataset.instances(self.data.split, [x.id for x in self.objects]))
+        assets = tuple(_assets(self, i, dataset, training) for i in range(len(self.objects)))
+        photos = _photos(self.backgrounds, training, {x.id: a for x, a in zip(self.objects, assets, strict=True)})
+        source = ObjectSource(assets, self.synthetic, self.real, photos, self.backgrounds.procedural)
+        models = tuple(dataset.model(x.id) for x in self.objects)
+        names = tuple(x.name or m.name for x, m in zip(self.objects, models, strict=True))
+        return ObjectData(source, models, names, training, validation)
 
 
 @dataclass(frozen=True)
 class ObjectData:
-    """source: of the samples; model; the instances to train with and to validate on. name: of the object."""
+    """source: of the samples. models, names: of the objects, in the order of the network's outputs; the instances to
+    train with and to validate on."""
 
     source: ObjectSource
-    model: ObjectModel
+    models: tuple[ObjectModel, ...]
+    names: tuple[str, ...]
     training: list[Instance]
     validation: list[Instance]
-    name: str
 
-    def validator(self, device: torch.device) -> Validation | None:
-        if not self.validation:
-            return None
-        return Validation(self.model, self.source.crop, self.source.corners, self.validation, self.training, device)
+    def known(self) -> list[KnownObject]:
+        """The objects with the way to their poses, one view of each window."""
+        assets = self.source.objects
+        solvers = [ObjectSolver(x.corners, x.crop, x.index) for x in assets]
+        return [KnownObject(m, s) for m, s in zip(self.models, solvers, strict=True)]
 
-    def write_bundle(
-        self, path: Path, network: Fused, onnx: bytes, architecture: dict[str, Any], training: dict[str, Any]
-    ) -> ObjectBundle:
-        m, crop = self.model, self.source.crop
-        scale = spread_scale(network, crop, self.source.corners, self.validation or self.training)
-        return write_bundle(
-            path,
-            network=onnx,
-            architecture=architecture,
-            name=self.name,
-            object_id=m.id,
-            minimum=m.minimum,
-            maximum=m.maximum,
-            diameter=m.diameter,
-            crop=crop,
-            symmetries=m.symmetries,
-            mesh=mesh_file(self.source.mesh),
-            spread_scale=scale,
-            training=training,
-        )
+    def validator(self) -> Validation | None:
+        return Validation(self.known(), self.validation, self.training) if self.validation else None
+
+    def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
+        scale = spread_scale(export.network, self.known(), self.validation)
+        network = NetworkFile(export.onnx, export.architecture, export.network.contract, scale, export.training)
+        rows = zip(self.names, self.models, self.source.objects, strict=True)
+        objects = [
+            ObjectInBundle(
+                name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh=mesh_file(x.mesh)
+            )
+            for name, m, x in rows
+        ]
+        return write_object_bundle(path, network, objects)
 
 
-def read_data(experiment: ObjectExperiment) -> ObjectData:
-    """Read the mesh and the real images of an experiment. Raises InputError for what is missing."""
-    o, (nearest, farthest) = experiment.object, experiment.synthetic.viewpoints.distance
-    expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
+def _check(experiment: ObjectExperiment) -> None:
+    nearest, farthest = experiment.synthetic.viewpoints.distance
+    ids, size = [x.id for x in experiment.objects], experiment.crop.size
+    expect(bool(ids), "objects", "at least one, such as [{id: 9}]", "none")
+    expect(len(set(ids)) == len(ids), "objects", "a different id each", ids)
+    expect(size % 16 == 0, "crop.size", "a multiple of 16", size)
     expect(nearest <= farthest, "synthetic.viewpoints.distance", "the nearest first", (nearest, farthest))
     appearance = experiment.real.appearance
-    expect(
-        appearance.light == appearance.repaint == 0.0,
-        "real.appearance",
-        "no light and no repaint: photographs are lit",
-        appearance,
-    )
-    dataset = BopDataset(expand(o.dataset))
-    model = dataset.model(o.id)
-    real = dataset.instances(o.split, [o.id])
-    validation_ids = parse_ids(o.validation_frames) if o.validation_frames else set()
-    validation = [x for x in real if x.im_id in validation_ids]
-    training_ids = parse_ids(o.training_frames) if o.training_frames else {x.im_id for x in real} - validation_ids
-    expect(
-        not (training_ids & validation_ids & {x.im_id for x in real}),
-        "frames",
-        "no image in training and validation",
-        sorted(training_ids & validation_ids)[:5],
-    )
-    training = [x for x in real if x.im_id in training_ids]
-    mesh = load_mesh(model.mesh_path, 1e-3).simplified(o.faces)
+    unlit = appearance.light == appearance.repaint == 0.0
+    expect(unlit, "real.appearance", "no light and no repaint: photographs are lit", appearance)
+
+
+def _parts(config: DataConfig, real: list[Instance]) -> tuple[list[Instance], list[Instance]]:
+    """The instances for training and those for validation. Raises InputError for an image in both."""
+    images = {(x.scene_id, x.im_id) for x in real}
+    validation = _named("data.validation_frames", config.validation_frames, images)
+    training = _named("data.training_frames", config.training_frames, images) or images - validation
+    both = sorted(training & validation)
+    shown = ", ".join(f"{scene}/{image}" for scene, image in both[:5])
+    expect(not both, "data", "no image in training and validation", f"SCENE/IMAGE {shown} in both")
+    chosen = [[x for x in real if (x.scene_id, x.im_id) in part] for part in (training, validation)]
+    return chosen[0], chosen[1]
+
+
+def _named(key: str, frames: str, images: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The images (scene, image) that a text names; none for an empty one."""
+    try:
+        return Frames.parse(frames).of(images) if frames else set()
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+
+
+def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, training: list[Instance]) -> ObjectAssets:
+    config = experiment.objects[index]
+    model = dataset.model(config.id)
+    mesh = load_mesh(model.mesh_path, MM).simplified(config.faces)
+    nearest, _ = experiment.synthetic.viewpoints.distance
     crop = Crop.around(model.diameter, nearest, experiment.crop.margin, experiment.crop.size)
-    corners = box_corners(model.minimum, model.maximum)
-    views: list[RealView] = []
-    colours = np.zeros((0, 0, 3), np.float32)
-    if training and experiment.method != "synthetic_only":
-        views, colours = prepare_real_views(dataset, o.split, training, mesh, crop, corners.mean(0))
-    photos: list[NDArray[np.uint8]] = []
-    if experiment.backgrounds.folder:
-        photos += read_folder(expand(experiment.backgrounds.folder))
-    if experiment.backgrounds.training_frames:
-        photos += [erased(x, corners) for x in training]
-    source = ObjectSource(
-        mesh,
-        corners,
-        crop,
-        experiment.synthetic,
-        experiment.real,
-        views,
-        colours,
-        photos,
-        experiment.backgrounds.procedural,
-    )
-    return ObjectData(source, model, training, validation, o.name or model.name)
+    assets = ObjectAssets(mesh, box_corners(model.minimum, model.maximum), crop, index, model.symmetries)
+    own = [x for x in training if x.object_id == config.id]
+    if not own or experiment.how.phases is synthetic_alone:
+        return assets
+    views, colours = prepare_real_views(dataset, experiment.data.split, own, mesh, crop, assets.center)
+    return ObjectAssets(mesh, assets.corners, crop, index, model.symmetries, views, colours)
 
 
-def erased(instance: Instance, corners: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The photograph (H, W, 3) uint8 with the object's box painted over from its surroundings, to serve as
-    background."""
-    image = read_image(instance.image_path)
-    points = instance.camera.pixels(corners @ instance.T_camera_object[:3, :3].T + instance.T_camera_object[:3, 3])
+def _photos(
+    config: BackgroundConfig, training: list[Instance], assets: dict[int, ObjectAssets]
+) -> list[NDArray[np.uint8]]:
+    """Images that backgrounds are cut from."""
+    photos = read_folder(expanded(config.folder)) if config.folder else []
+    if config.training_frames:
+        images: dict[Path, list[Instance]] = {}
+        for x in training:
+            images.setdefault(x.image_path, []).append(x)
+        photos += [erased(path, group, assets) for path, group in images.items()]
+    return photos
+
+
+def erased(path: Path, instances: list[Instance], assets: dict[int, ObjectAssets]) -> NDArray[np.uint8]:
+    """A photograph (H, W, 3) uint8 with the boxes of `instances` painted over from their surroundings."""
+    image = read_image(path)
     mask = np.zeros(image.shape[:2], np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(points.astype(np.int32)), 255)
+    for x in instances:
+        points = x.camera.pixels(apply(x.T_camera_object, assets[x.object_id].corners))
+        cv2.fillConvexPoly(mask, cv2.convexHull(points.astype(np.int32)), 255)
     return cv2.inpaint(image, mask, 3, cv2.INPAINT_TELEA)

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, apply, project_to_so3, rotation_angle, transform
+from fm_pose_core.geometry import Array, apply, project_to_so3, transform
 from fm_pose_core.types import Camera
 
 PROJECTION_THRESHOLD = 5.0  # pixels
@@ -121,16 +122,11 @@ def within_5cm_5deg(T_est: Array, T_gt: Array, symmetries: Sequence[Array] = ())
 
 def rank_correlation(a: Array, b: Array) -> float:
     """Spearman's rank correlation of two (N,) arrays, ties given their mean rank; NaN if one of them is constant."""
-    a, b = _ranks(np.asarray(a, dtype=np.float64)), _ranks(np.asarray(b, dtype=np.float64))
-    if len(a) < 2 or not a.std() or not b.std():
+    from scipy.stats import spearmanr  # takes long to import
+
+    if len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
         return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _ranks(values: Array) -> Array:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2.0)[inverse]
+    return float(spearmanr(a, b).statistic)
 
 
 def _equivalent(T: Array, symmetries: Sequence[Array]) -> list[Array]:
@@ -139,23 +135,14 @@ def _equivalent(T: Array, symmetries: Sequence[Array]) -> list[Array]:
 
 def _rotation_translation_errors(T_est: Array, T_gt: Array, symmetries: Sequence[Array]) -> tuple[Array, Array]:
     """Angles in radians and distances in metres, (1 + number of symmetries,) each."""
-    truths = _equivalent(T_gt, symmetries)
-    angles = np.array([rotation_angle(T[:3, :3].T @ T_est[:3, :3]) for T in truths])
-    distances = np.array([np.linalg.norm(T[:3, 3] - T_est[:3, 3]) for T in truths])
-    return angles, distances
+    truths = np.stack(_equivalent(T_gt, symmetries))  # (S, 4, 4)
+    angles = Rotation.from_matrix(truths[:, :3, :3].transpose(0, 2, 1) @ T_est[:3, :3]).magnitude()
+    return angles, np.linalg.norm(truths[:, :3, 3] - T_est[:3, 3], axis=1)
 
 
-def _nearest(queries: Array, points: Array, chunk: int = 256) -> Array:
+def _nearest(queries: Array, points: Array) -> Array:
     """Distance from each of (N, 3) queries to the nearest of (M, 3) points."""
-    try:
-        from scipy.spatial import cKDTree
-    except ImportError:  # the same without scipy, slower
-        squared = [
-            ((queries[i : i + chunk, None] - points[None]) ** 2).sum(-1).min(1) for i in range(0, len(queries), chunk)
-        ]
-        return np.sqrt(np.concatenate(squared))
-    distances: NDArray[np.float64] = cKDTree(points).query(queries)[0]
-    return distances
+    return np.asarray(cKDTree(points).query(queries)[0])
 
 
 def _pose(name: str, T: Array) -> Array:

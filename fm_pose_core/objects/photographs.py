@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
 from fm_pose_core.files import read_image
-from fm_pose_core.geometry import Array, project, transform
-from fm_pose_core.objects.bop import BopDataset, Instance
+from fm_pose_core.geometry import Array, apply, project, transform
+from fm_pose_core.objects.bop import MM, BopDataset, Instance
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.rendering.appearance import shade
 from fm_pose_core.rendering.mesh import Mesh, load_mesh
@@ -23,6 +23,8 @@ from fm_pose_core.types import Window
 
 Image = NDArray[np.uint8]
 LIGHTS = 4  # lit renderings of each photographed pose
+OCCLUDER_FACES = 6000  # triangles of what stands before the object
+OCCLUDED = 1e-3  # metres: what is nearer than the object by more than this hides it
 
 
 @dataclass(frozen=True)
@@ -47,64 +49,96 @@ class RealView:
     visible_fraction: float
 
 
+@dataclass(frozen=True)
+class _Patch:
+    """photo (P, P, 3). T_view_camera, T_view_object (4, 4): of the virtual camera that took it."""
+
+    photo: Image
+    T_view_camera: Array
+    T_view_object: Array
+
+
 def prepare_real_views(
     dataset: BopDataset, split: str, instances: list[Instance], mesh: Mesh, crop: Crop, center: Array
 ) -> tuple[list[RealView], NDArray[np.float32]]:
     """Patches of all `instances` (of one object), taken with the crop's focal length and 1.75 times its size, and
     the per-photo vertex colours (I, V, 3) float32 RGB, NaN where a vertex is not seen in a trusted photo."""
     expect(bool(instances), "real training instances", "at least one", "none")
-    object_id = instances[0].object_id
-    patch = Crop(int(crop.size * 1.75), crop.focal)
-    others = {i: [] for i in range(len(instances))}  # type: dict[int, list[Instance]]
+    camera = Crop(int(crop.size * 1.75), crop.focal)
+    patches = [_patch(x, camera, center) for x in instances]
+    occluders = _occluding_depth(dataset, split, instances, patches, camera)
+    renderer = Renderer(mesh, camera.K, camera.size, camera.size)
+    rng = np.random.default_rng(0)
+    views, colours = [], np.full((len(instances), len(mesh.vertices), 3), np.nan, np.float32)
+    for i, (instance, patch) in enumerate(zip(instances, patches, strict=True)):
+        view, front = _real_view(patch, occluders[i], instance.visible_fraction, renderer, camera.K, rng)
+        views.append(view)
+        if view.trusted:
+            seen, uv = _seen_vertices(view, front, renderer, camera.K)
+            colours[i, seen] = _at(patch.photo, uv)[seen]
+    renderer.close()
+    return views, colours
+
+
+def _patch(instance: Instance, camera: Crop, center: Array) -> _Patch:
+    """The photograph as a virtual camera sees it that looks at the object's `center` (3,)."""
+    uv = instance.camera.pixels(apply(instance.T_camera_object, center[None]))[0]
+    photo, R_camera_view = camera.cut(read_image(instance.image_path), instance.camera, Window(*uv))
+    T_view_camera = transform(R_camera_view.T, np.zeros(3))
+    return _Patch(photo, T_view_camera, T_view_camera @ instance.T_camera_object)
+
+
+def _occluding_depth(
+    dataset: BopDataset, split: str, instances: list[Instance], patches: list[_Patch], camera: Crop
+) -> NDArray[np.float32]:
+    """(I, P, P) depth of the nearest other object of the dataset in each patch, metres, infinite where there is none."""
     scene: dict[tuple[int, int], list[Instance]] = {}
     for other in dataset.instances(split):
         scene.setdefault((other.scene_id, other.im_id), []).append(other)
-    frames, rotations, photos = [], [], []
-    for i, instance in enumerate(instances):
-        uv = instance.camera.pixels(
-            (instance.T_camera_object[:3, :3] @ center + instance.T_camera_object[:3, 3])[None]
-        )[0]
-        photo, R_camera_view = patch.cut(read_image(instance.image_path), instance.camera, Window(*uv))
-        photos.append(photo)
-        rotations.append(transform(R_camera_view.T, np.zeros(3)))
-        others[i] = [o for o in scene[instance.scene_id, instance.im_id] if o.object_id != object_id]
-        frames.append(rotations[i] @ instance.T_camera_object)
-    occluding_depth = np.full((len(instances), patch.size, patch.size), np.inf, np.float32)
-    for other_id in sorted({o.object_id for group in others.values() for o in group}):
-        renderer = Renderer(
-            load_mesh(dataset.model(other_id).mesh_path, 1e-3).simplified(6000), patch.K, patch.size, patch.size
-        )
-        for i, group in others.items():
-            for other in (o for o in group if o.object_id == other_id):
-                _, depth = renderer.render(rotations[i] @ other.T_camera_object)
-                occluding_depth[i] = np.minimum(occluding_depth[i], np.where(depth > 0, depth, np.inf))
+    own = instances[0].object_id
+    others = [[o for o in scene[x.scene_id, x.im_id] if o.object_id != own] for x in instances]
+    nearest = np.full((len(instances), camera.size, camera.size), np.inf, np.float32)
+    for object_id in sorted({o.object_id for group in others for o in group}):  # a renderer holds one mesh
+        mesh = load_mesh(dataset.model(object_id).mesh_path, MM).simplified(OCCLUDER_FACES)
+        renderer = Renderer(mesh, camera.K, camera.size, camera.size)
+        for i, group in enumerate(others):
+            for other in (o for o in group if o.object_id == object_id):
+                _, depth = renderer.render(patches[i].T_view_camera @ other.T_camera_object)
+                nearest[i] = np.minimum(nearest[i], np.where(depth > 0, depth, np.inf))
         renderer.close()
-    renderer = Renderer(mesh, patch.K, patch.size, patch.size)
-    rng = np.random.default_rng(0)
-    views, colours = [], np.full((len(instances), len(mesh.vertices), 3), np.nan, np.float32)
-    for i, instance in enumerate(instances):
-        cad, depth = renderer.render(frames[i])
-        hidden = (occluding_depth[i] < depth - 1e-3) | (depth == 0)
-        unhidden = np.where(occluding_depth[i] < np.where(depth > 0, depth, np.inf) - 1e-3, 0, 255).astype(np.uint8)
-        visible = np.minimum(cad[..., 3], cv2.GaussianBlur(unhidden, (3, 3), 0.6))
-        fraction = float(visible.sum() / max(1, int(cad[..., 3].sum())))
-        told = instance.visible_fraction
-        trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
-        whole = surface_points(depth, frames[i], patch.K)
-        surface = np.where(hidden[..., None], np.float16(np.nan), whole)
-        known = fraction if np.isnan(told) else told
-        normals = renderer.render_normals(frames[i])
-        lit = tuple(shade(cad, normals, rng) for _ in range(LIGHTS))
-        views.append(RealView(photos[i], visible, cad, lit, whole, surface, frames[i], trusted, known))
-        if trusted:
-            front = np.where(hidden, 0.0, depth)
-            seen = renderer.visible_vertices(frames[i], front, patch.K)
-            sure = cv2.erode((visible > 250).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2)
-            uv = project(patch.K, mesh.vertices @ frames[i][:3, :3].T + frames[i][:3, 3]).astype(np.float32)
-            seen &= _at(sure * 255, uv) > 254
-            colours[i, seen] = _at(photos[i], uv)[seen]
-    renderer.close()
-    return views, colours
+    return nearest
+
+
+def _real_view(
+    patch: _Patch, occluder: NDArray[np.float32], told: float, renderer: Renderer, K: Array, rng: np.random.Generator
+) -> tuple[RealView, NDArray[np.float32]]:
+    """The view, and the depth of its visible part (P, P) metres, 0 elsewhere. told: the dataset's visible fraction."""
+    T = patch.T_view_object
+    cad, depth = renderer.render(T)
+    behind = occluder < np.where(depth > 0, depth, np.inf) - OCCLUDED
+    hidden = behind | (depth == 0)
+    unhidden = np.where(behind, 0, 255).astype(np.uint8)
+    visible = np.minimum(cad[..., 3], cv2.GaussianBlur(unhidden, (3, 3), 0.6))
+    fraction = float(visible.sum() / max(1, int(cad[..., 3].sum())))
+    trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
+    whole = surface_points(depth, T, K)
+    surface = np.where(hidden[..., None], np.float16(np.nan), whole)
+    normals = renderer.render_normals(T)
+    lit = tuple(shade(cad, normals, rng) for _ in range(LIGHTS))
+    known = fraction if np.isnan(told) else told
+    view = RealView(patch.photo, visible, cad, lit, whole, surface, T, trusted, known)
+    return view, np.where(hidden, np.float32(0), depth)
+
+
+def _seen_vertices(
+    view: RealView, front: NDArray[np.float32], renderer: Renderer, K: Array
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """(V,) which vertices the photograph surely shows, and their pixels (V, 2)."""
+    T = view.T_view_object
+    seen = renderer.visible_vertices(T, front, K)
+    sure = cv2.erode((view.visible > 250).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2)
+    uv = project(K, apply(T, renderer.mesh.vertices)).astype(np.float32)
+    return seen & (_at(sure * 255, uv) > 254), uv
 
 
 def _at(image: Image, uv: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -4,7 +4,9 @@ A view is rendered (or prepared from a photograph) once and serves several sampl
 the camera about its own centre is a homography of the image, so the label is exact as well.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, apply, inverse_intrinsics, project
+from fm_pose_core.geometry import Array, apply, inverse, inverse_intrinsics, project
+from fm_pose_core.learning.ring import Ring
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import RealView, photo_colours, surface_points
 from fm_pose_core.objects.viewpoints import ViewpointConfig, look_at, random_rotation, random_viewpoint, window_rotation
@@ -22,6 +25,7 @@ from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.renderer import Renderer
 
 Image = NDArray[np.uint8]
+Surface = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -73,41 +77,77 @@ class View:
     K: Array
 
 
-class SyntheticSamples:
-    """T^S: renderings over random backgrounds, with their corners."""
+@dataclass(frozen=True)
+class ObjectAssets:
+    """All that is drawn of one object. index: of its output among the network's. corners: (8, 3) of its box, metres.
+    symmetries: (4, 4) each, without the identity. views, colours: from photographs.prepare_real_views; empty without
+    real images."""
 
-    names: tuple[str, ...] = ("x_s", "y_s", "p_s")
+    mesh: Mesh
+    corners: Array
+    crop: Crop
+    index: int = 0
+    symmetries: tuple[Array, ...] = ()
+    views: list[RealView] = field(default_factory=list)
+    colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
+
+    @property
+    def center(self) -> Array:
+        """(3,) of the box, metres."""
+        return self.corners.mean(0)
+
+
+class Labeller:
+    """Labels of one object, for a network that may know several.
+
+    equivalents: how many labels each sample has: the object's symmetries and the identity first, filled up with it. A
+    sample of any of them may be answered by each (the cheapest counts, learning/heads.py).
+    """
+
+    def __init__(self, assets: ObjectAssets, equivalents: int) -> None:
+        S = [np.eye(4), *assets.symmetries]
+        S += [np.eye(4)] * (equivalents - len(S))
+        self.index = np.int64(assets.index)
+        self.corners = np.stack([apply(s, assets.corners) for s in S])  # (S, 8, 3)
+        self.frames = np.stack([inverse(s)[:3] for s in S]).astype(np.float32)  # (S, 3, 4)
+
+    def label(self, K: Array, T_view_object: Array) -> NDArray[np.float32]:
+        """(S, 8, 2): the corners' pixels for a camera K (3, 3) in each of the equivalent poses."""
+        points = apply(T_view_object, self.corners.reshape(-1, 3))
+        return project(K, points).reshape(*self.corners.shape[:2], 2).astype(np.float32)
+
+
+class SyntheticSamples:
+    """T^S: renderings over random backgrounds, with their corners. Labels as heads.CornerVotes and
+    losses.SurfacePoints want them."""
+
+    names: tuple[str, ...] = ("x_s", "y_s", "k_s", "e_s", "p_s")
 
     def __init__(
         self,
-        mesh: Mesh,
-        corners: Array,
-        crop: Crop,
+        assets: ObjectAssets,
         config: SyntheticConfig,
         backgrounds: Backgrounds,
         rng: np.random.Generator,
+        equivalents: int = 1,
         ring: int = 256,
     ) -> None:
-        self.crop, self.config, self.backgrounds, self.rng = crop, config, backgrounds, rng
-        self.corners = corners
-        self.center = self.corners.mean(0)
-        self.renderer = Renderer(mesh, crop.K, crop.size, crop.size)
-        self._ring: list[View] = []
-        self._ring_size, self._until_next = ring, 0
+        self.assets, self.crop, self.center = assets, assets.crop, assets.center
+        self.config, self.backgrounds, self.rng = config, backgrounds, rng
+        self.labeller = Labeller(assets, equivalents)
+        self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
+        self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
 
     def _render(self) -> View:
         T = random_viewpoint(self.rng, self.config.viewpoints, self.center)
         return render_view(self.renderer, T, self.crop.K, {"cad": 0}, self.config.appearance, self.rng)
 
-    def draw(self) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
-        """-> image (size, size, 3) uint8 RGB; corners (8, 2) float32 in window pixels; points (L, 3) float32, see
-        `cell_points`."""
-        if self._until_next <= 0 or len(self._ring) < 16:
-            _renew(self._ring, self._ring_size, self._render(), self.rng)
-            self._until_next = self.config.uses_per_view
-        self._until_next -= 1
-        view = self._ring[int(self.rng.integers(len(self._ring)))]
-        config, rng = self.config, self.rng
+    def draw(self) -> tuple[NDArray[Any], ...]:
+        """-> image (size, size, 3) uint8 RGB; corners (S, 8, 2) float32 in window pixels; the object's index; frames
+        (S, 3, 4) of the equivalent poses; points (L, 3) float32, see `cell_points`."""
+        if self._ring.wants_more():
+            self._ring.add(self._render())
+        view, config, rng = self._ring.draw(), self.config, self.rng
         R = window_rotation(rng, self.crop.focal, config.viewpoints.in_plane, config.displacement)
         H = self.crop.K @ R @ inverse_intrinsics(view.K)
         rgba = warp(view.layers["cad"], H, self.crop.size)
@@ -116,7 +156,8 @@ class SyntheticSamples:
         image = over(rgba, self.backgrounds.draw())
         points = cell_points(view.surface, H, self.crop.size)
         image = finish(image, points, config.appearance, self.backgrounds, rng)
-        return image, project(H @ view.K, apply(view.T_view_object, self.corners)).astype(np.float32), points
+        label = self.labeller
+        return image, label.label(H @ view.K, view.T_view_object), label.index, label.frames, points
 
     def close(self) -> None:
         self.renderer.close()
@@ -125,116 +166,119 @@ class SyntheticSamples:
 class PairSamples:
     """T^M: a real image and the CAD rendering of the same pose over the same real image. The real half is T^R."""
 
-    names: tuple[str, ...] = ("x_r", "x_m", "y_r", "p_r", "p_m")
+    names: tuple[str, ...] = ("x_r", "x_m", "y_r", "k_r", "e_r", "p_r", "p_m")
 
     def __init__(
         self,
-        mesh: Mesh,
-        corners: Array,
-        crop: Crop,
+        assets: ObjectAssets,
         config: RealConfig,
         viewpoints: ViewpointConfig,
-        views: list[RealView],
-        colours: NDArray[np.float32],
         backgrounds: Backgrounds,
         rng: np.random.Generator,
+        equivalents: int = 1,
         ring: int = 256,
     ) -> None:
-        self.crop, self.config, self.viewpoints, self.backgrounds, self.rng = crop, config, viewpoints, backgrounds, rng
-        self.corners = corners
-        self.center = self.corners.mean(0)
-        self.views = [v for v in views if v.visible_fraction > 0.25]
+        self.crop, self.center = assets.crop, assets.center
+        self.config, self.viewpoints, self.backgrounds, self.rng = config, viewpoints, backgrounds, rng
+        self.labeller = Labeller(assets, equivalents)
+        self.views = [v for v in assets.views if v.visible_fraction > 0.25]
         self.trusted = [v for v in self.views if v.trusted]
         expect(bool(self.trusted), "real training images", "at least one with a known visible mask", "none")
-        self.patch = Crop(views[0].photo.shape[0], crop.focal)
-        self._ring: list[View] = []
-        self._ring_size, self._until_next = ring, 0
+        self.patch = Crop(self.views[0].photo.shape[0], self.crop.focal)
+        self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
         self.renderer: Renderer | None = None
         if config.novel_views > 0:
-            self.renderer = Renderer(mesh, crop.K, crop.size, crop.size)
-            self.variants = [
-                (views[i].T_view_object, self.renderer.add_variant(c)) for i, c in photo_colours(colours, mesh.colours)
-            ]
-            expect(
-                bool(self.variants),
-                "photographs for novel views",
-                "at least one that shows enough of the object",
-                "none",
-            )
+            self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
+            coloured = photo_colours(assets.colours, assets.mesh.colours)
+            self.variants = [(assets.views[i].T_view_object, self.renderer.add_variant(c)) for i, c in coloured]
+            wanted = "at least one that shows enough of the object"
+            expect(bool(self.variants), "photographs for novel views", wanted, "none")
 
-    def draw(self) -> tuple[Image, Image, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (8, 2) float32,
-        window pixels; points (L, 3) float32 of either image, see `cell_points`.
+    def draw(self) -> tuple[NDArray[Any], ...]:
+        """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (S, 8, 2) float32,
+        window pixels; the object's index; frames (S, 3, 4) of the equivalent poses; points (L, 3) float32 of either
+        image, see `cell_points`.
 
         The synthetic image is clean: the whole object drawn over the real image (section 3.1), over what occludes it
         there too, and without the occluders and the jitter that `appearance` adds to the real one. g learns to see
         through them."""
-        rng, config = self.rng, self.config
-        kind = rng.uniform()
+        kind, config, label = self.rng.uniform(), self.config, self.labeller
         if kind < config.novel_views:
-            view = self._novel_view()
-            whole = view.surface
-            H, corners = self._warp(view, self.viewpoints.in_plane, 0.0)
-            photo, cad = (warp(view.layers[k], H, self.crop.size) for k in ("photo", "cad"))
-            background = self.backgrounds.draw()
-            images = [over(photo, background), over(cad, background)]
+            view, H, K, photo, cad, background = self._novel()
+            surfaces, images = (view.surface, view.surface), (over(photo, background), over(cad, background))
         else:
-            plain = kind < config.novel_views + config.plain
-            real = (self.views if plain else self.trusted)[
-                int(rng.integers(len(self.views if plain else self.trusted)))
-            ]
-            view, whole = (
-                View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K),
-                real.whole_surface,
-            )
-            H, corners = self._warp(view, config.in_plane, config.rescale)
-            photo = warp(real.photo, H, self.crop.size, border=cv2.BORDER_REPLICATE)
-            lit = rng.uniform() < config.paired_light
-            cad = warp(real.lit_cads[int(rng.integers(len(real.lit_cads)))] if lit else real.cad, H, self.crop.size)
-            if plain:
-                images = [photo, over(cad, photo)]
-            else:
-                mask = warp(real.visible, H, self.crop.size)
-                background = self.backgrounds.draw()
-                images = [blend(photo, mask, background), over(cad, background)]
-        points, whole_points = (cell_points(surface, H, self.crop.size) for surface in (view.surface, whole))
-        real_image = finish(images[0], points, config.appearance, self.backgrounds, rng)
-        return real_image, images[1], corners, points, whole_points
+            view, H, K, images, surfaces = self._photographed(kind < config.novel_views + config.plain)
+        points, whole_points = (cell_points(surface, H, self.crop.size) for surface in surfaces)
+        real_image = finish(images[0], points, config.appearance, self.backgrounds, self.rng)
+        corners = label.label(K, view.T_view_object)
+        return real_image, images[1], corners, label.index, label.frames, points, whole_points
 
-    def _warp(self, view: View, in_plane: float, rescale: float) -> tuple[Array, NDArray[np.float32]]:
+    def _novel(self) -> tuple[View, Array, Array, Image, Image, Image]:
+        """A view that nobody photographed, H (view pixels -> window pixels), K of the window, both layers there, and
+        a background."""
+        view = self._novel_view()
+        H, K = self._warp(view, self.viewpoints.in_plane, 0.0)
+        photo, cad = (warp(view.layers[k], H, self.crop.size) for k in ("photo", "cad"))
+        return view, H, K, photo, cad, self.backgrounds.draw()
+
+    def _photographed(self, plain: bool) -> tuple[View, Array, Array, tuple[Image, Image], tuple[Surface, Surface]]:
+        """A photographed view, H, K, the real and the synthetic image, and the points that each shows. plain: with its
+        own background and occluders."""
+        rng, size, views = self.rng, self.crop.size, self.views if plain else self.trusted
+        real = views[int(rng.integers(len(views)))]
+        view = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K)
+        H, K = self._warp(view, self.config.in_plane, self.config.rescale)
+        photo = warp(real.photo, H, size, border=cv2.BORDER_REPLICATE)
+        lit = rng.uniform() < self.config.paired_light
+        cad = warp(real.lit_cads[int(rng.integers(len(real.lit_cads)))] if lit else real.cad, H, size)
+        surfaces = (real.surface, real.whole_surface)
+        if plain:
+            return view, H, K, (photo, over(cad, photo)), surfaces
+        mask, background = warp(real.visible, H, size), self.backgrounds.draw()
+        return view, H, K, (blend(photo, mask, background), over(cad, background)), surfaces
+
+    def _warp(self, view: View, in_plane: float, rescale: float) -> tuple[Array, Array]:
         R = window_rotation(self.rng, self.crop.focal, in_plane, self.config.displacement)
         s = 1.0 + self.rng.uniform(-rescale, rescale)
         K = self.crop.K @ R @ np.diag([s, s, 1.0])  # rescaled about the object's centre, then turned
-        return K @ inverse_intrinsics(view.K), project(K, apply(view.T_view_object, self.corners)).astype(np.float32)
+        return K @ inverse_intrinsics(view.K), K
 
     def _novel_view(self) -> View:
-        rng = self.rng
-        if self._until_next <= 0 or len(self._ring) < 16:
+        rng, config = self.rng, self.config
+        if self._ring.wants_more():
             assert self.renderer is not None
             T_photo, variant = self.variants[int(rng.integers(len(self.variants)))]
-            if rng.uniform() < self.config.novel_anywhere:
+            if rng.uniform() < config.novel_anywhere:
                 T = random_viewpoint(rng, self.viewpoints, self.center)
             else:
-                T = nearby(T_photo, self.center, rng, self.config.novel_angle, self.viewpoints)
-            view = render_view(
-                self.renderer, T, self.crop.K, {"cad": 0}, AppearanceConfig(light=self.config.paired_light), rng
-            )
+                T = nearby(T_photo, self.center, rng, config.novel_angle, self.viewpoints)
+            light = AppearanceConfig(light=config.paired_light)
+            view = render_view(self.renderer, T, self.crop.K, {"cad": 0}, light, rng)
             view.layers["photo"], _ = self.renderer.render(T, variant)
-            _renew(self._ring, self._ring_size, view, rng)
-            self._until_next = self.config.uses_per_view
-        self._until_next -= 1
-        return self._ring[int(rng.integers(len(self._ring)))]
+            self._ring.add(view)
+        return self._ring.draw()
 
     def close(self) -> None:
         if self.renderer is not None:
             self.renderer.close()
 
 
-def _renew(ring: list[View], size: int, view: View, rng: np.random.Generator) -> None:
-    if len(ring) < size:
-        ring.append(view)
-    else:
-        ring[int(rng.integers(size))] = view
+class InTurn:
+    """Samples of several objects, one after the other: a batch has about as many of each."""
+
+    def __init__(self, parts: Sequence[SyntheticSamples] | Sequence[PairSamples]) -> None:
+        self.parts, self.names = parts, parts[0].names
+        self._next = 0
+
+    def draw(self) -> tuple[NDArray[Any], ...]:
+        """See the parts."""
+        part = self.parts[self._next]
+        self._next = (self._next + 1) % len(self.parts)
+        return part.draw()
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
 
 
 def nearby(
@@ -315,40 +359,24 @@ def finish(
 class ObjectSource:
     """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker.
 
-    corners: (8, 3) metres. views, colours: from real.prepare_real_views; empty without real images. photos: images
-    (H, W, 3) uint8 that backgrounds are cut from, beside procedural ones.
+    objects: in the order of the network's outputs. photos: images (H, W, 3) uint8 that backgrounds are cut from, beside
+    procedural ones.
     """
 
-    mesh: Mesh
-    corners: Array
-    crop: Crop
+    objects: tuple[ObjectAssets, ...]
     synthetic: SyntheticConfig
     real: RealConfig
-    views: list[RealView] = field(default_factory=list)
-    colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
     photos: list[NDArray[np.uint8]] = field(default_factory=list)
     procedural_share: float = 0.5
 
-    def open(
-        self, synthetic: bool, pairs: bool, rng: np.random.Generator
-    ) -> tuple[SyntheticSamples | None, PairSamples | None]:
-        backgrounds = Backgrounds(self.photos, self.crop.size, rng, self.procedural_share)
-        T_S = (
-            SyntheticSamples(self.mesh, self.corners, self.crop, self.synthetic, backgrounds, rng)
-            if synthetic
-            else None
-        )
-        T_M = None
+    def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[InTurn | None, InTurn | None]:
+        """T^S and T^M, whichever is asked for."""
+        backgrounds = Backgrounds(self.photos, self.objects[0].crop.size, rng, self.procedural_share)
+        equivalents = 1 + max(len(x.symmetries) for x in self.objects)
+        T_S, T_M = None, None
+        if synthetic:
+            T_S = InTurn([SyntheticSamples(x, self.synthetic, backgrounds, rng, equivalents) for x in self.objects])
         if pairs:
-            T_M = PairSamples(
-                self.mesh,
-                self.corners,
-                self.crop,
-                self.real,
-                self.synthetic.viewpoints,
-                self.views,
-                self.colours,
-                backgrounds,
-                rng,
-            )
+            viewpoints = self.synthetic.viewpoints
+            T_M = InTurn([PairSamples(x, self.real, viewpoints, backgrounds, rng, equivalents) for x in self.objects])
         return T_S, T_M

@@ -1,117 +1,152 @@
-"""Validation during training: the real validation images through the network as it stands, and PnP."""
+"""Validation during training, and calibration after it: real images that the network is not trained with, through the
+network and PnP as the estimator does it."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.files import read_image
-from fm_pose_core.geometry import Array, apply, log_so3, transform
-from fm_pose_core.learning.networks import FeatureMapping, Fused
+from fm_pose_core.geometry import Array, apply, log_so3
+from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance, ObjectModel
-from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
-from fm_pose_core.objects.pnp import solve_pnp
+from fm_pose_core.objects.solver import Look, ObjectSolver, split
 from fm_pose_core.objects.windows import displaced
 from fm_pose_core.types import Window
 
-CHUNK = 64  # images through the network at a time
+log = logging.getLogger(__name__)
 CHI2_MEDIAN = 5.348  # of the χ² distribution with 6 degrees of freedom
+DISPLACEMENT = 10.0  # pixels: of the displaced centres
+VISIBLE = 0.1  # instances that show less are left out, as in the BOP benchmark
+
+
+@dataclass(frozen=True)
+class KnownObject:
+    """model: of the dataset. solver: from its windows to its pose."""
+
+    model: ObjectModel
+    solver: ObjectSolver
+
+
+@dataclass(frozen=True)
+class Case:
+    """An instance, what the network sees of it, and the true corners (8, 2), window pixels."""
+
+    instance: Instance
+    known: KnownObject
+    look: Look
+    corners: Array
+
+
+def cases_of(objects: Sequence[KnownObject], instances: Sequence[Instance], displacement: float = 0.0) -> list[Case]:
+    """The visible instances with windows at the true centre of the box, or displaced by up to so many pixels."""
+    known = {x.model.id: x for x in objects}
+    chosen = [x for x in instances if not x.visible_fraction < VISIBLE]
+    centers = [known[x.object_id].solver.box_corners.mean(0)[None] for x in chosen]
+    pixels = [x.camera.pixels(apply(x.T_camera_object, c))[0] for x, c in zip(chosen, centers, strict=True)]
+    windows = displaced(chosen, [Window(*uv) for uv in pixels], displacement, seed=0)
+    cases = []
+    for x, window in zip(chosen, windows, strict=True):
+        assert window is not None
+        solver = known[x.object_id].solver
+        look = solver.look(read_image(x.image_path), x.camera, window, again=_reader(x))
+        corners = solver.crop.to_window(apply(x.T_camera_object, solver.box_corners), look.R_camera_window)
+        cases.append(Case(x, known[x.object_id], look, corners))
+    return cases
+
+
+def _reader(x: Instance) -> Callable[[], np.ndarray]:
+    return lambda: read_image(x.image_path)
+
+
+def answers_of(network: Fused, cases: Sequence[Case]) -> list[tuple[Array, Array]]:
+    """The network's corners and their deviation (8, 2), window pixels, for each case."""
+    looks = [c.look for c in cases]
+    outputs = split(network.infer(np.concatenate([x.pixels for x in looks])), looks)
+    return [c.known.solver.decode(x) for c, x in zip(cases, outputs, strict=True)]
 
 
 class Validation:
-    """Crops of the validation instances (visible by 10 % or more), with the true centre and with displaced ones."""
+    """Validation instances with the true centre and with displaced ones; and, for comparison, of the training ones
+    every second."""
 
     def __init__(
-        self,
-        model: ObjectModel,
-        crop: Crop,
-        corners: Array,
-        validation: list[Instance],
-        training: list[Instance],
-        device: torch.device,
-        displacement: float = 10.0,
+        self, objects: Sequence[KnownObject], validation: Sequence[Instance], training: Sequence[Instance]
     ) -> None:
-        """corners (8, 3): of the model's box, metres. training: of these every second one is scored too, for
-        comparison."""
-        self.device, self.model, self.crop, self.corners = device, model, crop, corners
-        self.vertices = model_vertices(model)
         self.sets = {
-            "validation": self._crops(validation, 0.0),
-            "validation_displaced": self._crops(validation, displacement),
-            "training": self._crops(training[::2], 0.0),
+            "validation": cases_of(objects, validation),
+            "validation_displaced": cases_of(objects, validation, DISPLACEMENT),
+            "training": cases_of(objects, training[::2]),
         }
+        self.several = len(objects) > 1
 
-    def _crops(
-        self, instances: list[Instance], displacement: float
-    ) -> list[tuple[Instance, np.ndarray, np.ndarray, np.ndarray]]:
-        instances = [x for x in instances if not x.visible_fraction < 0.1]
-        center = self.corners.mean(0)[None]
-        windows = [Window(*x.camera.pixels(apply(x.T_camera_object, center))[0]) for x in instances]
-        result = []
-        for x, window in zip(instances, displaced(instances, windows, displacement, seed=0), strict=True):
-            assert window is not None
-            image, R = self.crop.cut(read_image(x.image_path), x.camera, window)
-            truth = self.crop.to_window(apply(x.T_camera_object, self.corners), R)
-            result.append((x, image, R, truth))
-        return result
-
-    @torch.no_grad()
-    def run(self, model: FeatureMapping, use_mapping: bool = True) -> dict[str, float]:
-        """Per set: median corner error (window pixels), 2D projection below 5 px and ADD(-S) below 10 % (shares of
-        instances)."""
-        fused = Fused(model)
-        if not use_mapping:
-            fused.g = torch.nn.Identity()
+    def run(self, network: Fused) -> dict[str, float]:
+        """Per set (and per object, where there are several): median corner error (window pixels), 2D projection below
+        5 px and ADD(-S) below 10 % (shares of instances)."""
         result: dict[str, float] = {}
-        for name, crops in self.sets.items():
-            if not crops:
+        for name, cases in self.sets.items():
+            if not cases:
                 continue
-            images = torch.from_numpy(np.stack([c[1] for c in crops]))
-            parts = [fused(part.to(self.device)) for part in images.split(CHUNK)]
-            predicted, spread = (torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True))
-            good_2d, good_add = [], []
-            for (x, _, R, _), corners, deviation in zip(crops, predicted, spread, strict=True):
-                good_2d.append(0.0)
-                good_add.append(0.0)
-                solution = solve_pnp(self.corners, corners, self.crop.K, deviation)
-                if solution.accepted:
-                    T = transform(R, np.zeros(3)) @ solution.T_camera_object
-                    errors = pose_errors(
-                        T, x.T_camera_object, self.vertices, self.model.diameter, x.camera, self.model.symmetries
-                    )
-                    good_2d[-1] = float(errors.projection_correct)
-                    good_add[-1] = float(errors.add_correct)
-            truth = np.stack([c[3] for c in crops])
-            result[f"{name}/corner_px"] = float(np.median(np.linalg.norm(predicted - truth, axis=-1).mean(-1)))
-            result[f"{name}/proj_5px"] = float(np.mean(good_2d))
-            result[f"{name}/add_10pct"] = float(np.mean(good_add))
+            rows = [_errors(c, answer) for c, answer in zip(cases, answers_of(network, cases), strict=True)]
+            groups = {name: rows}
+            if self.several:
+                of_object = defaultdict(list)
+                for c, row in zip(cases, rows, strict=True):
+                    of_object[f"{name}/{c.known.model.name}"].append(row)
+                groups |= of_object
+            for group, values in groups.items():
+                corner, projection, add = np.array(values).T
+                result[f"{group}/corner_px"] = float(np.median(corner))
+                result[f"{group}/proj_5px"] = float(projection.mean())
+                result[f"{group}/add_10pct"] = float(add.mean())
         return result
 
 
-def spread_scale(network: Fused, crop: Crop, box: Array, instances: list[Instance]) -> float:
+def _errors(case: Case, answer: tuple[Array, Array]) -> tuple[float, float, float]:
+    """Mean corner error (window pixels), and whether 2D projection and ADD are good enough."""
+    corner = float(np.linalg.norm(answer[0] - case.corners, axis=-1).mean())
+    solution = case.known.solver.solve(case.look, *answer)
+    if not solution.accepted:
+        return corner, 0.0, 0.0
+    x, model = case.instance, case.known.model
+    vertices = model_vertices(model)
+    truth = x.T_camera_object
+    errors = pose_errors(solution.T_camera_object, truth, vertices, model.diameter, x.camera, model.symmetries)
+    return corner, float(errors.projection_correct), float(errors.add_correct)
+
+
+def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequence[Instance]) -> float:
     """The factor on the network's spread for which the poses' covariance fits their errors: the median of eᵀC⁻¹e is
-    that of a χ² distribution with 6 degrees of freedom. box (8, 3): the model's corners, metres."""
-    images, truths = [], []
-    for x in instances:
-        if not x.visible_fraction < 0.1:
-            window = Window(*x.camera.pixels(apply(x.T_camera_object, box.mean(0)[None]))[0])
-            image, R_camera_window = crop.cut(read_image(x.image_path), x.camera, window)
-            images.append(image)
-            truths.append(transform(R_camera_window.T, np.zeros(3)) @ x.T_camera_object)
-    if not images:
+    that of a χ² distribution with 6 degrees of freedom. With as many views as the estimator's default.
+
+    instances: real ones that the network was not trained with. Without any the factor is 1, with a warning: errors on
+    training images say nothing.
+    """
+    views = EstimatorConfig().views
+    several = [KnownObject(x.model, _with_views(x.solver, views)) for x in objects]
+    cases = cases_of(several, instances)
+    if not cases:
+        log.warning("no validation frames: the covariance is not calibrated (spread_scale 1)")
         return 1.0
-    with torch.inference_mode():
-        parts = [network(torch.from_numpy(np.stack(images[i : i + 64]))) for i in range(0, len(images), 64)]
-    corners, spread = (torch.cat(column).double().numpy() for column in zip(*parts, strict=True))
+    answers = answers_of(network, cases)
 
     def excess(scale: float) -> float:
         values = []
-        for c, s, truth in zip(corners, spread, truths, strict=True):
-            solution = solve_pnp(box, c, crop.K, s, spread_scale=scale)
+        for case, answer in zip(cases, answers, strict=True):
+            solution = case.known.solver.solve(case.look, *answer, scale)
             if solution.accepted:
-                T = solution.T_camera_object
+                T, truth = solution.T_camera_object, case.instance.T_camera_object
                 e = np.concatenate([truth[:3, 3] - T[:3, 3], log_so3(truth[:3, :3] @ T[:3, :3].T)])
                 values.append(e @ np.linalg.solve(solution.covariance, e))
         return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
 
     return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
+
+
+def _with_views(solver: ObjectSolver, views: int) -> ObjectSolver:
+    return ObjectSolver(solver.box_corners, solver.crop, solver.index, views, solver.refiner)

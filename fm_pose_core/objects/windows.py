@@ -21,7 +21,8 @@ def true_windows(dataset: BopDataset, instances: Sequence[Instance]) -> list[Win
     for i in instances:
         model = dataset.model(i.object_id)
         center = apply(i.T_camera_object, (model.minimum + model.maximum)[None] / 2)  # (1, 3)
-        windows.append(Window(*map(float, i.camera.pixels(center)[0])) if center[0, 2] > 0 else None)
+        u, v = i.camera.pixels(center)[0]
+        windows.append(Window(float(u), float(v)) if center[0, 2] > 0 else None)
     return windows
 
 

@@ -1,5 +1,6 @@
-"""Triangle meshes: read, simplified, written. The only file that knows trimesh."""
+"""Triangle meshes: read, simplified, written. The only file that knows trimesh and plyfile."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,38 @@ def load_mesh(path: str | Path, unit: float = 1.0) -> Mesh:
         colours.astype(np.uint8),
         np.asarray(mesh.faces),
     )
+
+
+def read_vertices(path: str | Path) -> Array:
+    """(N, 3) vertices of a PLY file, in the file's unit, without a mesh library: evaluating needs no more. Raises
+    InputError for anything else."""
+    from plyfile import PlyData, PlyParseError
+
+    path = Path(path)
+    expect(path.is_file(), str(path), "a PLY file", "nothing there")
+    try:
+        vertex = PlyData.read(path)["vertex"]
+        vertices = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float64)
+    except (PlyParseError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: expected a whole PLY file with x, y, z per vertex, got {error}") from None
+    expect(bool(np.isfinite(vertices).all()), str(path), "finite vertices", "others")
+    return vertices
+
+
+def ply_file(mesh: Mesh, unit: float) -> bytes:
+    """The mesh as binary PLY with normals and colours per vertex, in units of `unit` metres."""
+    from plyfile import PlyData, PlyElement
+
+    names = ("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue")
+    kinds = ["<f4"] * 6 + ["u1"] * 3
+    vertices = np.empty(len(mesh.vertices), list(zip(names, kinds, strict=True)))
+    for name, column in zip(names, np.hstack([mesh.vertices / unit, mesh.normals, mesh.colours]).T, strict=True):
+        vertices[name] = column
+    faces = np.empty(len(mesh.faces), [("vertex_indices", "<i4", 3)])
+    faces["vertex_indices"] = mesh.faces
+    out = io.BytesIO()
+    PlyData([PlyElement.describe(vertices, "vertex"), PlyElement.describe(faces, "face")], byte_order="<").write(out)
+    return out.getvalue()
 
 
 def mesh_file(mesh: Mesh) -> bytes:

@@ -34,9 +34,8 @@ class Backend(Protocol):
     device: str
     precision: str
 
-    def infer(self, images: Images) -> tuple[Floats, Floats]:
-        """Windows (N, S, S, C) -> points (N, P, dims) and spread (N, P, dims), both float32, as the bundle's contract
-        says: RGB -> corners in window pixels, or depth -> joints in metres."""
+    def infer(self, images: Images) -> dict[str, Floats]:
+        """Windows (N, S, S, C), of the contract's type -> its named outputs, (N, *shape) float32 each."""
         ...
 
 
@@ -67,8 +66,7 @@ def load_backend(bundle: Bundle, config: EngineConfig | None = None) -> Backend:
 def check_contract(inputs: dict[str, tuple], outputs: dict[str, tuple], contract: Contract) -> None:
     """Raise InputError unless the network's tensors are those of the contract. Shapes by name, None for a free axis."""
     expected_inputs = {"image": (None, *contract.image_shape)}
-    answer = (None, contract.points, contract.dims)
-    expected_outputs = {contract.output: answer, "spread": answer}
+    expected_outputs = {x.name: (None, *x.shape) for x in contract.outputs}
     expect(inputs == expected_inputs, "network inputs", str(expected_inputs), inputs)
     expect(outputs == expected_outputs, "network outputs", str(expected_outputs), outputs)
 

@@ -39,11 +39,12 @@ class OnnxRuntimeBackend:
         self.device = "CPU"
         self._contract = bundle.contract
 
-    def infer(self, images: Images) -> tuple[Floats, Floats]:
+    def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend."""
         check_images(images, self._contract)
-        points, spread = self._session.run([self._contract.output, "spread"], {"image": np.ascontiguousarray(images)})
-        return points, spread
+        names = [x.name for x in self._contract.outputs]
+        answers = self._session.run(names, {"image": np.ascontiguousarray(images)})
+        return dict(zip(names, answers, strict=True))
 
 
 def _shapes(tensors: Any) -> dict[str, tuple]:

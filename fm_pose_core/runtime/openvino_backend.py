@@ -54,16 +54,17 @@ class OpenVinoBackend:
         self._contract = bundle.contract
         self._request = compiled.create_infer_request()
 
-    def infer(self, images: Images) -> tuple[Floats, Floats]:
+    def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend."""
         check_images(images, self._contract)
         result = self._request.infer({"image": np.ascontiguousarray(images)})
-        return np.array(result[self._contract.output]), np.array(result["spread"])
+        return {x.name: np.array(result[x.name]) for x in self._contract.outputs}
 
 
 def _difference(compiled: Any, reference: Any, contract: Contract) -> float:
     """Median difference, in halves of a window or cube, between the points that two compiled networks find in images of
     random patches."""
+    points = contract.outputs[0]
     patch = np.arange(contract.size) * 8 // contract.size
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, contract.channels), dtype=np.uint8)[:, patch][
         :, :, patch
@@ -72,8 +73,8 @@ def _difference(compiled: Any, reference: Any, contract: Contract) -> float:
         images = (images / 127.5 - 1.0).astype(np.float32)
     # Not compiled(images): that keeps a pointer into the array, which the next request follows after the array is gone.
     requests = (network.create_infer_request() for network in (compiled, reference))
-    ours, theirs = (np.array(request.infer({"image": images.copy()})[contract.output]) for request in requests)
-    return float(np.median(np.abs(ours - theirs))) / contract.scale
+    ours, theirs = (np.array(request.infer({"image": images.copy()})[points.name]) for request in requests)
+    return float(np.median(np.abs(ours - theirs))) / points.scale
 
 
 def _shape(tensor: Any) -> tuple:

@@ -95,36 +95,34 @@ class TensorRtBackend:
             )
         self._context = self._engine.create_execution_context()
         expect(self._context is not None, "TensorRT engine", "an execution context", "none; is the GPU's memory full?")
-        answer = (contract.points, contract.dims)
         self._host: dict[str, np.ndarray] = {
             "image": np.empty((largest_batch, *contract.image_shape), contract.image_type),
-            contract.output: np.empty((largest_batch, *answer), np.float32),
-            "spread": np.empty((largest_batch, *answer), np.float32),
+            **{x.name: np.empty((largest_batch, *x.shape), np.float32) for x in contract.outputs},
         }
         self._device = {name: self._driver.allocate(array.nbytes) for name, array in self._host.items()}
         for name, address in self._device.items():
             self._context.set_tensor_address(name, address)
 
-    def infer(self, images: Images) -> tuple[Floats, Floats]:
+    def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend. More windows than the engine's largest batch go through in several runs."""
         check_images(images, self._contract)
         runs = [self._run(images[i : i + self._largest]) for i in range(0, len(images), self._largest)]
-        return np.concatenate([corners for corners, _ in runs]), np.concatenate([spread for _, spread in runs])
+        return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
 
-    def _run(self, images: Images) -> tuple[Floats, Floats]:
+    def _run(self, images: Images) -> dict[str, Floats]:
         n = len(images)
         host, device, driver = self._host, self._device, self._driver
+        names = [x.name for x in self._contract.outputs]
         driver.enter()
         host["image"][:n] = images
         self._context.set_input_shape("image", images.shape)
         driver.to_device(device["image"], host["image"][:n])
         if not self._context.execute_async_v3(driver.stream):
             raise RuntimeError("TensorRT did not start the network; see its log")
-        output = self._contract.output
-        for name in (output, "spread"):
+        for name in names:
             driver.to_host(host[name][:n], device[name])
         driver.wait()
-        return host[output][:n].copy(), host["spread"][:n].copy()
+        return {name: host[name][:n].copy() for name in names}
 
 
 class Driver:

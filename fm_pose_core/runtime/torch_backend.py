@@ -35,17 +35,16 @@ class TorchBackend:
         _read_weights(self._network, bundle)
         self._network.to(self._place).eval()
 
-    def infer(self, images: Images) -> tuple[Floats, Floats]:
+    def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend."""
         check_images(images, self._contract)
         torch = self._torch
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self._place)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self._place.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None),
-        ):
-            points, spread = self._network(x)
-        return points.float().cpu().numpy(), spread.float().cpu().numpy()
+        kind = self._autocast or torch.bfloat16
+        with torch.inference_mode(), torch.autocast(self._place.type, kind, enabled=self._autocast is not None):
+            answers = self._network(x)
+        named = zip(self._contract.outputs, answers, strict=True)
+        return {x.name: v.float().cpu().numpy() for x, v in named}
 
 
 def _read_weights(network: Any, bundle: Bundle) -> None:

@@ -4,6 +4,7 @@ fm-pose simulate OUTPUT_DIR        # writes the splits train_real and test
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array, apply, exp_so3, transform
 from fm_pose_core.objects.bop import MM
 from fm_pose_core.objects.viewpoints import look_at
-from fm_pose_core.rendering.mesh import Mesh
+from fm_pose_core.rendering.mesh import Mesh, ply_file
 from fm_pose_core.simulation.studio import CAMERA, CENTER, Photo, Studio
 from fm_pose_core.simulation.tugboat import demo_object
 from fm_pose_core.types import Camera
@@ -106,24 +107,12 @@ def write_model(output: Path, mesh: Mesh) -> None:
     values = np.concatenate([minimum, maximum - minimum]) / MM
     info = {str(OBJECT_ID): {"diameter": mesh.diameter / MM, **dict(zip(names, values.tolist(), strict=True))}}
     write_atomically(output / "models" / "models_info.json", json.dumps(info).encode())
-    write_atomically(output / "models" / f"obj_{OBJECT_ID:06d}.ply", ply(mesh))
-
-
-def ply(mesh: Mesh, unit: float = MM) -> bytes:
-    """A binary PLY in units of `unit` metres, with normals and colours."""
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(mesh.vertices)}"]
-    header += [f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")]
-    header += [f"property uchar {name}" for name in ("red", "green", "blue")]
-    header += [f"element face {len(mesh.faces)}", "property list uchar int vertex_indices", "end_header\n"]
-    vertices = np.zeros(len(mesh.vertices), [("p", "<f4", 3), ("n", "<f4", 3), ("c", "u1", 3)])
-    vertices["p"], vertices["n"], vertices["c"] = mesh.vertices / unit, mesh.normals, mesh.colours
-    faces = np.zeros(len(mesh.faces), [("count", "u1"), ("v", "<i4", 3)])
-    faces["count"], faces["v"] = 3, mesh.faces
-    return "\n".join(header).encode() + vertices.tobytes() + faces.tobytes()
+    write_atomically(output / "models" / f"obj_{OBJECT_ID:06d}.ply", ply_file(mesh, MM))
 
 
 def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: int) -> None:
-    """One scene, 000001, with the images rgb/000000.jpg …, scene_camera.json, scene_gt.json and scene_gt_info.json."""
+    """One scene, 000001, with the images rgb/000000.jpg …, scene_camera.json, scene_gt.json and scene_gt_info.json.
+    More such images, of an older simulation, are removed."""
     scene = folder / "000001"
     cameras, truths, infos = {}, {}, {}
     for i, photo in enumerate(photos):
@@ -147,6 +136,9 @@ def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: 
     for name, values in (("scene_camera", cameras), ("scene_gt", truths), ("scene_gt_info", infos)):
         lines = ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in values.items())
         write_atomically(scene / f"{name}.json", f"{{\n{lines}\n}}\n".encode())
+    for file in (scene / "rgb").glob("*.jpg"):
+        if re.fullmatch(r"\d{6}", file.stem) and int(file.stem) >= len(photos):
+            file.unlink()
 
 
 def bounding_box(mask: NDArray[np.float32]) -> list[int]:

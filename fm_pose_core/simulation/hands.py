@@ -7,25 +7,27 @@ the hand.
     fm-pose simulate OUTPUT_DIR --of hands        # writes the splits train (two people) and test (a third)
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
 
-from fm_pose_core import progress
 from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array
-from fm_pose_core.hands.frames import write_nyu
+from fm_pose_core.hands.frames import NYU_NAME, SUBJECTS, NyuWriter
 from fm_pose_core.hands.labels import DATASETS
-from fm_pose_core.hands.model.fitting import rotation_vectors
-from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets, rotations
+from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets
 from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin
 from fm_pose_core.rendering.renderer import DepthRenderer
 from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
 
 Depth = NDArray[np.float32]
 WIDTH, HEIGHT = 640, 480
+UPRIGHT = Rotation.from_matrix(np.diag([1.0, -1.0, -1.0]))  # fingers up in the picture (-y), palm to the camera (-z)
 # Bend of thumb, index, middle, ring and pinky (0 straight, 1 closed), and how far the fingers are spread (0 to 1).
 GESTURES = {
     "open": ((0.1, 0.0, 0.0, 0.0, 0.05), 0.6),
@@ -146,15 +148,7 @@ def motion(
         )
         pose[RIGID:] = gesture_pose(skeleton, bends, spread, rng)
         turn = np.radians([rng.normal(scale=25), rng.uniform(-100, 100), rng.normal(scale=40)])
-        # Upright: fingers up in the picture (-y), palm to the camera (-z); then turned about the image's axes.
-        upright = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
-        R = (
-            rotations(np.array([[0, 0, turn[2]]]))
-            @ rotations(np.array([[turn[0], 0, 0]]))
-            @ rotations(np.array([[0, turn[1], 0]]))
-            @ upright[None]
-        )
-        pose[:3] = rotation_vectors(R)[0]
+        pose[:3] = (Rotation.from_euler("ZXY", turn[[2, 0, 1]]) * UPRIGHT).as_rotvec()
         pose[3:6] = np.array([rng.uniform(-0.16, 0.16), rng.uniform(-0.08, 0.16), 1.0]) * rng.uniform(0.5, 0.95)
         keys.append(pose)
     poses = np.empty((frames, skeleton.size))
@@ -163,8 +157,9 @@ def motion(
         a, b = keys[int(k)], keys[int(k) + 1]
         t = t * t * (3 - 2 * t)
         poses[i] = (1 - t) * a + t * b
-        between = rotation_vectors(rotations(b[None, :3]) @ rotations(a[None, :3]).transpose(0, 2, 1))
-        poses[i, :3] = rotation_vectors(rotations(t * between) @ rotations(a[None, :3]))[0]
+        from_a, to_b = Rotation.from_rotvec(a[:3]), Rotation.from_rotvec(b[:3])
+        between = (to_b * from_a.inv()).as_rotvec()
+        poses[i, :3] = (Rotation.from_rotvec(t * between) * from_a).as_rotvec()
     return poses
 
 
@@ -207,24 +202,41 @@ def simulate_hands(
     show_progress: bool = False,
 ) -> Path:
     """Write `train` frames of two people and `test` of a third. hand: whose skin they have, such as `rigged_hand`'s.
-    fingers: see `motion`."""
+    fingers: see `motion`. What an older simulation left in the folder is removed."""
     dataset = DATASETS["nyu"]
     K = np.array([[dataset.fx, 0, dataset.cx], [0, dataset.fy, dataset.cy], [0, 0, 1]])
     rng = np.random.default_rng([seed, 11])
     all_people = people(3, rng, hand)
     for split, persons, count in (("train", all_people[:2], train), ("test", all_people[2:], test)):
-        depths, joints = [], []
-        for skin, placed in persons:
-            frames = count // len(persons)
+        _remove_older(output / split, count)
+        writer, joints, shares = NyuWriter(output / split), [], _shares(count, len(persons))
+        for (skin, placed), frames in zip(persons, shares, strict=True):
             renderer = DepthRenderer(len(skin.vertices), skin.faces, WIDTH, HEIGHT)
-            bone, offset = skin.skeleton.on_bones(placed)
             poses = motion(skin.skeleton, frames, rng, fingers=fingers)
-            joints.append(skin.skeleton.points(poses, bone, offset))
-            for pose in progress.over(poses, frames, f"simulate {split}", "frame", show_progress):
-                depths.append(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
+            joints.append(skin.skeleton.points(poses, *skin.skeleton.on_bones(placed)))
+            for pose in tqdm(poses, f"simulate {split}", frames, unit="frame", disable=not show_progress):
+                writer.add(photograph(renderer, skin, pose, K, sensor or DepthSensorConfig(), rng))
             renderer.close()
-        if depths:
-            write_nyu(output / split, depths, np.concatenate(joints))
-            people_of = np.repeat(np.arange(len(persons)), count // len(persons))
-            write_atomically(output / split / "subjects.txt", "\n".join(map(str, people_of)).encode())
+        if count:
+            writer.finish(np.concatenate(joints))
+            subjects = np.repeat(np.arange(len(persons)), shares)
+            write_atomically(output / split / SUBJECTS, "\n".join(map(str, subjects)).encode())
     return output
+
+
+def _shares(count: int, persons: int) -> list[int]:
+    """How many of `count` frames show each person: as many of each, of the first ones one more."""
+    return [count // persons + (k < count % persons) for k in range(persons)]
+
+
+def _remove_older(folder: Path, count: int) -> None:
+    """Remove the depth maps beyond `count` of an older simulation, and its annotations where none follow. A folder
+    without subjects.txt is not of a simulation and stays as it is."""
+    if not (folder / SUBJECTS).is_file():
+        return
+    kept = {NYU_NAME.format(k + 1) for k in range(count)}
+    for file in folder.glob("depth_1_*.png"):
+        if re.fullmatch(r"depth_1_\d{7}\.png", file.name) and file.name not in kept:
+            file.unlink()
+    for name in ("labels.txt", "joint_data.mat", SUBJECTS) if not count else ():
+        (folder / name).unlink(missing_ok=True)

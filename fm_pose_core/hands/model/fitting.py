@@ -1,5 +1,4 @@
-"""From annotated 3D joints to the pose and the bone lengths of the hand (issue: T^M needs a rendering under the same
-pose).
+"""From annotated 3D joints to the pose and the bone lengths of the hand: T^M needs a rendering under the same pose.
 
 `fit_poses` is a damped Gauss-Newton with joint limits over many frames at a time; `fit_shape` alternates it with a
 linear least squares for the lengths, in which the joints' positions are linear once all rotations are known.
@@ -7,13 +6,15 @@ linear least squares for the lengths, in which the joints' positions are linear 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
-from fm_pose_core.hands.model.skeleton import RIGID, Landmark, Skeleton, rotations
+from fm_pose_core.hands.model.skeleton import RIGID, Landmark, Skeleton
 
 Bones = NDArray[np.int64]
 BATCH = 512  # frames at a time
@@ -55,21 +56,84 @@ def fit_poses(
     bone, offset = skeleton.on_bones(landmarks)
     parts = []
     for i in range(0, len(joints), BATCH):
-        part = joints[i : i + BATCH]
-        if start is not None:
-            parts.append(_descend(skeleton, bone, offset, part, start[i : i + BATCH], iterations, prior))
-            continue
-        tried = [_descend(skeleton, bone, offset, part, s, 12, prior) for s in _starts(skeleton, bone, offset, part)]
-        costs = np.stack([_cost(skeleton, bone, offset, part, pose, prior) for pose in tried])
-        best = np.stack(tried)[costs.argmin(0), np.arange(len(part))]
-        parts.append(_descend(skeleton, bone, offset, part, best, iterations, prior))
+        problem = _Problem(skeleton, bone, offset, joints[i : i + BATCH], prior)
+        begin = start[i : i + BATCH] if start is not None else _best_start(problem)
+        parts.append(_descend(problem, begin, iterations))
     pose = np.concatenate(parts) if parts else np.zeros((0, skeleton.size))
     return Fit(pose, skeleton.points(pose, bone, offset))
 
 
-def _starts(skeleton: Skeleton, bone: Bones, offset: Array, joints: Array) -> list[Array]:
+@dataclass(frozen=True)
+class _Problem:
+    """Landmarks on bones (P: indices, and offsets (P, 3)) shall come to `joints` (B, P, 3), and angles to the middles
+    of their ranges, which `prior` weighs."""
+
+    skeleton: Skeleton
+    bone: Bones
+    offset: Array
+    joints: Array
+    prior: float
+
+    def of(self, frames: NDArray[np.int64]) -> "_Problem":
+        """That of some of the frames."""
+        return replace(self, joints=self.joints[frames])
+
+    @property
+    def half(self) -> Array:
+        """Half the range of each angle (A,), radians, but not next to nothing."""
+        return np.maximum((self.skeleton.largest - self.skeleton.least) / 2, 0.1)
+
+    def cost(self, pose: Array) -> Array:
+        """(B,), of poses (B, 6 + A)."""
+        d = np.nan_to_num(self.skeleton.points(pose, self.bone, self.offset) - self.joints)
+        return (d**2).sum((1, 2)) + (self.from_middle(pose) ** 2).sum(1)
+
+    def from_middle(self, pose: Array) -> Array:
+        """Residuals (B, A) of the angles."""
+        middle = (self.skeleton.largest + self.skeleton.least) / 2
+        return self.prior * (pose[:, RIGID:] - middle) / self.half
+
+    def step(self, pose: Array, damping: Array) -> Array:
+        """The damped Gauss-Newton step (B, 6 + A) from poses (B, 6 + A). damping (B,)."""
+        points, J = self.skeleton.points_and_jacobian(pose, self.bone, self.offset)
+        residual = np.nan_to_num(points - self.joints).reshape(len(pose), -1)
+        J = J.reshape(len(pose), -1, self.skeleton.size)
+        gradient = (J.transpose(0, 2, 1) @ residual[..., None])[..., 0]
+        gradient[:, RIGID:] += self.from_middle(pose) * self.prior / self.half
+        A = J.transpose(0, 2, 1) @ J + np.diag(np.concatenate([np.zeros(RIGID), (self.prior / self.half) ** 2]))
+        stuck = self.stuck(pose, gradient)
+        A = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, A)
+        A += np.eye(self.skeleton.size) * (damping[:, None, None] * 0.01 + np.where(stuck, 1.0, 1e-9)[:, :, None])
+        return -np.linalg.solve(A, np.where(stuck, 0.0, gradient)[..., None])[..., 0]
+
+    def stuck(self, pose: Array, gradient: Array) -> NDArray[np.bool_]:
+        """(B, 6 + A): which angles are at a limit and push against it; they take no part in a step."""
+        angles, push = pose[:, RIGID:], gradient[:, RIGID:]
+        result = np.zeros(pose.shape, bool)
+        result[:, RIGID:] = ((angles <= self.skeleton.least) & (push > 0)) | (
+            (angles >= self.skeleton.largest) & (push < 0)
+        )
+        return result
+
+    def moved(self, pose: Array, step: Array) -> Array:
+        """The poses after a step, angles within their limits."""
+        new = pose + step
+        new[:, :3] = (Rotation.from_rotvec(step[:, :3]) * Rotation.from_rotvec(pose[:, :3])).as_rotvec()
+        new[:, RIGID:] = np.clip(new[:, RIGID:], self.skeleton.least, self.skeleton.largest)
+        return new
+
+
+def _best_start(problem: _Problem) -> Array:
+    """Of several hand shapes, each a little fitted, the best for each frame."""
+    tried = [_descend(problem, start, 12) for start in _starts(problem)]
+    costs = np.stack([problem.cost(pose) for pose in tried])
+    return np.stack(tried)[costs.argmin(0), np.arange(len(problem.joints))]
+
+
+def _starts(problem: _Problem) -> list[Array]:
     """Hand shapes from open to closed, each laid rigidly over the joints (Kabsch 1976)."""
     result = []
+    skeleton, joints = problem.skeleton, problem.joints
     flexions = np.array(
         ["_x" in name and ("proximal" in name or "middle" in name or "distal" in name) for name in skeleton.angles]
     )
@@ -79,7 +143,7 @@ def _starts(skeleton: Skeleton, bone: Bones, offset: Array, joints: Array) -> li
     for bend in (0.15, 0.8, 1.3):
         pose = np.zeros((1, skeleton.size))
         pose[0, RIGID:] = np.clip(bend * flexions, skeleton.least, skeleton.largest)
-        model = skeleton.points(pose, bone, offset)[0]
+        model = skeleton.points(pose, problem.bone, problem.offset)[0]
         a, b = (weight[..., None] * model).sum(1), (weight[..., None] * target).sum(1)  # centroids
         H = np.einsum("bp,bpi,bpj->bij", weight, model - a[:, None], target - b[:, None])
         U, _, Vt = np.linalg.svd(H)
@@ -87,91 +151,30 @@ def _starts(skeleton: Skeleton, bone: Bones, offset: Array, joints: Array) -> li
         V[:, :, 2] *= np.sign(np.linalg.det(V @ U.transpose(0, 2, 1)))[:, None]
         R = V @ U.transpose(0, 2, 1)
         poses = np.repeat(pose, len(joints), 0)
-        poses[:, :3] = rotation_vectors(R)
+        poses[:, :3] = Rotation.from_matrix(R).as_rotvec()
         poses[:, 3:6] = b - (R @ a[..., None])[..., 0]
         result.append(poses)
     return result
 
 
-def _cost(skeleton: Skeleton, bone: Bones, offset: Array, joints: Array, pose: Array, prior: float) -> Array:
-    d = np.nan_to_num(skeleton.points(pose, bone, offset) - joints)
-    return (d**2).sum((1, 2)) + (_from_middle(skeleton, pose, prior) ** 2).sum(1)
-
-
-def _from_middle(skeleton: Skeleton, pose: Array, prior: float) -> Array:
-    middle, half = (skeleton.largest + skeleton.least) / 2, (skeleton.largest - skeleton.least) / 2
-    return prior * (pose[:, RIGID:] - middle) / np.maximum(half, 0.1)
-
-
-def _descend(
-    skeleton: Skeleton, bone: Bones, offset: Array, joints: Array, pose: Array, iterations: int, prior: float
-) -> Array:
-    """Levenberg-Marquardt, each frame with a damping of its own; angles are kept within their limits after each step,
-    and one that is at its limit and pushes against it takes no part in the step."""
-    pose = pose.copy()
+def _descend(problem: _Problem, pose: Array, iterations: int) -> Array:
+    """Levenberg-Marquardt from poses (B, 6 + A), each frame with a damping of its own."""
+    pose, cost = pose.copy(), problem.cost(pose)
     damping = np.full(len(pose), 1e-4)
-    cost = _cost(skeleton, bone, offset, joints, pose, prior)
-    half = np.maximum((skeleton.largest - skeleton.least) / 2, 0.1)
-    diagonal = np.concatenate([np.zeros(RIGID), (prior / half) ** 2])
-    eye = np.eye(skeleton.size)
     active = np.arange(len(pose))
     for _ in range(iterations):
-        x = pose[active]
-        points, J = skeleton.points_and_jacobian(x, bone, offset)
-        residual = np.nan_to_num(points - joints[active]).reshape(len(x), -1)
-        J = J.reshape(len(x), -1, skeleton.size)
-        gradient = (J.transpose(0, 2, 1) @ residual[..., None])[..., 0]
-        gradient[:, RIGID:] += _from_middle(skeleton, x, prior) * prior / half
-        A = J.transpose(0, 2, 1) @ J + np.diag(diagonal)
-        stuck = np.zeros(x.shape, bool)
-        stuck[:, RIGID:] = ((x[:, RIGID:] <= skeleton.least) & (gradient[:, RIGID:] > 0)) | (
-            (x[:, RIGID:] >= skeleton.largest) & (gradient[:, RIGID:] < 0)
-        )
-        A = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, A)
-        gradient = np.where(stuck, 0.0, gradient)
-        A += eye * (damping[active, None, None] * 0.01 + np.where(stuck, 1.0, 1e-9)[:, :, None])
-        step = -np.linalg.solve(A, gradient[..., None])[..., 0]
-        new = x + step
-        new[:, :3] = rotation_vectors(rotations(step[:, :3]) @ rotations(x[:, :3]))
-        new[:, RIGID:] = np.clip(new[:, RIGID:], skeleton.least, skeleton.largest)
-        cost_new = _cost(skeleton, bone, offset, joints[active], new, prior)
-        better = cost_new < cost[active]
+        part = problem.of(active)
+        new = part.moved(pose[active], part.step(pose[active], damping[active]))
+        cost_new = part.cost(new)
         gain = cost[active] - cost_new
+        better = cost_new < cost[active]
         damping[active] = np.where(better, damping[active] * 0.2, damping[active] * 8.0)
         pose[active[better]] = new[better]
         cost[active[better]] = cost_new[better]
-        going = np.where(better, gain > 1e-4 * cost_new + 1e-10, damping[active] < 1e3)
-        active = active[going]
+        active = active[np.where(better, gain > 1e-4 * cost_new + 1e-10, damping[active] < 1e3)]
         if not len(active):
             break
     return pose
-
-
-def rotation_vectors(R: Array) -> Array:
-    """Rotation vectors (B, 3) of rotation matrices (B, 3, 3), by way of the quaternion with the largest component."""
-    t = np.trace(R, axis1=1, axis2=2)
-    q = np.empty((len(R), 4))
-    q[:, 0] = 1.0 + t
-    for k in range(3):
-        i, j = (k + 1) % 3, (k + 2) % 3
-        q[:, k + 1] = 1.0 + R[:, k, k] - R[:, i, i] - R[:, j, j]
-    largest = q.argmax(1)
-    w, x, y, z = 0, 1, 2, 3
-    skew = np.stack([R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]], 1)
-    plus = {(x, y): R[:, 0, 1] + R[:, 1, 0], (x, z): R[:, 0, 2] + R[:, 2, 0], (y, z): R[:, 1, 2] + R[:, 2, 1]}
-    rows = np.empty((4, len(R), 4))
-    rows[w] = np.concatenate([q[:, :1], skew], 1)
-    for k in (x, y, z):
-        rows[k, :, 0], rows[k, :, k] = skew[:, k - 1], q[:, k]
-        for m in (x, y, z):
-            if m != k:
-                rows[k, :, m] = plus[min(k, m), max(k, m)]
-    quaternion = rows[largest, np.arange(len(R))]
-    quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
-    quaternion *= np.where(quaternion[:, :1] < 0, -1.0, 1.0)
-    n = np.linalg.norm(quaternion[:, 1:], axis=1, keepdims=True)
-    angle = 2.0 * np.arctan2(n, quaternion[:, :1])
-    return quaternion[:, 1:] * np.where(n < 1e-12, 2.0, angle / np.maximum(n, 1e-12))
 
 
 def fit_shape(
@@ -188,15 +191,36 @@ def fit_shape(
     return skeleton, landmarks
 
 
+class _Unknown(NamedTuple):
+    """What `_lengths` looks for: how far the bone or landmark of this number moves along `direction` (3,), in the frame
+    that its offset is given in."""
+
+    of_bone: bool
+    number: int
+    direction: Array
+
+
 def _lengths(
     skeleton: Skeleton, landmarks: tuple[Landmark, ...], joints: Array, pose: Array, stiffness: float
 ) -> tuple[Skeleton, tuple[Landmark, ...]]:
+    """The offsets of bones and landmarks that bring them nearest to the joints, under given poses."""
     bone, offset = skeleton.on_bones(landmarks)
-    R, _ = skeleton.frames(pose)
-    root = rotations(pose[:, :3])
-    mirror = np.array([-1.0 if skeleton.left else 1.0, 1.0, 1.0])
-    # Unknowns: the offset of each bone (free where it starts at the palm, else along its parent) and of each landmark.
-    columns: list[tuple[str, int, Array]] = []  # kind, index, direction in the frame that the offset is given in
+    unknowns = _unknowns(skeleton, len(landmarks))
+    residual = joints - skeleton.points(pose, bone, offset)
+    known = ~np.isnan(residual)
+    J = np.where(known[..., None], _derivatives(skeleton, bone, pose, unknowns), 0.0).reshape(-1, len(unknowns))
+    A = J.T @ J + stiffness * len(pose) * np.eye(len(unknowns))
+    change = np.linalg.solve(A, J.T @ np.nan_to_num(residual).reshape(-1))
+    offsets = np.stack([b.offset for b in skeleton.bones])
+    moved = [x.offset.copy() for x in landmarks]
+    for value, (of_bone, i, direction) in zip(change, unknowns, strict=True):
+        (offsets if of_bone else moved)[i] += value * direction
+    return skeleton.with_offsets(offsets), tuple(replace(x, offset=o) for x, o in zip(landmarks, moved, strict=True))
+
+
+def _unknowns(skeleton: Skeleton, landmarks: int) -> list[_Unknown]:
+    """The offset of each bone, free where it starts at the palm, else along its parent; and that of each landmark."""
+    result = []
     for j, b in enumerate(skeleton.bones):
         if not b.offset.any():
             continue
@@ -204,28 +228,25 @@ def _lengths(
             str(b.parent).endswith("_metacarpal") and not str(b.parent).startswith("thumb")
         )
         directions = np.eye(3) if from_palm else (b.offset / np.linalg.norm(b.offset))[None]
-        columns += [("bone", j, d) for d in directions]
-    columns += [("landmark", p, d) for p in range(len(landmarks)) for d in np.eye(3)]
-    J = np.zeros((len(pose), len(landmarks), 3, len(columns)))
-    for p in range(len(landmarks)):
+        result += [_Unknown(True, j, d) for d in directions]
+    return result + [_Unknown(False, p, d) for p in range(landmarks) for d in np.eye(3)]
+
+
+def _derivatives(skeleton: Skeleton, bone: Bones, pose: Array, unknowns: list[_Unknown]) -> Array:
+    """(B, P, 3, unknowns): by how much each moves each landmark."""
+    R, _ = skeleton.frames(pose)
+    root = Rotation.from_rotvec(pose[:, :3]).as_matrix()
+    mirror = np.array([-1.0 if skeleton.left else 1.0, 1.0, 1.0])
+    J = np.zeros((len(pose), len(bone), 3, len(unknowns)))
+    for p in range(len(bone)):
         chain, k = set(), int(bone[p])
         while k >= 0:
             chain.add(k)
             k = skeleton.parents[k]
-        for c, (kind, i, direction) in enumerate(columns):
-            if kind == "bone" and i in chain:
+        for c, (of_bone, i, direction) in enumerate(unknowns):
+            if of_bone and i in chain:
                 parent = skeleton.parents[i]
                 J[:, p, :, c] = (root if parent < 0 else R[:, parent]) @ (direction * mirror)
-            elif kind == "landmark" and i == p:
+            elif not of_bone and i == p:
                 J[:, p, :, c] = R[:, bone[p]] @ (direction * mirror)
-    residual = joints - skeleton.points(pose, bone, offset)
-    known = ~np.isnan(residual)
-    J = np.where(known[..., None], J, 0.0).reshape(-1, len(columns))
-    residual = np.nan_to_num(residual).reshape(-1)
-    A = J.T @ J + stiffness * len(pose) * np.eye(len(columns))
-    change = np.linalg.solve(A, J.T @ residual)
-    offsets = np.stack([b.offset for b in skeleton.bones])
-    moved = [x.offset.copy() for x in landmarks]
-    for value, (kind, i, direction) in zip(change, columns, strict=True):
-        (offsets if kind == "bone" else moved)[i] += value * direction
-    return skeleton.with_offsets(offsets), tuple(replace(x, offset=o) for x, o in zip(landmarks, moved, strict=True))
+    return J

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from fm_pose_core.config import knob
 from fm_pose_core.geometry import Array
-from fm_pose_core.hands.model.fitting import rotation_vectors
-from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Skeleton, rotations
+from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Skeleton
+
+FADING = 0.8  # of the cosine: from `facing` on ever fewer are drawn, until there are none
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class PoseConfig:
     aside: float = knob(20.0, "Largest angle between the hand and the optical axis, degrees.", 0.0, 60.0)
     facing: float = knob(
         0.0,
-        "Largest cosine between the fingers and the viewing direction; 1 allows a hand that points at the camera.",
-        -1.0,
+        "How far the fingers may point at the camera or away from it, as the size of the cosine between them and the "
+        "optical axis: up to here all are drawn alike, beyond ever fewer, none from 0.8 farther on; 1: all alike.",
+        0.0,
         1.0,
     )
 
@@ -53,7 +56,7 @@ class PosePrior:
                 rng.uniform() < 0.9
             )
             turn = rng.normal(scale=np.radians(c.turn), size=3)
-            pose[:3] = rotation_vectors(rotations(turn[None]) @ rotations(start[None, :3]))[0]
+            pose[:3] = (Rotation.from_rotvec(turn) * Rotation.from_rotvec(start[:3])).as_rotvec()
         else:
             pose[RIGID:] = self._articulation(rng)
             pose[:3] = self._orientation(rng)
@@ -61,7 +64,7 @@ class PosePrior:
         aside, around = np.radians(c.aside) * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
         z = rng.uniform(*c.distance)
         at = np.array([np.tan(aside) * np.cos(around), np.tan(aside) * np.sin(around), 1.0]) * z
-        middle = rotations(pose[None, :3])[0] @ np.array([0.0, 0.07, 0.0])  # of the hand, from the wrist
+        middle = Rotation.from_rotvec(pose[:3]).apply([0.0, 0.07, 0.0])  # of the hand, from the wrist
         pose[3:6] = at - middle
         return pose
 
@@ -82,12 +85,9 @@ class PosePrior:
         return angles
 
     def _orientation(self, rng: np.random.Generator) -> Array:
-        """Uniform over rotations for which the fingers do not point along the view beyond `facing`."""
+        """A random rotation vector (3,). Where the fingers point along the optical axis by less than `facing`, all are
+        alike; from there on their density falls by a straight line to 0 at `facing` + FADING."""
         while True:
-            q = rng.normal(size=4)
-            q /= np.linalg.norm(q)
-            angle = 2 * np.arccos(np.clip(abs(q[0]), 0, 1))
-            v = q[1:] * np.sign(q[0])
-            vector = v / max(np.linalg.norm(v), 1e-9) * angle
-            if abs(rotations(vector[None])[0][2, 1]) <= max(self.config.facing, 0.0) + rng.uniform(0, 1) * 0.8:
-                return vector
+            rotation = Rotation.from_quat(np.roll(rng.normal(size=4), -1))
+            if abs(rotation.as_matrix()[2, 1]) <= self.config.facing + rng.uniform(0, 1) * FADING:
+                return rotation.as_rotvec()

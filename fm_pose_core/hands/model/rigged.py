@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array
@@ -25,52 +26,56 @@ def rigged_hand(path: str | Path, mapping: Mapping[str, Any], left: bool = False
     Raises InputError."""
     path = Path(path)
     gltf, data = _read_glb(path)
-    names = [n.get("name", "") for n in gltf["nodes"]]
+    nodes = [n.get("name", "") for n in gltf["nodes"]]
     world = _world_transforms(gltf)
-    landmarks = joint_sets()["hand21"]
-    wanted = mapping["joints"]
-    missing = [str(wanted.get(x.name)) for x in landmarks if wanted.get(x.name) not in names]
-    expect(not missing, str(path), "nodes for all 21 joints", f"none named {', '.join(missing[:4])}")
-    joints = np.stack([world[names.index(wanted[x.name])][:3, 3] for x in landmarks])[None]
+    vertices, faces, shares = _skin(path, gltf, data, world)
+    skeleton, pose = _fitted(path, _joints(path, nodes, world, mapping["joints"]), left)
+    weights = np.zeros((len(vertices), len(skeleton.bones)))
+    bone_of = {n: skeleton.names.index(bone) for bone, names in mapping["bones"].items() for n in names}
+    for node in np.nonzero(shares.any(0))[0]:
+        expect(nodes[node] in bone_of, str(path), "a bone for each node with skin", nodes[node])
+        weights[:, bone_of[nodes[node]]] += shares[:, node]
+    return SkinnedHand(skeleton, pose, vertices, faces, weights)
 
+
+def _joints(path: Path, nodes: list[str], world: list[Array], wanted: Mapping[str, str]) -> Array:
+    """Where the nodes of our 21 joints stand (21, 3), metres."""
+    names = [wanted.get(x.name) for x in joint_sets()["hand21"]]
+    missing = [str(n) for n in names if n not in nodes]
+    expect(not missing, str(path), "nodes for all 21 joints", f"none named {', '.join(missing[:4])}")
+    return np.stack([world[nodes.index(str(n))][:3, 3] for n in names])
+
+
+def _skin(path: Path, gltf: dict[str, Any], data: bytes, world: list[Array]) -> tuple[Array, NDArray[np.int64], Array]:
+    """Vertices (V, 3) metres where the nodes stand now, which is usually where they were bound; faces (F, 3); how much
+    each node moves each vertex (V, nodes)."""
     expect(len(gltf.get("skins", [])) == 1, str(path), "one skin", len(gltf.get("skins", [])))
     skin = gltf["skins"][0]
     node = next(n for n in gltf["nodes"] if "skin" in n)
-    attributes = gltf["meshes"][node["mesh"]]["primitives"][0]
-    vertices = _accessor(gltf, data, attributes["attributes"]["POSITION"]).astype(np.float64)
-    faces = _accessor(gltf, data, attributes["indices"]).reshape(-1, 3).astype(np.int64)
-    of = _accessor(gltf, data, attributes["attributes"]["JOINTS_0"]).astype(int)
-    share = _accessor(gltf, data, attributes["attributes"]["WEIGHTS_0"]).astype(np.float64)
-    inverse_bind = (
-        _accessor(gltf, data, skin["inverseBindMatrices"]).reshape(-1, 4, 4).transpose(0, 2, 1).astype(np.float64)
-    )
-    # To where the nodes stand now, which is usually where they were bound.
-    now = np.stack([world[j] for j in skin["joints"]]) @ inverse_bind
+    primitive = gltf["meshes"][node["mesh"]]["primitives"][0]
+    attributes = primitive["attributes"]
+    vertices = _accessor(gltf, data, attributes["POSITION"]).astype(np.float64)
+    of = _accessor(gltf, data, attributes["JOINTS_0"]).astype(int)
+    share = _accessor(gltf, data, attributes["WEIGHTS_0"]).astype(np.float64)
+    faces = _accessor(gltf, data, primitive["indices"]).reshape(-1, 3).astype(np.int64)
+    inverse_bind = _accessor(gltf, data, skin["inverseBindMatrices"]).reshape(-1, 4, 4).transpose(0, 2, 1)
+    now = np.stack([world[j] for j in skin["joints"]]) @ inverse_bind.astype(np.float64)
     homogeneous = np.concatenate([vertices, np.ones((len(vertices), 1))], 1)
-    vertices = np.einsum("vk,vkij,vj->vi", share, now[of], homogeneous)[:, :3]
-
-    skeleton = Skeleton(left=left)
-    skeleton, landmarks = fit_shape(skeleton, landmarks, joints, rounds=20, stiffness=1e-4)
-    fit = fit_poses(skeleton, landmarks, joints, prior=1e-4)
-    worst = float(fit.residuals(joints).max())
-    expect(
-        worst < 0.02,
-        str(path),
-        "joints of a " + ("left" if left else "right") + " hand in metres",
-        f"one that is {1e3 * worst:.0f} mm off",
-    )
-    weights = np.zeros((len(vertices), len(skeleton.bones)))
-    bone_of = {
-        names.index(n): skeleton.names.index(b) for b, nodes in mapping["bones"].items() for n in nodes if n in names
-    }
+    moved = np.einsum("vk,vkij,vj->vi", share, now[of], homogeneous)[:, :3]
+    shares = np.zeros((len(vertices), len(gltf["nodes"])))
     for k in range(of.shape[1]):
-        for v, (j, w) in enumerate(zip(of[:, k], share[:, k], strict=True)):
-            if w > 0:
-                expect(
-                    skin["joints"][j] in bone_of, str(path), "a bone for each node with skin", names[skin["joints"][j]]
-                )
-                weights[v, bone_of[skin["joints"][j]]] += w
-    return SkinnedHand(skeleton, fit.pose[0], vertices, faces, weights)
+        shares[np.arange(len(shares)), np.array(skin["joints"])[of[:, k]]] += share[:, k]
+    return moved, faces, shares
+
+
+def _fitted(path: Path, joints: Array, left: bool) -> tuple[Skeleton, Array]:
+    """Our skeleton with the bone lengths of the file's, and its pose (6 + A,), from the joints (21, 3), metres."""
+    skeleton, landmarks = fit_shape(Skeleton(left=left), joint_sets()["hand21"], joints[None], 20, stiffness=1e-4)
+    fit = fit_poses(skeleton, landmarks, joints[None], prior=1e-4)
+    worst = float(fit.residuals(joints[None]).max())
+    side = "left" if left else "right"
+    expect(worst < 0.02, str(path), f"joints of a {side} hand in metres", f"one that is {1e3 * worst:.0f} mm off")
+    return skeleton, fit.pose[0]
 
 
 def _read_glb(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -101,14 +106,7 @@ def _world_transforms(gltf: dict[str, Any]) -> list[Array]:
         if "matrix" in n:
             local.append(np.array(n["matrix"]).reshape(4, 4).T)
             continue
-        x, y, z, w = n.get("rotation", (0, 0, 0, 1))
-        R = np.array(
-            [
-                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-            ]
-        )
+        R = Rotation.from_quat(n.get("rotation", (0, 0, 0, 1))).as_matrix()
         T = np.eye(4)
         T[:3, :3], T[:3, 3] = R * np.array(n.get("scale", (1, 1, 1))), n.get("translation", (0, 0, 0))
         local.append(T)

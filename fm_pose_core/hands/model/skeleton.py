@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, exp_so3
@@ -233,7 +234,7 @@ class Skeleton:
         n, count = len(pose), len(self.bones)
         R, t = np.empty((n, count, 3, 3)), np.empty((n, count, 3))
         axes, pivots = np.empty((n, len(self.angles), 3)), np.empty((n, len(self.angles), 3))
-        root_R, root_t = rotations(pose[:, :3]), pose[:, 3:6]
+        root_R, root_t = Rotation.from_rotvec(pose[:, :3]).as_matrix(), pose[:, 3:6]
         a = 0
         for j, bone in enumerate(self.bones):
             p = self.parents[j]
@@ -269,21 +270,6 @@ class Skeleton:
         moved = np.cross(axes[:, None], points[:, :, None] - pivots[:, None])  # (B, P, A, 3)
         J[..., RIGID:] = np.where(self.ancestors[bone][None, :, None], moved.transpose(0, 1, 3, 2), 0.0)
         return points, J
-
-
-def rotations(vectors: Array) -> Array:
-    """Rotation matrices (B, 3, 3) of rotation vectors (B, 3), by Rodrigues' formula."""
-    angle = np.linalg.norm(vectors, axis=1)[:, None, None]
-    x, y, z = vectors.T
-    zero = np.zeros_like(x)
-    K = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
-    small = angle < 1e-8
-    safe = np.where(small, 1.0, angle)
-    return (
-        np.eye(3)
-        + np.where(small, 1.0, np.sin(safe) / safe) * K
-        + np.where(small, 0.5, (1 - np.cos(safe)) / safe**2) * (K @ K)
-    )
 
 
 def turned(R: Array, axis: int, angle: Array) -> Array:

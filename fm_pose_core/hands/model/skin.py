@@ -37,6 +37,7 @@ class Thickness:
 
 
 RELATIVE = {"index": 0.98, "middle": 1.0, "ring": 0.95, "pinky": 0.84}  # thickness of the fingers
+CARPUS = (0.35, 0.12, 1.0)  # where the palm's piece below a finger begins, relative to the finger's first joint
 
 
 class SkinnedHand:
@@ -139,8 +140,8 @@ class _Piece:
     ra: float
     rb: float
     normal: Array
-    flat: float = 1.0
-    blend: float = 0.003
+    flat: float
+    blend: float
 
     def distance(self, x: Array) -> Array:
         """Signed distance of points (N, 3), exact for a round piece but for the cone's slope."""
@@ -153,71 +154,86 @@ class _Piece:
         return np.linalg.norm(away, axis=1) - (self.ra + h * (self.rb - self.ra))
 
 
+class _Layout:
+    """Where the pieces of a hand lie: `skeleton` in the pose `bind`."""
+
+    def __init__(self, skeleton: Skeleton, bind: Array, thickness: Thickness, tips: dict[str, float]) -> None:
+        R, t = skeleton.frames(bind[None])
+        self.skeleton, self.thickness, self.tips, self.R, self.t = skeleton, thickness, tips, R[0], t[0]
+        self.mirror = np.array([-1.0 if skeleton.left else 1.0, 1.0, 1.0])
+
+    def at(self, bone: str, *offset: float) -> Array:
+        """A point (3,): `offset` in the frame of a right hand's bone."""
+        k = self.skeleton.names.index(bone)
+        return self.t[k] + self.R[k] @ (np.array(offset) * self.mirror)
+
+    def along(self, finger: str, bones: Sequence[str], tip_radius: float) -> list[Array]:
+        """Where the bones of a finger begin, and where the last one's round end has its centre."""
+        return [self.at(b, 0, 0, 0) for b in bones] + [self.at(bones[-1], 0, self.tips[finger] - tip_radius, 0)]
+
+    def piece(
+        self,
+        group: str,
+        bone: str,
+        ends: tuple[Array, Array],
+        radii: tuple[float, float],
+        blend: float,
+        flat: float = 1.0,
+    ) -> _Piece:
+        normal, index = self.R[0][:, 2], self.skeleton.names.index(bone)
+        return _Piece(group, index, *ends, *radii, normal, flat, blend)
+
+
 def _pieces(skeleton: Skeleton, bind: Array, th: Thickness, tips: dict[str, float]) -> list[_Piece]:
-    R, t = skeleton.frames(bind[None])
-    R, t = R[0], t[0]
-    index = skeleton.names.index
-    s = th.scale
-    palmar = R[0][:, 2]
-    pieces: list[_Piece] = []
+    layout = _Layout(skeleton, bind, th, tips)
+    fingers = [piece for finger in FINGERS[1:] for piece in _finger(layout, finger)]
+    return [*fingers, *_thumb(layout), _heel(layout), *_forearm(layout)]
 
-    def at(bone: str, *offset: float) -> Array:
-        x = np.array(offset) * (-1.0 if skeleton.left else 1.0, 1.0, 1.0)
-        return t[index(bone)] + R[index(bone)] @ x
 
-    for finger in FINGERS[1:]:
-        r = [x * RELATIVE[finger] * s for x in th.finger]
-        names = [f"{finger}_{part}" for part in ("proximal", "middle", "distal")]
-        joints = [at(n, 0, 0, 0) for n in names] + [at(names[-1], 0, tips[finger] - r[3], 0)]
-        for k, name in enumerate(names):
-            pieces.append(_Piece(finger, index(name), joints[k], joints[k + 1], r[k], r[k + 1], palmar))
-        carpal = skeleton.bones[index(names[0])].offset * (0.35, 0.12, 1.0)
-        start = at(f"{finger}_metacarpal", *carpal)
-        pieces.append(
-            _Piece(
-                "palm",
-                index(f"{finger}_metacarpal"),
-                start,
-                joints[0],
-                th.palm * 1.12 * s,
-                r[0] * 1.12,
-                palmar,
-                1.0,
-                0.008,
-            )
-        )
-    r = [x * s for x in th.thumb]
-    names = ["thumb_metacarpal", "thumb_proximal", "thumb_distal"]
-    joints = [at(n, 0, 0, 0) for n in names] + [at("thumb_distal", 0, tips["thumb"] - r[3], 0)]
-    # The ball of the thumb.
-    pieces.append(_Piece("palm", index(names[0]), joints[0], joints[1], r[0], r[1] * 1.08, palmar, 1.0, 0.010))
-    for k in (1, 2):
-        pieces.append(_Piece("thumb", index(names[k]), joints[k], joints[k + 1], r[k], r[k + 1], palmar))
+def _finger(layout: _Layout, finger: str) -> list[_Piece]:
+    """Its three bones, and the palm below it."""
+    th = layout.thickness
+    r = [x * RELATIVE[finger] * th.scale for x in th.finger]
+    bones = [f"{finger}_{part}" for part in ("proximal", "middle", "distal")]
+    joints = layout.along(finger, bones, r[3])
+    pieces = [layout.piece(finger, b, (joints[k], joints[k + 1]), (r[k], r[k + 1]), 0.003) for k, b in enumerate(bones)]
+    metacarpal = f"{finger}_metacarpal"
+    start = layout.at(metacarpal, *(layout.skeleton.bones[layout.skeleton.names.index(bones[0])].offset * CARPUS))
+    radii = (th.palm * 1.12 * th.scale, r[0] * 1.12)
+    return [*pieces, layout.piece("palm", metacarpal, (start, joints[0]), radii, 0.008)]
+
+
+def _thumb(layout: _Layout) -> list[_Piece]:
+    """Its ball, which is of the palm, its two other bones, and the web to the index finger."""
+    s = layout.thickness.scale
+    r = [x * s for x in layout.thickness.thumb]
+    bones = ["thumb_metacarpal", "thumb_proximal", "thumb_distal"]
+    joints = layout.along("thumb", bones, r[3])
+    ball = layout.piece("palm", bones[0], (joints[0], joints[1]), (r[0], r[1] * 1.08), 0.010)
+    rest = [layout.piece("thumb", bones[k], (joints[k], joints[k + 1]), (r[k], r[k + 1]), 0.003) for k in (1, 2)]
     middle = 0.55 * joints[1] + 0.45 * joints[0]
-    first = at("index_proximal", 0, 0, 0)
-    web = 0.45 * at("palm", 0, 0.02, 0) + 0.55 * first
-    pieces.append(_Piece("palm", index("thumb_metacarpal"), middle, web, 0.0085 * s, 0.0075 * s, palmar, 1.0, 0.012))
-    heel = at("palm", -0.020, 0.018, 0.007)
-    pieces.append(
-        _Piece(
-            "palm", index("palm"), heel, at("palm", -0.030, 0.055, 0.006), 0.0125 * s, 0.0115 * s, palmar, 1.0, 0.008
-        )
-    )
-    half = (th.forearm[0] - th.forearm[1]) * s
+    beside = 0.45 * layout.at("palm", 0, 0.02, 0) + 0.55 * layout.at("index_proximal", 0, 0, 0)
+    return [ball, *rest, layout.piece("palm", bones[0], (middle, beside), (0.0085 * s, 0.0075 * s), 0.012)]
+
+
+def _heel(layout: _Layout) -> _Piece:
+    """The ball of the palm on the little finger's side."""
+    s = layout.thickness.scale
+    ends = layout.at("palm", -0.020, 0.018, 0.007), layout.at("palm", -0.030, 0.055, 0.006)
+    return layout.piece("palm", "palm", ends, (0.0125 * s, 0.0115 * s), 0.008)
+
+
+def _forearm(layout: _Layout) -> list[_Piece]:
+    """Two cones, one beside the other."""
+    th = layout.thickness
+    half, radii = (th.forearm[0] - th.forearm[1]) * th.scale, (0.019 * th.scale, th.forearm[1] * th.scale)
+    pieces = []
     for side in (-1.0, 1.0):
-        pieces.append(
-            _Piece(
-                "palm",
-                index("forearm"),
-                at("forearm", side * half, 0.012, 0),
-                at("forearm", side * half * 1.3, th.forearm_length, 0),
-                0.019 * s,
-                th.forearm[1] * s,
-                palmar,
-                0.95,
-                0.012,
-            )
+        ends = (
+            layout.at("forearm", side * half, 0.012, 0),
+            layout.at("forearm", side * half * 1.3, th.forearm_length, 0),
         )
+        pieces.append(layout.piece("palm", "forearm", ends, radii, 0.012, flat=0.95))
     return pieces
 
 

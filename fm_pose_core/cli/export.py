@@ -1,0 +1,26 @@
+"""`fm-pose export`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fm_pose_core.cli.options import command
+
+
+def add(verbs: Any) -> None:
+    example = "fm-pose export runs/duck models/duck --precision fp16"
+    p = command(verbs, "export", run, "make a bundle from a run", example)
+    p.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a training run")
+    p.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR", help="folder to write")
+    text = "how weights are stored (default: %(default)s)"
+    p.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    from fm_pose_core.learning.export import export
+    from fm_pose_core.tasks import load_experiment
+
+    experiment = load_experiment(args.run_dir / "config.yaml")
+    made = export(experiment, args.run_dir, args.bundle_dir, args.precision)
+    size = sum(p.stat().st_size for p in made.path.iterdir()) / 1e6
+    print(f"{made.path}: {made.name}, {size:.1f} MB")

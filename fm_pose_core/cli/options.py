@@ -1,0 +1,61 @@
+"""What the verbs share: how a command is declared, which options were given, and the options of an engine."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from fm_pose_core.config import EstimatorConfig, from_dict
+
+
+class Noted(argparse.Action):
+    """Stores the value and notes the option's name in `given`, so that an option can be refused whatever its value."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.given = [*getattr(namespace, "given", []), self.option_strings[0]]
+
+
+def given(args: argparse.Namespace, *options: str) -> str:
+    """Those of `options` (of the action Noted, or store_true) that the command line has, separated by commas."""
+    noted = getattr(args, "given", [])
+    return ", ".join(o for o in options if o in noted or getattr(args, o[2:].replace("-", "_")) is True)
+
+
+def command(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], None], help_text: str, example: str
+) -> argparse.ArgumentParser:
+    """A command with its description and an example, which calls `run`."""
+    p: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.set_defaults(run=run)
+    return p
+
+
+def group(verbs: Any, name: str, help_text: str) -> Any:
+    """A verb with commands of its own."""
+    p = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+    return p.add_subparsers(dest="what", required=True, metavar="WHAT")
+
+
+def add_engine_options(p: argparse.ArgumentParser) -> None:
+    """--backend, --precision and --views, as EstimatorConfig describes them."""
+    for name in ("backend", "precision"):
+        f = EstimatorConfig.__dataclass_fields__[name]
+        text = f"{f.metadata['description']} (default: %(default)s)"
+        p.add_argument(f"--{name}", action=Noted, choices=f.metadata["choices"], default=f.default, help=text)
+    f = EstimatorConfig.__dataclass_fields__["views"]
+    text = f"{f.metadata['description']} (default: %(default)s)"
+    p.add_argument("--views", action=Noted, type=int, default=f.default, metavar="N", help=text)
+
+
+def estimator_config(args: argparse.Namespace, **more: object) -> EstimatorConfig:
+    """Of the engine's options, and `more` of its fields."""
+    options = {"backend": args.backend, "precision": args.precision, "views": args.views}
+    return from_dict(EstimatorConfig, {**options, **more})

@@ -1,0 +1,40 @@
+"""`fm-pose train`."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from fm_pose_core.cli.options import command
+from fm_pose_core.errors import InputError
+
+
+def add(verbs: Any) -> None:
+    example = "fm-pose train config/train/lmo_duck.yaml --output runs/duck"
+    p = command(verbs, "train", run, "train a network", example)
+    p.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file of the experiment (not with --resume)")
+    p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
+    p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
+    p.add_argument("--pretrained", metavar="RUN_DIR", help="skip the pretraining and take its result from another run")
+    text = "change one value of CONFIG, such as method=real_only or schedule.images=50000; may be repeated"
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    # Torch and the data process share the cores: torch's waiting threads shall sleep, not spin (a sixth of the speed on
+    # two cores), and a software rasteriser shall keep to one core. Both are read when the libraries load.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    from fm_pose_core.files import expanded
+    from fm_pose_core.learning.trainer import train
+    from fm_pose_core.tasks import load_experiment
+
+    if args.resume is not None:
+        folder = Path(args.resume)
+        experiment = load_experiment(folder / "config.yaml")
+    elif args.config is not None:
+        folder = Path(args.output) if args.output else Path("runs") / Path(args.config).stem
+        experiment = load_experiment(args.config, args.set)
+    else:
+        raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
+    train(experiment, folder, expanded(args.pretrained) if args.pretrained else None)

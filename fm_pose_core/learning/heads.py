@@ -1,0 +1,140 @@
+"""h: what a network predicts. A head is a class with `forward` (features to its own numbers), `decode` (its numbers to
+the named outputs of the contract) and `loss` (its numbers against labels). A new kind is one class and one name.
+
+Every cell of the features votes for points, with a confidence. With one cell, as published, this is the paper's single
+fully-connected layer (section 3.4).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fm_pose_core.contract import Contract
+
+Labels = Mapping[str, Tensor]
+
+
+class Prediction(NamedTuple):
+    """votes (N, L, G, P, dims) of L cells, for G groups of P points. weights (N, L, G): of the cells, they sum to one.
+    log_error (N, G): logarithm of the RMS error to expect in a coordinate. All in the network's own coordinates: 0 is
+    the centre of the window (or cube), ±1 its borders."""
+
+    votes: Tensor
+    weights: Tensor
+    log_error: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, G, P, dims)."""
+        return (self.weights[..., None, None] * self.votes).sum(1)
+
+
+class HeadLoss(NamedTuple):
+    """For each image (N,): pose, ‖h(…) − y‖² summed over the points (Eq. 2); expectation, the squared error of the
+    expected log error; choice, which of the equivalent labels counted."""
+
+    pose: Tensor
+    expectation: Tensor
+    choice: Tensor
+
+
+class Head(nn.Module):
+    """What the training and the exporter need of h."""
+
+    def forward(self, features: Tensor) -> Prediction:
+        """(N, L, D) features to the head's own numbers."""
+        raise NotImplementedError
+
+    def decode(self, prediction: Prediction) -> dict[str, Tensor]:
+        """The outputs that the contract names, in its units."""
+        raise NotImplementedError
+
+    def loss(self, prediction: Prediction, labels: Labels, huber: float = 0.0) -> HeadLoss:
+        """Against the labels of the images, in the contract's units. huber: beyond this distance (in halves of the
+        window) the error of a point grows linearly; 0: never."""
+        raise NotImplementedError
+
+
+class Votes(Head):
+    """Points in groups: those of a group hang together rigidly, and share a cell's confidence and its error. One
+    fully-connected layer gives the coordinates; a cell's vote is relative to the cell's centre."""
+
+    anchors: Tensor
+
+    def __init__(self, features: int, cells: int, contract: Contract, groups: int, points: int, dims: int) -> None:
+        super().__init__()
+        self.contract, self.groups, self.points, self.dims = contract, groups, points, dims
+        self.fc = nn.Linear(features, groups * points * dims)
+        self.confidence = nn.Linear(features, groups) if cells > 1 else None
+        self.error = nn.Linear(features, groups)
+        side = math.isqrt(cells)
+        centres = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
+        v, u = torch.meshgrid(centres, centres, indexing="ij")
+        anchors = torch.zeros(1, cells, 1, 1, dims)  # zero where there is one cell
+        anchors[..., :2] = torch.stack([u, v], -1).reshape(1, cells, 1, 1, 2)
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    def forward(self, features: Tensor) -> Prediction:
+        """(N, L, D). The expected error learns from the features without changing them (L_u)."""
+        votes = self.fc(features).float().unflatten(-1, (self.groups, self.points, self.dims)) + self.anchors
+        log_errors = self.error(features.detach()).float()  # (N, L, G)
+        confidences = log_errors if self.confidence is None else self.confidence(features).float()
+        weights = confidences.softmax(1)  # one where L = 1
+        return Prediction(votes, weights, (weights.detach() * log_errors).sum(1))
+
+    def decode(self, prediction: Prediction) -> dict[str, Tensor]:
+        """Points, and `spread`: the standard deviation to expect of their coordinates."""
+        points, spread = self.contract.outputs
+        mean = prediction.mean
+        deviation = torch.ones_like(mean) * (prediction.log_error.exp() * spread.scale)[..., None, None]
+        return {
+            points.name: mean.reshape(-1, *points.shape) * points.scale + points.shift,
+            spread.name: deviation.reshape(-1, *spread.shape),
+        }
+
+    def _loss(self, mean: Tensor, log_error: Tensor, y: Tensor, huber: float) -> HeadLoss:
+        """mean (N, G, P, dims), log_error (N, G); y (N, S, G, P, dims): S equivalent labels, the cheapest counts."""
+        output = self.contract.outputs[0]
+        target = (y - output.shift) / output.scale
+        squared = (mean[:, None] - target).square().sum(-1)  # (N, S, G, P)
+        cost = squared
+        if huber > 0:
+            distance = squared.clamp_min(1e-12).sqrt()
+            cost = torch.where(distance < huber, squared, 2.0 * huber * distance - huber * huber)
+        pose, choice = cost.sum((2, 3)).min(1)  # the label of the image, not of a cell
+        chosen = squared[torch.arange(len(squared), device=squared.device), choice]  # (N, G, P)
+        actual = 0.5 * (chosen.detach() / self.dims).mean(-1).clamp_min(1e-6).log()  # log RMS of a coordinate
+        return HeadLoss(pose, (log_error - actual).square().mean(1), choice)
+
+
+class CornerVotes(Votes):
+    """The 8 projected corners of the bounding box of each object that the network knows (Rad and Lepetit, BB8, ICCV
+    2017): a group for each object."""
+
+    def __init__(self, features: int, cells: int, contract: Contract) -> None:
+        *objects, points, dims = contract.outputs[0].shape
+        super().__init__(features, cells, contract, math.prod(objects), points, dims)
+
+    def loss(self, prediction: Prediction, labels: Labels, huber: float = 0.0) -> HeadLoss:
+        """y (N, S, 8, 2): the corners under each of the object's S symmetries, window pixels; k (N,): which object."""
+        image, k = torch.arange(len(labels["k"]), device=labels["k"].device), labels["k"]
+        mean, log_error = prediction.mean[image, k], prediction.log_error[image, k]
+        return self._loss(mean[:, None], log_error[:, None], labels["y"][:, :, None], huber)
+
+
+class JointVotes(Votes):
+    """The joints of a hand (section 4.2), each a group of its own."""
+
+    def __init__(self, features: int, cells: int, contract: Contract) -> None:
+        joints, dims = contract.outputs[0].shape
+        super().__init__(features, cells, contract, joints, 1, dims)
+
+    def loss(self, prediction: Prediction, labels: Labels, huber: float = 0.0) -> HeadLoss:
+        """y (N, J, 3): the joints relative to the cube's centre, metres."""
+        return self._loss(prediction.mean, prediction.log_error, labels["y"][:, None, :, None], huber)
+
+
+HEADS: dict[str, type[Head]] = {"corners": CornerVotes, "joints": JointVotes}

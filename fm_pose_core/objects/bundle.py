@@ -1,0 +1,244 @@
+"""The bundle of a network for objects: it may know several, each with an output of its own."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fm_pose_core.bundle import (
+    Bundle,
+    CalibrationEntry,
+    FileEntry,
+    Manifest,
+    NetworkEntry,
+    NetworkFile,
+    write,
+    write_file,
+)
+from fm_pose_core.config import from_dict, to_dict
+from fm_pose_core.contract import object_contract
+from fm_pose_core.errors import expect
+from fm_pose_core.geometry import Array, box_corners
+from fm_pose_core.objects.crop import Crop
+
+OBJECT_POSE = "object_pose"
+
+
+@dataclass(frozen=True)
+class ObjectEntry:
+    """An object: box `minimum` and `maximum` and `diameter` in metres, object frame; symmetries as 16 numbers each (4x4
+    row-major, metres, the identity left out); focal: of its window's virtual camera, pixels (crop.Crop); mesh in
+    metres, or None."""
+
+    name: str
+    id: int
+    minimum: tuple[float, float, float]
+    maximum: tuple[float, float, float]
+    diameter: float
+    symmetries: tuple[tuple[float, ...], ...]
+    focal: float
+    mesh: FileEntry | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectManifest(Manifest):
+    """objects: in the order of the network's outputs."""
+
+    objects: tuple[ObjectEntry, ...]
+
+    @property
+    def files(self) -> tuple[FileEntry | NetworkEntry, ...]:
+        return self.network, *(x.mesh for x in self.objects if x.mesh is not None)
+
+    def check(self) -> None:
+        expect(bool(self.objects), "objects", "at least one", "none")
+        for what in ("name", "id"):
+            values = [getattr(x, what) for x in self.objects]
+            expect(len(set(values)) == len(values), "objects", f"a different {what} each", values)
+        for i, entry in enumerate(self.objects):
+            _check_object(entry, f"objects[{i}]")
+        answer = self.network.contract.outputs[0]
+        known = math.prod(answer.shape[:-2])
+        expect(known == len(self.objects), "objects", f"{known}, as the output {answer.name} has", len(self.objects))
+
+
+@dataclass(frozen=True)
+class BundledObject:
+    """An object that a bundle knows. index: of its output. crop: the rule by which its window is cut. mesh_path: the
+    PLY file (metres), or None."""
+
+    entry: ObjectEntry = field(repr=False)
+    index: int
+    crop: Crop
+    mesh_path: Path | None
+
+    @property
+    def name(self) -> str:
+        """As it is called in messages."""
+        return self.entry.name
+
+    @property
+    def object_id(self) -> int:
+        """Its number in its data set (BOP's obj_id)."""
+        return self.entry.id
+
+    @property
+    def box_corners(self) -> Array:
+        """(8, 3) metres, object frame, in the order of geometry.box_corners."""
+        return box_corners(np.array(self.entry.minimum), np.array(self.entry.maximum))
+
+    @property
+    def center(self) -> Array:
+        """(3,) centre of the box in the object frame, metres."""
+        return (np.array(self.entry.minimum) + np.array(self.entry.maximum)) / 2
+
+    @property
+    def dimensions(self) -> Array:
+        """(3,) size of the box along x, y, z of the object frame, metres."""
+        return np.array(self.entry.maximum) - np.array(self.entry.minimum)
+
+    @property
+    def diameter(self) -> float:
+        """Largest distance between two points of the object, metres."""
+        return self.entry.diameter
+
+    @property
+    def symmetries(self) -> tuple[Array, ...]:
+        """(4, 4) transforms (metres, object frame) that leave its look unchanged, without the identity."""
+        return tuple(np.array(numbers).reshape(4, 4) for numbers in self.entry.symmetries)
+
+
+class ObjectBundle(Bundle):
+    """The bundle of one object or of several."""
+
+    TASK, WHAT, MANIFEST_TYPE = OBJECT_POSE, "a bundle of objects", ObjectManifest
+
+    def __init__(self, path: Path, manifest: ObjectManifest) -> None:
+        super().__init__(path, manifest)
+        size = manifest.network.contract.size
+        self.objects = tuple(
+            BundledObject(x, i, Crop(size, x.focal), path / x.mesh.file if x.mesh else None)
+            for i, x in enumerate(manifest.objects)
+        )
+
+    @property
+    def name(self) -> str:
+        return ", ".join(x.name for x in self.objects)
+
+    def object(self, name: str = "") -> BundledObject:
+        """By its name; the empty name is that of the only one. Raises InputError for a name that is not known."""
+        if not name:
+            expect(len(self.objects) == 1, "object", f"one of {self.name}", "no name")
+            return self.objects[0]
+        found = next((x for x in self.objects if x.name == name), None)
+        expect(found is not None, "object", f"one of {self.name}", repr(name))
+        return found  # type: ignore[return-value]
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        old = from_dict(_Manifest1, values)
+        objects = [{**to_dict(old.object), "focal": old.crop.focal}]
+        contract = to_dict(object_contract(old.crop.size))
+        for output in contract["outputs"]:
+            output["shape"] = output["shape"][1:]  # (8, 2): format 1 knows one object
+        kept = {k: v for k, v in values.items() if k not in ("object", "crop")}
+        return {**kept, "network": {**values["network"], "contract": contract}, "objects": objects}
+
+
+@dataclass(frozen=True)
+class ObjectInBundle:
+    """An object on its way into a bundle: minimum, maximum (3,), diameter and symmetries (4, 4 each) in metres, object
+    frame. mesh: contents or the file to copy."""
+
+    name: str
+    id: int
+    minimum: Sequence[float] | Array
+    maximum: Sequence[float] | Array
+    diameter: float
+    focal: float
+    symmetries: Sequence[Array] = ()
+    mesh: bytes | Path | None = None
+
+    def entry(self, folder: Path) -> ObjectEntry:
+        """Its entry in the manifest; the mesh is written into `folder`."""
+        mesh = write_file(folder / f"obj_{int(self.id):06d}.ply", self.mesh) if self.mesh is not None else None
+        symmetries = tuple(tuple(np.asarray(S, dtype=np.float64).reshape(16).tolist()) for S in self.symmetries)
+        box = (_triple(self.minimum), _triple(self.maximum))
+        return ObjectEntry(self.name, int(self.id), *box, float(self.diameter), symmetries, float(self.focal), mesh)
+
+
+def write_object_bundle(path: str | Path, network: NetworkFile, objects: Sequence[ObjectInBundle]) -> ObjectBundle:
+    """Write the bundle of `objects`, in the order of the network's outputs, and load it back; see bundle.write."""
+    return write(ObjectBundle, path, network, lambda folder: {"objects": tuple(x.entry(folder) for x in objects)})
+
+
+def _check_object(x: ObjectEntry, where: str) -> None:
+    expect(bool(x.name), f"{where}.name", "a name", "an empty one")
+    numbers = np.array([x.minimum, x.maximum])
+    ordered = bool(np.isfinite(numbers).all() and (numbers[1] > numbers[0]).all())
+    expect(ordered, where, "minimum below maximum on every axis", numbers.tolist())
+    diagonal, longest = float(np.linalg.norm(numbers[1] - numbers[0])), float((numbers[1] - numbers[0]).max())
+    wanted = f"between the box's longest side {longest:g} and its diagonal {diagonal:g} (metres)"
+    expect(0.99 * longest <= x.diameter <= 1.01 * diagonal, f"{where}.diameter", wanted, x.diameter)
+    expect(diagonal < 10.0, where, "a box in metres, below 10 m", f"a diagonal of {diagonal:g}")
+    expect(0 < x.focal < math.inf, f"{where}.focal", "a positive number of pixels", x.focal)
+    for i, symmetry in enumerate(x.symmetries):
+        wanted = "16 numbers of a rigid 4x4 transform, row-major"
+        expect(_is_rigid(symmetry), f"{where}.symmetries[{i}]", wanted, list(symmetry))
+
+
+def _is_rigid(numbers: tuple[float, ...]) -> bool:
+    if len(numbers) != 16 or not np.isfinite(numbers).all():
+        return False
+    T = np.array(numbers).reshape(4, 4)
+    R = T[:3, :3]
+    return bool(
+        np.abs(R @ R.T - np.eye(3)).max() < 1e-3 and np.linalg.det(R) > 0 and np.array_equal(T[3], [0, 0, 0, 1])
+    )
+
+
+def _triple(values: Sequence[float] | Array) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+# Format 1: one object, its window's rule beside it.
+
+
+@dataclass(frozen=True)
+class _Object1:
+    name: str
+    id: int
+    minimum: tuple[float, float, float]
+    maximum: tuple[float, float, float]
+    diameter: float
+    symmetries: tuple[tuple[float, ...], ...]
+    mesh: FileEntry | None
+
+
+@dataclass(frozen=True)
+class _Crop1:
+    size: int
+    focal: float
+
+
+@dataclass(frozen=True)
+class _Network1:
+    file: str
+    sha256: str
+    architecture: dict
+
+
+@dataclass(frozen=True)
+class _Manifest1:
+    format: int
+    task: str
+    fm_pose_version: str
+    network: _Network1
+    calibration: CalibrationEntry
+    training: dict
+    object: _Object1
+    crop: _Crop1

@@ -1,0 +1,97 @@
+"""From a window to the pose of the object in it: crop, decode, PnP, refine. The estimator, the validation during
+training and the calibration all go this way; what runs the network in between is theirs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.contract import CORNERS
+from fm_pose_core.geometry import Array, apply, transform
+from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, solve_pnp
+from fm_pose_core.objects.refine import Refiner
+from fm_pose_core.types import Camera, Window
+
+Image = NDArray[np.uint8]
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A window of an image. pixels: (V, S, S, 3) uint8 RGB of its V views, for the network. R_camera_window (3, 3).
+    image: gives the whole image (H, W, 3), for a refiner."""
+
+    pixels: Image
+    camera: Camera
+    R_camera_window: Array
+    image: Callable[[], Image]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """T_camera_object (4, 4), metres. corners (8, 2): predicted, image pixels. reprojection_error: RMS image pixels
+    between them and the pose's, infinite without a pose. covariance (6, 6) as in ObjectPose. expected_error: the 2D
+    projection error to expect, image pixels. reason: why there is no pose; empty if there is one."""
+
+    T_camera_object: Array
+    corners: Array
+    reprojection_error: float
+    covariance: Array
+    expected_error: float
+    reason: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there is a pose."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class ObjectSolver:
+    """box_corners (8, 3): of the object, metres. crop: the rule of its window. index: of its output among the network's.
+    views: of each window, whose answers are averaged."""
+
+    box_corners: Array
+    crop: Crop
+    index: int = 0
+    views: int = 1
+    refiner: Refiner | None = None
+
+    @cached_property
+    def _views(self) -> list[Array]:
+        return self.crop.views(self.views)
+
+    def look(self, image: Image, camera: Camera, window: Window, again: Callable[[], Image] | None = None) -> Look:
+        """Cut the window out of an image (H, W, 3). again: reads the image, where it is not worth keeping."""
+        pixels = np.stack([self.crop.cut(image, camera, window, view)[0] for view in self._views])
+        return Look(pixels, camera, self.crop.rotation(camera, window), again or (lambda: image))
+
+    def decode(self, outputs: Outputs) -> tuple[Array, Array]:
+        """The network's answers to the views of a window -> corners (8, 2) and their deviation (8, 2), window pixels."""
+        corners, spread = (outputs[k].reshape(self.views, -1, CORNERS, 2)[:, self.index] for k in ("corners", "spread"))
+        answers = np.array([self.crop.view_to_window(c, R) for c, R in zip(corners, self._views, strict=True)])
+        # How far the views disagree says no more about the error than their spread does (measured).
+        return answers.mean(0), np.sqrt(np.square(spread).mean(0))
+
+    def solve(self, look: Look, corners: Array, deviation: Array, spread_scale: float = 1.0) -> Solution:
+        """From the corners (8, 2) and their deviation in window pixels to the pose in the camera's frame, by PnP."""
+        found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
+        image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
+        if not found.accepted:
+            return Solution(np.eye(4), image_corners, np.inf, found.covariance, np.inf, found.reason)
+        T = transform(look.R_camera_window, np.zeros(3)) @ found.T_camera_object
+        covariance = rotate_covariance(found.covariance, look.R_camera_window)
+        difference = image_corners - look.camera.pixels(apply(T, self.box_corners))
+        error = float(np.sqrt(np.square(difference).sum(axis=1).mean()))
+        expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
+        solution = Solution(T, image_corners, error, covariance, expected)
+        return self.refiner.refine(look, solution) if self.refiner else solution
+
+
+def split(outputs: Outputs, looks: Sequence[Look]) -> list[Outputs]:
+    """The network's answers to all looks' pixels, one after the other -> those to each look."""
+    ends = np.cumsum([len(x.pixels) for x in looks])
+    return [{k: v[end - len(x.pixels) : end] for k, v in outputs.items()} for x, end in zip(looks, ends, strict=True)]
