@@ -10,10 +10,10 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
-from fm_pose_core.bundle import HandEntry
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
+from fm_pose_core.hands.bundle import HandEntry
 from fm_pose_core.hands.estimator import HandEstimator, HandPose
 from fm_pose_core.hands.locate import Detected, Locator, Search, SearchConfig
 from fm_pose_ros.camera_input import DEPTH, NO_FRAME, CameraInput, Frame, ImageMessage

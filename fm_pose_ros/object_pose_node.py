@@ -10,9 +10,9 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo, VisionClass, VisionInfo
 from visualization_msgs.msg import MarkerArray
 
-from fm_pose_core.bundle import ObjectBundle
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError, expect
+from fm_pose_core.objects.bundle import BundledObject
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.locate import Detected, Fixed, InTurn, Locator, Tracked
 from fm_pose_core.types import Camera, Detection, ObjectPose, Window
@@ -42,7 +42,7 @@ Estimate = tuple[Window, ObjectPose]
 class Target:
     """One object: the estimator of its bundle, the tracks of its instances, the topic of its pose."""
 
-    object: ObjectBundle
+    object: BundledObject
     estimator: PoseEstimator
     tracks: Tracks
     pose_publisher: Any
@@ -78,11 +78,9 @@ class ObjectPoseNode(PoseNode):
 
     def setup(self) -> None:
         """Load the bundles, create the publishers."""
-        estimators = self._load()
-        names = [estimator.bundle.name for estimator in estimators]
-        for estimator in estimators:
-            thing = estimator.bundle
-            topic = "~/pose" if len(names) == 1 else f"~/{thing.name}/pose"
+        known = self._load()
+        for estimator, thing in known:
+            topic = "~/pose" if len(known) == 1 else f"~/{thing.name}/pose"
             tracks = Tracks(thing.diameter, thing.symmetries)
             self._targets.append(Target(thing, estimator, tracks, self.publisher(PoseStamped, topic)))
         self._detections = self.publisher(Detection3DArray, "~/detections")
@@ -91,18 +89,20 @@ class ObjectPoseNode(PoseNode):
         self._overlay = self.publisher(Image, "~/overlay", depth=1)
         self._vision_info = self.publisher(VisionInfo, "~/vision_info", depth=1, latched=True)
         self._label_info = self.publisher(LabelInfo, "~/label_info", depth=1, latched=True)
-        self.backend = estimators[0].backend.name
-        self.hardware_id = ", ".join(names)
+        self.backend = known[0][0].backend.name
+        self.hardware_id = ", ".join(thing.name for _, thing in known)
 
-    def _load(self) -> list[PoseEstimator]:
+    def _load(self) -> list[tuple[PoseEstimator, BundledObject]]:
+        """All objects, each with the estimator of its bundle."""
         folders = [folder for folder in self.settings.bundle.split(os.pathsep) if folder]
         expect(bool(folders), "bundle", "the folder of a bundle", "an empty parameter")
         config, child_frame = self.parameters.get(EstimatorConfig), self.settings.child_frame
         estimators = [PoseEstimator.load(os.path.expanduser(folder), config) for folder in folders]
-        names = [estimator.bundle.name for estimator in estimators]
+        known = [(estimator, thing) for estimator in estimators for thing in estimator.bundle.objects]
+        names = [thing.name for _, thing in known]
         expect(len(set(names)) == len(names), "bundle", "objects with different names", names)
         expect(len(names) == 1 or not child_frame, "child_frame", "nothing with several objects", child_frame)
-        return estimators
+        return known
 
     def start(self) -> None:
         """Subscribe to the camera, and to detections where they are used; tell the class names."""
@@ -261,7 +261,7 @@ class ObjectPoseNode(PoseNode):
         self._detections.publish(detection3d_array(header, objects))
         self._boxes.publish(projected_box_array(header, objects))
         for target in self._targets:
-            best = next((found for found in objects if found.bundle is target.object), None)
+            best = next((found for found in objects if found.object is target.object), None)
             if best is not None:
                 target.pose_publisher.publish(pose_stamped(header, best))
         if settings.publish_tf and objects and header.frame_id:

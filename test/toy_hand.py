@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fm_pose_core.bundle import HandEntry, write_hand_bundle
+from fm_pose_core.bundle import NetworkFile
+from fm_pose_core.contract import hand_contract
 from fm_pose_core.geometry import Array
+from fm_pose_core.hands.bundle import HandEntry, write_hand_bundle
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
 from fm_pose_core.hands.locate import find_hand
 from fm_pose_core.hands.model.skeleton import joint_sets, skeleton_bones
@@ -93,6 +95,6 @@ def toy_network() -> bytes:
 
 def write_toy_hand(path: Path) -> Path:
     """Write the toy bundle and return its folder."""
-    return write_hand_bundle(
-        path, network=toy_network(), architecture={"name": "toy"}, hand=ENTRY, training={"note": "not trained"}
-    ).path
+    contract = hand_contract(len(NAMES), CROP.size, CROP.cube)
+    network = NetworkFile(toy_network(), {"name": "toy"}, contract, training={"note": "not trained"})
+    return write_hand_bundle(path, network, ENTRY).path

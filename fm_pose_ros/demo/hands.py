@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
-from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import parse_numbers
 from fm_pose_core.errors import expect
 from fm_pose_core.files import parse_ids
 from fm_pose_core.geometry import Array
+from fm_pose_core.hands.bundle import HandBundle
 from fm_pose_core.hands.frames import HandFrames, read_frames, read_unlabelled
 from fm_pose_core.hands.labels import DATASETS, MM, THRESHOLDS
 from fm_pose_ros.conversions import image_to_rgb, millimetres_to_image
