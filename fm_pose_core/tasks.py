@@ -1,5 +1,5 @@
-"""The tasks, and which one an experiment or a bundle is of. A further task is a folder beside `objects` and `hands`, and
-a line here."""
+"""The tasks, and which one an experiment or a bundle is of. A further task is a folder beside `objects` and `hands`,
+and a line here."""
 
 from dataclasses import dataclass
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What goes in and out of the estimators: Camera, Window, Detection, ObjectPose. Plain data; pixels follow OpenCV, where
+"""What goes in and out of the estimators: Camera, Window, Detection, ObjectPose. Plain data; pixels follow OpenCV:
 the centre of the top-left pixel is (0, 0)."""
 
 from collections.abc import Mapping

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.io import loadmat, savemat
 
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import write_atomically
@@ -135,10 +136,6 @@ def _read_nyu(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     file = folder / "joint_data.mat"
     expect(file.is_file(), str(file), "NYU's annotations (or labels.txt beside it)", "nothing there")
     try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise InputError(f"{file}: expected SciPy to read it (pip install scipy), got none") from None
-    try:
         uvd = np.asarray(loadmat(str(file))["joint_uvd"][0], dtype=np.float64)  # of the first of three cameras
     except (KeyError, ValueError, IndexError, NotImplementedError) as error:
         raise InputError(f"{file}: expected NYU's joint_uvd, got {type(error).__name__} {error}") from None
@@ -202,8 +199,6 @@ class NyuWriter:
     def finish(self, joints: Array) -> None:
         """joint_data.mat and labels.txt both: joints (N, 14, 3) metres in the frame of NYU's camera. Raises InputError
         unless there are as many as depth maps."""
-        from scipy.io import savemat
-
         expect(len(joints) == len(self.names), "joints", f"those of {len(self.names)} depth maps", len(joints))
         dataset = DATASETS["nyu"]
         uvd = np.zeros((3, len(joints), 36, 3))

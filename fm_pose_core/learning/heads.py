@@ -73,8 +73,8 @@ class Votes(Head):
         side = math.isqrt(cells)
         centres = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
         v, u = torch.meshgrid(centres, centres, indexing="ij")
-        anchors = torch.zeros(1, cells, 1, 1, dims)  # zero where there is one cell
-        anchors[..., :2] = torch.stack([u, v], -1).reshape(1, cells, 1, 1, 2)
+        anchors = torch.zeros(cells, 1, 1, dims)  # zero where there is one cell
+        anchors[..., :2] = torch.stack([u, v], -1).reshape(cells, 1, 1, 2)
         self.register_buffer("anchors", anchors, persistent=False)
 
     def forward(self, features: Tensor) -> Prediction:

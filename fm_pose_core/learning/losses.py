@@ -207,6 +207,7 @@ class Objective(nn.Module):
         self.model, self.config = model, config
         chosen = [t for t in dict.fromkeys(terms) if t.weight(config) > 0]
         self.terms = nn.ModuleDict({t.name: t(model, config) for t in chosen})
+        self.weights = {t.name: t.weight(config) for t in chosen}
         self.active = tuple(self.terms)
         self.progress = 0.0
         self.adapting = True  # whether synthetic images have an extractor of their own, where the model has one
@@ -216,16 +217,16 @@ class Objective(nn.Module):
         contract (learning/heads.py). The M images x_m belong to the first M of x_r and have their labels. What the
         batch lacks has no term."""
         seen = self.look(batch)
-        losses = {name: self.terms[name](seen) for name in self.active}
-        losses = {name: value for name, value in losses.items() if value is not None}
-        losses["L"] = sum((self.terms[k].weight(self.config) * v for k, v in losses.items()), torch.zeros(()))  # Eq. 1
+        values = {name: self.terms[name](seen) for name in self.active}
+        losses: dict[str, Tensor] = {name: value for name, value in values.items() if value is not None}
+        losses["L"] = sum((self.weights[k] * v for k, v in losses.items()), torch.zeros(()))  # Eq. 1
         return losses
 
     def look(self, batch: Batch) -> Seen:
         """f, g and h of all images of the batch."""
         g = self.model.g
         features = self.extract({k: batch[k] for k in ("x_s", "x_m", "x_r") if k in batch})
-        mapped = g(features["x_r"]) if "x_r" in features else None
+        mapped: Tensor | None = g(features["x_r"]) if "x_r" in features else None
         labels = {kind: _labels(batch, kind, len(x)) for kind, x in features.items()}
         synthetic = [k for k in ("x_s", "x_m") if k in features]
         answers = None

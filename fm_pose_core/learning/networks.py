@@ -31,8 +31,7 @@ class NetworkConfig:
     features: int = knob(256, "Feature size D of compact; the others have 1024 as published.", 16, 4096)
     mapping: bool = knob(True, "Whether g exists; without it h reads f's features of real images directly.")
     weights: str = knob(
-        "",
-        "Initial weights of vgg16: a torchvision state dict file, 'torchvision' for the published one; empty: none.",
+        "", "Initial weights of vgg16: a torchvision state dict file, 'torchvision' for the published one; empty: none."
     )
 
 
@@ -47,8 +46,8 @@ class Mapping(nn.Module):
             for _ in range(2)
         )
         for block in self.blocks:
-            nn.init.zeros_(block[2].weight)
-            nn.init.zeros_(block[2].bias)
+            nn.init.zeros_(block[2].weight)  # type: ignore[index]
+            nn.init.zeros_(block[2].bias)  # type: ignore[index]
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -91,7 +91,7 @@ def _patch(instance: Instance, camera: Crop, center: Array) -> _Patch:
 def _occluding_depth(
     dataset: BopDataset, split: str, instances: list[Instance], patches: list[_Patch], camera: Crop
 ) -> NDArray[np.float32]:
-    """(I, P, P) depth of the nearest other object of the dataset in each patch, metres, infinite where there is none."""
+    """(I, P, P) depth of the nearest other object of the dataset in each patch, metres; infinite without any."""
     scene: dict[tuple[int, int], list[Instance]] = {}
     for other in dataset.instances(split):
         scene.setdefault((other.scene_id, other.im_id), []).append(other)

@@ -107,7 +107,7 @@ class Labeller:
     def __init__(self, assets: ObjectAssets, equivalents: int) -> None:
         S = [np.eye(4), *assets.symmetries]
         S += [np.eye(4)] * (equivalents - len(S))
-        self.index = np.int64(assets.index)
+        self.index = np.array(assets.index)  # () int64
         self.corners = np.stack([apply(s, assets.corners) for s in S])  # (S, 8, 3)
         self.frames = np.stack([inverse(s)[:3] for s in S]).astype(np.float32)  # (S, 3, 4)
 

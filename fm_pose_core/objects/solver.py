@@ -51,8 +51,8 @@ class Solution:
 
 @dataclass(frozen=True)
 class ObjectSolver:
-    """box_corners (8, 3): of the object, metres. crop: the rule of its window. index: of its output among the network's.
-    views: of each window, whose answers are averaged."""
+    """box_corners (8, 3): of the object, metres. crop: the rule of its window. index: of its output among the
+    network's. views: of each window, whose answers are averaged."""
 
     box_corners: Array
     crop: Crop
@@ -70,7 +70,7 @@ class ObjectSolver:
         return Look(pixels, camera, self.crop.rotation(camera, window), again or (lambda: image))
 
     def decode(self, outputs: Outputs) -> tuple[Array, Array]:
-        """The network's answers to the views of a window -> corners (8, 2) and their deviation (8, 2), window pixels."""
+        """The network's answers to the views of a window -> corners and their deviation (8, 2), window pixels."""
         corners, spread = (outputs[k].reshape(self.views, -1, CORNERS, 2)[:, self.index] for k in ("corners", "spread"))
         answers = np.array([self.crop.view_to_window(c, R) for c, R in zip(corners, self._views, strict=True)])
         # How far the views disagree says no more about the error than their spread does (measured).

@@ -210,7 +210,8 @@ def _package() -> ModuleType:
         except ImportError:
             continue
     raise InputError(
-        "backend tensorrt: expected the Python package tensorrt or tensorrt_rtx, got none; try: pip install tensorrt-rtx-cu13"
+        "backend tensorrt: expected the Python package tensorrt or tensorrt_rtx, got none; "
+        "try: pip install tensorrt-rtx-cu13"
     )
 
 

@@ -83,33 +83,36 @@ def with_forearm(
 ) -> SkinnedHand:
     """A rigged hand often ends at the wrist; nobody's does. A cone of elliptic section from just inside the hand on:
     half its width and thickness at both ends, metres."""
-    sides, rings = 32, 12
-    y = np.linspace(-0.012, length, rings)
-    t = np.clip(y / length, 0, 1)[:, None]
-    around = np.linspace(0, 2 * np.pi, sides, endpoint=False)
-    x, z = (((1 - t) * wrist[k] + t * end[k]) * circle for k, circle in enumerate((np.cos(around), np.sin(around))))
-    local = np.stack([x, np.repeat(y[:, None], sides, 1), z], -1).reshape(-1, 3)
-    local = np.vstack([local, [0, y[0], 0], [0, y[-1], 0]])  # the middles of the two lids
+    local, faces = _cone(length, wrist, end)
     bone = hand.skeleton.names.index("forearm")
     R, origin = hand.skeleton.frames(hand.bind[None])
-    i, j = np.arange(sides), (np.arange(sides) + 1) % sides
-    k = sides * np.arange(rings - 1)[:, None]
-    first, last = len(local) - 2, len(local) - 1
-    quads = [
-        np.stack([k + i, k + sides + i, k + j], -1).reshape(-1, 3),
-        np.stack([k + j, k + sides + i, k + sides + j], -1).reshape(-1, 3),
-    ]
-    lids = [
-        np.stack([i, j, np.full(sides, first)], -1),
-        np.stack([sides * (rings - 1) + j, sides * (rings - 1) + i, np.full(sides, last)], -1),
-    ]
-    faces = np.vstack([*quads, *lids]) + len(hand.vertices)
     weights = np.zeros((len(local), len(hand.skeleton.bones)))
     weights[:, bone] = 1.0
     vertices = np.vstack([hand.vertices, local @ R[0, bone].T + origin[0, bone]])
-    return SkinnedHand(
-        hand.skeleton, hand.bind, vertices, np.vstack([hand.faces, faces]), np.vstack([hand.weights, weights])
+    faces = np.vstack([hand.faces, faces + len(hand.vertices)])
+    return SkinnedHand(hand.skeleton, hand.bind, vertices, faces, np.vstack([hand.weights, weights]))
+
+
+def _cone(
+    length: float, first: tuple[float, float], last: tuple[float, float], sides: int = 32, rings: int = 12
+) -> tuple[Array, NDArray[np.int64]]:
+    """Vertices (V, 3) and faces (F, 3) of a closed cone of elliptic section along y, metres."""
+    y = np.linspace(-0.012, length, rings)
+    t = np.clip(y / length, 0, 1)[:, None]
+    around = np.linspace(0, 2 * np.pi, sides, endpoint=False)
+    x, z = (((1 - t) * first[k] + t * last[k]) * circle for k, circle in enumerate((np.cos(around), np.sin(around))))
+    vertices = np.stack([x, np.repeat(y[:, None], sides, 1), z], -1).reshape(-1, 3)
+    vertices = np.vstack([vertices, [0, y[0], 0], [0, y[-1], 0]])  # the middles of the two lids
+    i, j = np.arange(sides), (np.arange(sides) + 1) % sides
+    k = sides * np.arange(rings - 1)[:, None]
+    top, bottom = len(vertices) - 2, len(vertices) - 1
+    triangles = (
+        (k + i, k + sides + i, k + j),
+        (k + j, k + sides + i, k + sides + j),
+        (i, j, np.full(sides, top)),
+        (sides * (rings - 1) + j, sides * (rings - 1) + i, np.full(sides, bottom)),
     )
+    return vertices, np.vstack([np.stack(corners, -1).reshape(-1, 3) for corners in triangles])
 
 
 def gesture_pose(skeleton: Skeleton, bends: Sequence[float], spread: float, rng: np.random.Generator) -> Array:

@@ -1,8 +1,8 @@
 """Photographs of the demo's object by a simulated camera: what stands in for real images in a demonstration without a
 camera.
 
-They differ from the training renderings (`rendering/renderer`, unlit) as photographs do: a lamp with soft shadows, a fill
-light, light from the room, glossy and slightly repainted surfaces; a textured table with clutter that may hide a part
+They differ from the training renderings (`rendering/renderer`, unlit) as photographs do: a lamp with soft shadows, a
+fill light, light from the room, glossy and slightly repainted surfaces; a textured table with clutter that may hide a part
 of the object; a lens with defocus, lateral colour and vignetting; a sensor with its own colours, shot and read noise
 and a tone curve; JPEG. Poses are exact.
 

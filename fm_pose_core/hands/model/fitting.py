@@ -137,24 +137,28 @@ def _starts(problem: _Problem) -> list[Array]:
     flexions = np.array(
         ["_x" in name and ("proximal" in name or "middle" in name or "distal" in name) for name in skeleton.angles]
     )
-    known = ~np.isnan(joints[..., 0])
-    target = np.where(known[..., None], joints, 0.0)
-    weight = known / np.maximum(known.sum(1, keepdims=True), 1)
     for bend in (0.15, 0.8, 1.3):
         pose = np.zeros((1, skeleton.size))
         pose[0, RIGID:] = np.clip(bend * flexions, skeleton.least, skeleton.largest)
-        model = skeleton.points(pose, problem.bone, problem.offset)[0]
-        a, b = (weight[..., None] * model).sum(1), (weight[..., None] * target).sum(1)  # centroids
-        H = np.einsum("bp,bpi,bpj->bij", weight, model - a[:, None], target - b[:, None])
-        U, _, Vt = np.linalg.svd(H)
-        V = Vt.transpose(0, 2, 1)
-        V[:, :, 2] *= np.sign(np.linalg.det(V @ U.transpose(0, 2, 1)))[:, None]
-        R = V @ U.transpose(0, 2, 1)
+        R, t = _laid_over(skeleton.points(pose, problem.bone, problem.offset)[0], joints)
         poses = np.repeat(pose, len(joints), 0)
-        poses[:, :3] = Rotation.from_matrix(R).as_rotvec()
-        poses[:, 3:6] = b - (R @ a[..., None])[..., 0]
+        poses[:, :3], poses[:, 3:6] = Rotation.from_matrix(R).as_rotvec(), t
         result.append(poses)
     return result
+
+
+def _laid_over(model: Array, joints: Array) -> tuple[Array, Array]:
+    """Rotations (B, 3, 3) and translations (B, 3) that bring points (P, 3) nearest to the known ones of (B, P, 3)."""
+    known = ~np.isnan(joints[..., 0])
+    target = np.where(known[..., None], joints, 0.0)
+    weight = known / np.maximum(known.sum(1, keepdims=True), 1)
+    a, b = (weight[..., None] * model).sum(1), (weight[..., None] * target).sum(1)  # centroids
+    H = np.einsum("bp,bpi,bpj->bij", weight, model - a[:, None], target - b[:, None])
+    U, _, Vt = np.linalg.svd(H)
+    V = Vt.transpose(0, 2, 1)
+    V[:, :, 2] *= np.sign(np.linalg.det(V @ U.transpose(0, 2, 1)))[:, None]
+    R = V @ U.transpose(0, 2, 1)
+    return R, b - (R @ a[..., None])[..., 0]
 
 
 def _descend(problem: _Problem, pose: Array, iterations: int) -> Array:

@@ -65,56 +65,47 @@ def _vector(x: float, y: float, z: float) -> Array:
     return np.array([x, y, z]) * 1e-3
 
 
+# Of each finger: the metacarpal's end, millimetres; its splay and the metacarpal's largest flexion, degrees; lengths of
+# the proximal and the middle bone, millimetres.
+FINGER_BONES = {
+    "index": ((26, 90, -1), -5.0, 0.0, 43, 26),
+    "middle": ((4, 93, -3), 0.0, 0.0, 47, 30),
+    "ring": ((-17, 87, -1), 5.0, 12.0, 44, 28),
+    "pinky": ((-35, 77, 4), 12.0, 22.0, 34, 20),
+}
+
+
 def average_bones() -> list[Bone]:
     """The tree, parents first. Lengths in the code are millimetres."""
-    identity = np.eye(3)
     bones = [
-        Bone("palm", None, np.zeros(3), identity),
+        Bone("palm", None, np.zeros(3), np.eye(3)),
         # The forearm hangs from the palm, so that the hand's frame does not depend on the arm.
         Bone("forearm", "palm", np.zeros(3), _turn(x=180), (_degrees("x", -75, 75), _degrees("z", -35, 25))),
-        Bone(
-            "thumb_metacarpal",
-            "palm",
-            _vector(21, 20, 8),
-            _frame((0.62, 0.68, 0.40), (-0.72, 0.25, 0.64)),
-            (_degrees("z", -35, 30), _degrees("x", -30, 45), _degrees("y", -25, 25)),
-        ),
-        Bone(
-            "thumb_proximal",
-            "thumb_metacarpal",
-            _vector(0, 45, 0),
-            identity,
-            (_degrees("x", -15, 65), _degrees("z", -15, 15)),
-        ),
-        Bone("thumb_distal", "thumb_proximal", _vector(0, 34, 0), identity, (_degrees("x", -25, 85),)),
     ]
-    #           metacarpal's end     splay  arch  proximal, middle
-    fingers = {
-        "index": ((26, 90, -1), -5.0, 0.0, 43, 26),
-        "middle": ((4, 93, -3), 0.0, 0.0, 47, 30),
-        "ring": ((-17, 87, -1), 5.0, 12.0, 44, 28),
-        "pinky": ((-35, 77, 4), 12.0, 22.0, 34, 20),
-    }
-    for finger, (end, splay, arch, proximal, middle) in fingers.items():
-        bones.append(
-            Bone(f"{finger}_metacarpal", "palm", np.zeros(3), identity, (_degrees("x", -4, arch),) if arch else ())
-        )
-        bones.append(
-            Bone(
-                f"{finger}_proximal",
-                f"{finger}_metacarpal",
-                _vector(*end),
-                _turn(z=splay),
-                (_degrees("z", -22, 22), _degrees("x", -30, 95)),
-            )
-        )
-        bones.append(
-            Bone(f"{finger}_middle", f"{finger}_proximal", _vector(0, proximal, 0), identity, (_degrees("x", -8, 115),))
-        )
-        bones.append(
-            Bone(f"{finger}_distal", f"{finger}_middle", _vector(0, middle, 0), identity, (_degrees("x", -10, 85),))
-        )
-    return bones
+    return bones + _thumb_bones() + [bone for finger in FINGER_BONES for bone in _finger_bones(finger)]
+
+
+def _thumb_bones() -> list[Bone]:
+    rest = _frame((0.62, 0.68, 0.40), (-0.72, 0.25, 0.64))
+    root = (_degrees("z", -35, 30), _degrees("x", -30, 45), _degrees("y", -25, 25))
+    middle = (_degrees("x", -15, 65), _degrees("z", -15, 15))
+    return [
+        Bone("thumb_metacarpal", "palm", _vector(21, 20, 8), rest, root),
+        Bone("thumb_proximal", "thumb_metacarpal", _vector(0, 45, 0), np.eye(3), middle),
+        Bone("thumb_distal", "thumb_proximal", _vector(0, 34, 0), np.eye(3), (_degrees("x", -25, 85),)),
+    ]
+
+
+def _finger_bones(finger: str) -> list[Bone]:
+    end, splay, arch, proximal, middle = FINGER_BONES[finger]
+    metacarpal, first, second, third = (f"{finger}_{part}" for part in ("metacarpal", "proximal", "middle", "distal"))
+    knuckle = (_degrees("z", -22, 22), _degrees("x", -30, 95))
+    return [
+        Bone(metacarpal, "palm", np.zeros(3), np.eye(3), (_degrees("x", -4, arch),) if arch else ()),
+        Bone(first, metacarpal, _vector(*end), _turn(z=splay), knuckle),
+        Bone(second, first, _vector(0, proximal, 0), np.eye(3), (_degrees("x", -8, 115),)),
+        Bone(third, second, _vector(0, middle, 0), np.eye(3), (_degrees("x", -10, 85),)),
+    ]
 
 
 # Length of the last bone, millimetres.
@@ -124,47 +115,44 @@ TIPS = {"thumb": 27.0, "index": 21.0, "middle": 23.0, "ring": 23.0, "pinky": 20.
 def joint_sets() -> dict[str, tuple[Landmark, ...]]:
     """The joint sets by name: `hand21` (wrist and four points a finger, thumb first: the order of MediaPipe and
     OpenPose), `nyu14` (Tompson et al. 2014, the 14 joints that are scored) and `icvl16` (Tang et al. 2014)."""
-    zero = np.zeros(3)
+    return {"hand21": _hand21(), "nyu14": _nyu14(), "icvl16": _icvl16()}
 
-    def tip(finger: str, share: float = 1.0) -> Landmark:
-        return Landmark(f"{finger}_tip", f"{finger}_distal", _vector(0, TIPS[finger] * share, 0))
 
-    def at(name: str, bone: str, offset: Array = zero) -> Landmark:
-        return Landmark(name, bone, offset)
+def _at(name: str, bone: str, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Landmark:
+    """A landmark on a bone; millimetres."""
+    return Landmark(name, bone, _vector(x, y, z))
 
-    def along(name: str, bone: str, length: float) -> Landmark:
-        return Landmark(name, bone, _vector(0, length, 0))
 
-    hand21 = [at("wrist", "palm")]
-    hand21 += [
-        at("thumb_cmc", "thumb_metacarpal"),
-        at("thumb_mcp", "thumb_proximal"),
-        at("thumb_ip", "thumb_distal"),
-        tip("thumb"),
-    ]
+def _tip(finger: str, share: float = 1.0) -> Landmark:
+    return _at(f"{finger}_tip", f"{finger}_distal", y=TIPS[finger] * share)
+
+
+def _hand21() -> tuple[Landmark, ...]:
+    result = [_at("wrist", "palm"), _at("thumb_cmc", "thumb_metacarpal")]
+    result += [_at("thumb_mcp", "thumb_proximal"), _at("thumb_ip", "thumb_distal"), _tip("thumb")]
     for finger in FINGERS[1:]:
-        hand21 += [
-            at(f"{finger}_{joint}", f"{finger}_{bone}")
-            for joint, bone in (("mcp", "proximal"), ("pip", "middle"), ("dip", "distal"))
-        ]
-        hand21.append(tip(finger))
+        for joint, bone in (("mcp", "proximal"), ("pip", "middle"), ("dip", "distal")):
+            result.append(_at(f"{finger}_{joint}", f"{finger}_{bone}"))
+        result.append(_tip(finger))
+    return tuple(result)
 
-    nyu14 = []
+
+def _nyu14() -> tuple[Landmark, ...]:
+    result = []
     for finger in ("pinky", "ring", "middle", "index"):
-        nyu14 += [tip(finger, 0.75), at(f"{finger}_pip", f"{finger}_middle")]
-    nyu14 += [tip("thumb", 0.75), at("thumb_ip", "thumb_distal"), at("thumb_mcp", "thumb_proximal")]
-    nyu14 += [at("wrist_ulnar", "forearm", _vector(-22, 12, 0)), at("wrist_radial", "forearm", _vector(22, 12, 0))]
-    nyu14.append(at("palm", "palm", _vector(0, 50, 0)))
+        result += [_tip(finger, 0.75), _at(f"{finger}_pip", f"{finger}_middle")]
+    result += [_tip("thumb", 0.75), _at("thumb_ip", "thumb_distal"), _at("thumb_mcp", "thumb_proximal")]
+    result += [_at("wrist_ulnar", "forearm", -22, 12), _at("wrist_radial", "forearm", 22, 12)]
+    return (*result, _at("palm", "palm", y=50))
 
-    icvl16 = [at("palm", "palm", _vector(0, 45, 6))]
-    icvl16 += [along("thumb_root", "thumb_metacarpal", 25), along("thumb_mid", "thumb_proximal", 20), tip("thumb", 0.8)]
+
+def _icvl16() -> tuple[Landmark, ...]:
+    result = [_at("palm", "palm", 0, 45, 6), _at("thumb_root", "thumb_metacarpal", y=25)]
+    result += [_at("thumb_mid", "thumb_proximal", y=20), _tip("thumb", 0.8)]
     for finger in FINGERS[1:]:
-        icvl16 += [
-            at(f"{finger}_root", f"{finger}_proximal"),
-            at(f"{finger}_mid", f"{finger}_middle"),
-            tip(finger, 0.8),
-        ]
-    return {"hand21": tuple(hand21), "nyu14": tuple(nyu14), "icvl16": tuple(icvl16)}
+        result += [_at(f"{finger}_root", f"{finger}_proximal"), _at(f"{finger}_mid", f"{finger}_middle")]
+        result.append(_tip(finger, 0.8))
+    return tuple(result)
 
 
 def skeleton_bones(joint_set: str) -> tuple[tuple[str, str], ...]:
