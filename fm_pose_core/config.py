@@ -45,7 +45,7 @@ class EngineConfig:
         1,
         32,
     )
-    min_score: float = knob(0.15, "Gate: smallest score that is accepted.", 0.0, 1.0)
+    min_score: float = knob(0.15, "Gate: smallest score (no probability) that is accepted.", 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TransformSta
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import Detection2DArray, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array, apply
-from fm_pose_core.types import Camera, ObjectPose
+from fm_pose_core.types import Camera, Detection, ObjectPose
 from fm_pose_ros.compat import decode_with_cv_bridge, quaternion
 from fm_pose_ros.msg import ProjectedBox, ProjectedBoxArray
 
 if TYPE_CHECKING:
-    from fm_pose_core.bundle import ObjectBundle
+    from fm_pose_core.objects.bundle import BundledObject
 
 # Encoding: bytes per pixel, and OpenCV's conversion to RGB. OpenCV names a Bayer pattern by its second row and column.
 _DIRECT = {
@@ -48,11 +48,11 @@ _DIRECT = {
 class DetectedObject:
     """One object in one image, as it is published.
 
-    bundle: the object's. number: of its track. frame: TF frame of the object. pose: the estimator's answer.
+    object: which one. number: of its track. frame: TF frame of the object. pose: the estimator's answer.
     T_camera_object: (4, 4) metres, the pose to publish (the estimator's, or a smoothed one).
     """
 
-    bundle: "ObjectBundle"
+    object: "BundledObject"
     number: int
     frame: str
     pose: ObjectPose
@@ -61,7 +61,7 @@ class DetectedObject:
     @property
     def track_id(self) -> str:
         """Stable from frame to frame, for as long as the object isn't lost."""
-        return f"{self.bundle.name}_{self.number}"
+        return f"{self.object.name}_{self.number}"
 
 
 def seconds(stamp: Time) -> float:
@@ -205,6 +205,19 @@ def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
         raise InputError(f"camera_info.{error}") from None
 
 
+def detections_from_msg(msg: Detection2DArray) -> list[Detection]:
+    """All 2D detections of one image. Of several scores for one class the best counts."""
+    found = []
+    for item in msg.detections:
+        scores: dict[str, float] = {}
+        for result in item.results:
+            name, score = result.hypothesis.class_id, result.hypothesis.score
+            scores[name] = max(score, scores.get(name, score))
+        center = item.bbox.center.position
+        found.append(Detection(center.x, center.y, item.bbox.size_x, item.bbox.size_y, scores))
+    return found
+
+
 def point_msg(p: Array) -> Point:
     """(3,) metres -> Point."""
     return Point(x=float(p[0]), y=float(p[1]), z=float(p[2]))
@@ -233,14 +246,14 @@ def transform_stamped(header: Header, found: DetectedObject) -> TransformStamped
 def detection3d(header: Header, found: DetectedObject) -> Detection3D:
     """vision_msgs 4.1.1: results[0].pose is the pose of the mesh's origin, bbox.center that of the box's centre."""
     result = ObjectHypothesisWithPose()
-    result.hypothesis.class_id = found.bundle.name
+    result.hypothesis.class_id = found.object.name
     result.hypothesis.score = float(found.pose.score)
     result.pose.pose = pose_msg(found.T_camera_object)
     result.pose.covariance = np.asarray(found.pose.covariance, dtype=np.float64).reshape(36)
     detection = Detection3D(header=header, id=found.track_id, results=[result])
-    detection.bbox.center.position = point_msg(apply(found.T_camera_object, found.bundle.center[None])[0])
+    detection.bbox.center.position = point_msg(apply(found.T_camera_object, found.object.center[None])[0])
     detection.bbox.center.orientation = result.pose.pose.orientation
-    x, y, z = (float(side) for side in found.bundle.dimensions)
+    x, y, z = (float(side) for side in found.object.dimensions)
     detection.bbox.size = Vector3(x=x, y=y, z=z)
     return detection
 
@@ -256,7 +269,7 @@ def projected_box_array(header: Header, objects: Sequence[DetectedObject]) -> Pr
         ProjectedBox(
             header=header,
             id=found.track_id,
-            class_id=found.bundle.name,
+            class_id=found.object.name,
             u=np.asarray(found.pose.corners[:, 0], dtype=np.float64),
             v=np.asarray(found.pose.corners[:, 1], dtype=np.float64),
             reprojection_error=float(found.pose.reprojection_error),

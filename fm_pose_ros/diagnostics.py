@@ -1,10 +1,21 @@
-"""What a node tells about itself on /diagnostics. diagnostic_updater isn't on PyPI; its message is plain enough."""
+"""What a node tells about itself: counts and times on /diagnostics, and warnings.
 
+diagnostic_updater isn't on PyPI; its message is plain enough.
+"""
+
+import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.time import Time
+
+from fm_pose_ros.lifecycle import PoseNode
+from fm_pose_ros.node_config import NodeConfig
+
+GRACE = 1.0  # seconds after activation before a missing topic is worth a warning
+SILENCE = 2.0  # seconds without an image that are worth a warning level
+NO_CAMERA = "none received"  # in the diagnostics, as long as no camera_info came
 
 
 class Statistics:
@@ -71,12 +82,99 @@ class Statistics:
         return values
 
 
-def diagnostic_array(
-    stamp: Time, name: str, hardware_id: str, level: bytes, message: str, values: dict[str, str]
-) -> DiagnosticArray:
-    """A DiagnosticArray with one status."""
-    pairs = [KeyValue(key=k, value=v) for k, v in values.items()]
-    status = DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id, values=pairs)
-    array = DiagnosticArray(status=[status])
-    array.header.stamp = stamp.to_msg()
-    return array
+class Diagnostics:
+    """The status message and the warnings of one node.
+
+    statistics: of the frames since activation. camera: what the status says about camera_info. values() adds key-value
+    pairs while the node is configured.
+    """
+
+    def __init__(self, node: PoseNode, values: Callable[[], dict[str, str]]) -> None:
+        self.statistics = Statistics(time.monotonic())
+        self.camera = NO_CAMERA
+        self._node, self._values = node, values
+        self._image_topic = self._info_topic = ""
+        self._warned: dict[str, tuple[float, int]] = {}  # kind of fault: time of the last warning, how many since
+        self._reported = (0, 0)  # processed and bad frames at the last report
+        # When the transport was last looked at; frames received, dropped, seconds busy by then.
+        self._watched = (0.0, 0, 0, 0.0)
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._timer = node.steady_timer(node.parameters.get(NodeConfig).diagnostics_period, self._on_timer)
+
+    def begin(self, image_topic: str, info_topic: str) -> None:
+        """The node listens to these topics from now on; what was counted before is forgotten."""
+        self.statistics = Statistics(time.monotonic())
+        self.camera = NO_CAMERA
+        self._image_topic, self._info_topic = image_topic, info_topic
+        self._reported = (0, 0)
+        self._watched = (self.statistics.started, 0, 0, 0.0)
+        self._node.get_logger().info(f"active: {image_topic}, {info_topic}, backend {self._node.backend}")
+
+    def fault(self, kind: str, text: str) -> None:
+        """Count a frame that gave nothing, and warn."""
+        self.statistics.failed(kind)
+        self.warn(kind, text)
+
+    def warn(self, kind: str, text: str) -> None:
+        """A warning, at most one per kind of fault and `warning_period`."""
+        now = time.monotonic()
+        last, silent = self._warned.get(kind, (-float("inf"), 0))
+        if now - last < self._node.parameters.get(NodeConfig).warning_period:
+            self._warned[kind] = (last, silent + 1)
+            return
+        self._warned[kind] = (now, 0)
+        more = f" ({silent} more since the last warning)" if silent else ""
+        self._node.get_logger().warning(text + more)
+
+    def _on_timer(self) -> None:
+        now, node = time.monotonic(), self._node
+        if node.state == "active" and now - self.statistics.started > GRACE:
+            self._warn_about_silence()
+            self._warn_about_losses(now)
+        level, message = self._judge(now)
+        values = {"state": node.state, "backend": node.backend, "camera_info": self.camera}
+        values |= self._values() if node.state in ("inactive", "active") else {}
+        values |= self.statistics.values(now)
+        self._reported = (self.statistics.processed, self.statistics.bad)
+        status = DiagnosticStatus(level=level, message=message, hardware_id=node.hardware_id)
+        status.name = node.get_fully_qualified_name().lstrip("/")
+        status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+    def _warn_about_silence(self) -> None:
+        images = self.statistics.received > 0
+        infos = self.camera != NO_CAMERA or not images
+        for heard, what, topic in ((images, "image", self._image_topic), (infos, "camera_info", self._info_topic)):
+            if not heard:
+                came = f"no {what} on {topic} yet ({self._node.count_publishers(topic)} publishers)"
+                self.warn(f"no {what}", f"{came}: no poses until it comes; remap the topic if it has another name")
+
+    def _warn_about_losses(self, now: float) -> None:
+        """Frames that go missing while the node has time for them were lost on the way, not overtaken."""
+        then, received, dropped, busy = self._watched
+        if now - then < 5.0:
+            return
+        s = self.statistics
+        self._watched = (now, s.received, s.dropped, s.busy)
+        came, missed, share = s.received - received, s.dropped - dropped, (s.busy - busy) / (now - then)
+        if missed > 10 and missed > 0.2 * (came + missed) and share < 0.5:
+            topic = self._image_topic
+            lost = f"{missed} of {came + missed} images on {topic} were lost on the way (best effort)"
+            setting = f"qos_overrides.{topic}.subscription.reliability"
+            self.warn("lost images", f"{lost}: if its publisher is reliable, set {setting} to reliable")
+
+    def _judge(self, now: float) -> tuple[bytes, str]:
+        """Level and message of the status."""
+        if self._node.failure:
+            return DiagnosticStatus.ERROR, self._node.failure
+        if self._node.state != "active":
+            return DiagnosticStatus.OK, self._node.state
+        processed, bad = self.statistics.processed - self._reported[0], self.statistics.bad - self._reported[1]
+        if now - self.statistics.last_arrival > SILENCE:
+            return DiagnosticStatus.WARN, f"no image on {self._image_topic}"
+        if bad:
+            level = DiagnosticStatus.WARN if processed else DiagnosticStatus.ERROR
+            return level, f"{bad} bad frames, {processed} good ones"
+        return DiagnosticStatus.OK, f"{self.statistics.rate(now):.1f} Hz"

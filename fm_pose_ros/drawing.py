@@ -30,7 +30,7 @@ def draw_overlay(
     canvas = image.copy()
     thickness = max(1, round(camera.width / 500))
     for found in objects:
-        T, box, length = found.T_camera_object, found.bundle.box_corners, 0.5 * found.bundle.diameter
+        T, box, length = found.T_camera_object, found.object.box_corners, 0.5 * found.object.diameter
         canvas = draw_pose(canvas, camera, T, box, GREEN, thickness=thickness, axis_length=length)
         corners = apply(T, box)
         corners = corners[corners[:, 2] > 1e-3]  # in front of the camera
@@ -86,22 +86,22 @@ class Markers:
 
 def _box(header: Header, found: DetectedObject) -> Marker:
     marker = Marker(
-        header=header, ns=f"{found.bundle.name}/box", id=found.number, type=Marker.LINE_LIST, action=Marker.ADD
+        header=header, ns=f"{found.object.name}/box", id=found.number, type=Marker.LINE_LIST, action=Marker.ADD
     )
     marker.pose = pose_msg(found.T_camera_object)
-    marker.scale.x = 0.015 * found.bundle.diameter  # width of the lines, metres
+    marker.scale.x = 0.015 * found.object.diameter  # width of the lines, metres
     marker.color = ColorRGBA(r=0.2, g=0.9, b=0.2, a=1.0)
-    corners = found.bundle.box_corners
+    corners = found.object.box_corners
     marker.points = [point_msg(corners[i]) for edge in BOX_EDGES for i in edge]
     return marker
 
 
 def _mesh(header: Header, found: DetectedObject) -> Marker:
-    path = found.bundle.mesh_path
+    path = found.object.mesh_path
     if path is None:
-        raise InputError(f"marker: expected box, for the bundle of {found.bundle.name} has no mesh, got mesh")
+        raise InputError(f"marker: expected box, for the bundle of {found.object.name} has no mesh, got mesh")
     marker = Marker(
-        header=header, ns=f"{found.bundle.name}/mesh", id=found.number, type=Marker.MESH_RESOURCE, action=Marker.ADD
+        header=header, ns=f"{found.object.name}/mesh", id=found.number, type=Marker.MESH_RESOURCE, action=Marker.ADD
     )
     marker.pose = pose_msg(found.T_camera_object)
     marker.scale.x = marker.scale.y = marker.scale.z = 1.0

@@ -1,9 +1,10 @@
-"""Parameters of the hand node, beside those of the search (SearchConfig), the network (EngineConfig) and of every node
-(NodeConfig)."""
+"""Parameters of hand_pose_node."""
 
 from dataclasses import dataclass
 
-from fm_pose_core.config import knob
+from fm_pose_core.config import EngineConfig, knob
+from fm_pose_core.hands.locate import SearchConfig
+from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,4 @@ class HandNodeConfig:
 
 # Fixed at the start: what decides about networks and subscriptions.
 FIXED = ("bundle", "window_source", "detection_queue")
+PARAMETERS: Configs = {HandNodeConfig: FIXED, SearchConfig: (), EngineConfig: ENGINE_FIXED, **NODE}

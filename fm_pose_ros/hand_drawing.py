@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from fm_pose_core.bundle import HandEntry
+from fm_pose_core.hands.bundle import HandEntry
 from fm_pose_core.hands.estimator import HandPose
 from fm_pose_core.types import Camera
 from fm_pose_ros.conversions import point_msg

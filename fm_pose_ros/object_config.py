@@ -1,10 +1,14 @@
-"""Parameters of the object node, beside those of the estimator (EstimatorConfig) and of every node (NodeConfig)."""
+"""Parameters of object_pose_node."""
 
 from dataclasses import dataclass
 
-from fm_pose_core.config import knob
+from fm_pose_core.config import EstimatorConfig, knob
+from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs
 
-TRACKING = "Where to look: detections (2D detections), fixed (window_u, window_v), tracking (last poses; initial_window for the rest)."
+SOURCE = (
+    "Where to look: detections (2D detections), fixed (window_u, window_v), "
+    "tracking (last poses; initial_window for the rest)."
+)
 INITIAL = "With tracking: where the first window, or that of a lost or further object, comes from."
 LOST = "An object counts as lost after so many frames without an accepted pose, in a row or among twice as many."
 QUEUE = "Images that wait for their 2D detections, at most: the detector's delay times the frame rate, and a few more."
@@ -15,8 +19,8 @@ SMOOTHING = "Time constant of a low-pass filter on the published poses, seconds;
 class ObjectNodeConfig:
     """Where to look, what to follow, what to publish."""
 
-    bundle: str = knob("", "Folder of the object's bundle; several, separated by ':', for several objects in one node.")
-    window_source: str = knob("tracking", TRACKING, choices=("detections", "fixed", "tracking"))
+    bundle: str = knob("", "Folder of a bundle, of one object or of several; more bundles with ':' between.")
+    window_source: str = knob("tracking", SOURCE, choices=("detections", "fixed", "tracking"))
     initial_window: str = knob("fixed", INITIAL, choices=("fixed", "detections"))
     window_u: float = knob(
         -1.0, "Centre of the fixed window, pixels from the left of the image; -1: the middle.", -1.0, 65535.0
@@ -24,7 +28,7 @@ class ObjectNodeConfig:
     window_v: float = knob(
         -1.0, "Centre of the fixed window, pixels from the top of the image; -1: the middle.", -1.0, 65535.0
     )
-    detection_class: str = knob("", "Class id of the 2D detections to use; empty: the bundle's name; '*': any.")
+    detection_class: str = knob("", "Class id of the 2D detections to use; empty: the object's name; '*': any.")
     detection_min_score: float = knob(0.0, "2D detections below this score are left out.", 0.0, 1.0)
     detection_tolerance: float = knob(
         0.005, "Largest difference between an image's stamp and its 2D detections', seconds.", 0.0, 10.0
@@ -34,9 +38,7 @@ class ObjectNodeConfig:
     lost_after: int = knob(5, LOST, 1, 1000)
     smoothing: float = knob(0.0, SMOOTHING, 0.0, 10.0)
     publish_tf: bool = knob(True, "Send the transform from the camera's frame to the object's.")
-    child_frame: str = knob(
-        "", "TF frame of the object; empty: the bundle's name. Further instances get _2, _3, … behind it."
-    )
+    child_frame: str = knob("", "TF frame of the object; empty: its name. Further instances get _2, _3, … behind it.")
     marker: str = knob("box", "What RViz shows on ~/markers.", choices=("box", "mesh", "both"))
     marker_lifetime: float = knob(
         1.0, "Seconds after which a marker disappears if no new one comes; 0: never.", 0.0, 3600.0
@@ -45,3 +47,4 @@ class ObjectNodeConfig:
 
 # Fixed at the start: what decides about networks, subscriptions and frame names.
 FIXED = ("bundle", "window_source", "initial_window", "detection_queue", "child_frame")
+PARAMETERS: Configs = {ObjectNodeConfig: FIXED, EstimatorConfig: ENGINE_FIXED, **NODE}

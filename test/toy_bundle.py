@@ -50,8 +50,9 @@ def toy_image(
     return np.rint(background + alpha * (np.array(color) - background)).astype(np.uint8)
 
 
-def toy_network() -> bytes:
-    """The ONNX file: corners follow the centroid of the blob as the box's would if it moved sideways."""
+def toy_network(objects: int = 1) -> bytes:
+    """The ONNX file: corners follow the centroid of the blob as the box's would if it moved sideways. objects: how many
+    the network knows; it says the same of all."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     size, middle = CROP.size, (CROP.size - 1) / 2
@@ -78,6 +79,8 @@ def toy_network() -> bytes:
         constant("impossible", impossible[None]),
         constant("spread_value", np.full((1, 8, 2), SPREAD)),
         constant("zero", 0.0),
+        constant("object_axis", [1], np.int64),
+        constant("times", [1, objects, 1, 1], np.int64),
     ]
     node = helper.make_node
     nodes = [
@@ -94,14 +97,15 @@ def toy_network() -> bytes:
         node("Mul", ["centroid", "follow"], ["shift"]),  # (N, 8, 2)
         node("Add", ["at_middle", "shift"], ["found"]),
         node("Greater", ["mass", "least"], ["present"]),
-        node("Where", ["present", "found", "impossible"], ["points"]),
-        node("Mul", ["points", "zero"], ["nothing"]),
-        node("Add", ["nothing", "spread_value"], ["deviation"]),
-        node("Unsqueeze", ["points", "middle_axes"], ["corners"]),  # (N, 1, 8, 2): of the one object
-        node("Unsqueeze", ["deviation", "middle_axes"], ["spread"]),
+        node("Where", ["present", "found", "impossible"], ["of_one"]),
+        node("Unsqueeze", ["of_one", "object_axis"], ["of_each"]),
+        node("Tile", ["of_each", "times"], ["corners"]),  # (N, objects, 8, 2)
+        node("Mul", ["corners", "zero"], ["nothing"]),
+        node("Add", ["nothing", "spread_value"], ["spread"]),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1, 8, 2]) for name in ("corners", "spread")]
+    shape = ["N", objects, 8, 2]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("corners", "spread")]
     graph = helper.make_graph(nodes, "toy", [image], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     checker.check_model(model)
@@ -118,8 +122,13 @@ def toy_mesh() -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def write_toy_bundle(path: str | os.PathLike) -> Path:
-    """Write the toy bundle to the folder `path` and return that path."""
-    network = NetworkFile(toy_network(), {"name": "toy"}, object_contract(CROP.size), training={"note": "not trained"})
-    box = ObjectInBundle("toy_box", 1, MINIMUM, MAXIMUM, DIAMETER, CROP.focal, mesh=toy_mesh())
-    return write_object_bundle(Path(path), network, [box]).path
+def write_toy_bundle(path: str | os.PathLike, names: tuple[str, ...] = ("toy_box",)) -> Path:
+    """Write the toy bundle to the folder `path` and return that path. names: of the objects, all of them toy boxes with
+    the ids 1, 2, …"""
+    contract = object_contract(CROP.size, len(names))
+    network = NetworkFile(toy_network(len(names)), {"name": "toy"}, contract, training={"note": "not trained"})
+    objects = [
+        ObjectInBundle(name, i + 1, MINIMUM, MAXIMUM, DIAMETER, CROP.focal, mesh=toy_mesh())
+        for i, name in enumerate(names)
+    ]
+    return write_object_bundle(Path(path), network, objects).path

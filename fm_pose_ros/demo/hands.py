@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
-from fm_pose_core.bundle import HandBundle
 from fm_pose_core.config import parse_numbers
 from fm_pose_core.errors import expect
 from fm_pose_core.files import parse_ids
 from fm_pose_core.geometry import Array
+from fm_pose_core.hands.bundle import HandBundle
 from fm_pose_core.hands.frames import HandFrames, read_frames, read_unlabelled
 from fm_pose_core.hands.labels import DATASETS, MM, THRESHOLDS
 from fm_pose_ros.conversions import image_to_rgb, millimetres_to_image
@@ -129,9 +129,8 @@ def summary(rows: Sequence[HandRow]) -> str:
             f"joint error                  {np.mean(errors) / MM:.1f} mm mean, {of_frames:.1f} mm in the median frame"
         )
         for t in THRESHOLDS:
-            lines.append(
-                f"all joints < {t / MM:.0f} mm           {100 * sum(bool(e.max() < t) for e in errors) / len(rows):5.1f} %"
-            )
+            share = sum(bool(e.max() < t) for e in errors) / len(rows)
+            lines.append(f"all joints < {t / MM:.0f} mm           {100 * share:5.1f} %")
     return "\n".join(
         [*lines, f"latency, depth to joints     {latency_line([row.latency for row in rows if row.answered])}"]
     )

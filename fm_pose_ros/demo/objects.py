@@ -13,11 +13,11 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray, ObjectHypothesisWithPose
 from visualization_msgs.msg import MarkerArray
 
-from fm_pose_core.bundle import ObjectBundle
 from fm_pose_core.errors import expect
 from fm_pose_core.files import parse_ids, read_image
 from fm_pose_core.geometry import Array, apply, rotation_from_quaternion, transform
 from fm_pose_core.objects.bop import BopDataset, Instance, Result, write_results
+from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import ADD_THRESHOLD, PROJECTION_THRESHOLD, PoseErrors, pose_errors
 from fm_pose_ros.conversions import image_to_rgb, rgb_to_image
@@ -103,7 +103,7 @@ def play(
     player: Player,
     instances: Sequence[Instance],
     vertices: Array,
-    bundle: ObjectBundle,
+    thing: BundledObject,
     rate: float,
     timeout: float,
     exact: bool,
@@ -119,18 +119,18 @@ def play(
         uv = instance.camera.pixels(apply(instance.T_camera_object, vertices))
         box = np.concatenate([uv.min(0), uv.max(0)]) + rng.normal(scale=3.0, size=4)  # detectors are not exact
         if exact:
-            center = instance.camera.pixels(apply(instance.T_camera_object, bundle.center[None]))[0]
+            center = instance.camera.pixels(apply(instance.T_camera_object, thing.center[None]))[0]
             box = np.concatenate([center - 40.0, center + 40.0])
         header = player.header()
-        messages = {"image_raw": rgb_to_image(pixels, header), "detections_2d": detections(box, bundle.name, header)}
+        messages = {"image_raw": rgb_to_image(pixels, header), "detections_2d": detections(box, thing.name, header)}
         answer, sent = player.play(instance.camera, messages, recorded, complete, timeout)
-        rows.append(judge(answer, sent, instance, vertices, bundle))
+        rows.append(judge(answer, sent, instance, vertices, thing))
     return rows
 
 
-def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, bundle: ObjectBundle) -> ObjectRow:
+def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, thing: BundledObject) -> ObjectRow:
     """Compare the answer with the truth."""
-    center = instance.camera.pixels(apply(instance.T_camera_object, bundle.center[None]))[0]
+    center = instance.camera.pixels(apply(instance.T_camera_object, thing.center[None]))[0]
     row = ObjectRow(instance.im_id, center=(float(center[0]), float(center[1])))
     if "overlay" in answer.messages:
         row.overlay = image_to_rgb(answer.messages["overlay"])
@@ -142,48 +142,50 @@ def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, bund
         p, q = answer.messages["pose"].pose.position, answer.messages["pose"].pose.orientation
         T = transform(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([p.x, p.y, p.z]))
         row.errors = pose_errors(
-            T, instance.T_camera_object, vertices, bundle.diameter, instance.camera, bundle.symmetries
+            T, instance.T_camera_object, vertices, thing.diameter, instance.camera, thing.symmetries
         )
         row.score, row.track = found[0].results[0].hypothesis.score, found[0].id
         row.result = Result(instance.scene_id, instance.im_id, instance.object_id, row.score, T, row.latency)
     return row
 
 
-def summary(rows: Sequence[ObjectRow], bundle: ObjectBundle) -> str:
+def summary(rows: Sequence[ObjectRow], thing: BundledObject) -> str:
     """Medians over the frames with a pose, shares over all frames."""
     errors = [row.errors for row in rows if row.errors is not None]
 
     def share(correct: Sequence[bool]) -> str:
         return f"{100.0 * sum(correct) / len(rows):5.1f} %"
 
-    tracks = {row.track for row in rows if row.track}
+    count = len({row.track for row in rows if row.track})
     lost = sum(not row.answered for row in rows)
+    tracks = f"{count} track{'s' if count != 1 else ''}" + (f"; {lost} without an answer" if lost else "")
+    pixels, degrees = median([e.projection_2d for e in errors]), np.degrees(median([e.rotation for e in errors]))
+    millimetres, limit = 1e3 * median([e.translation for e in errors]), 1e3 * ADD_THRESHOLD * thing.diameter
+    projected, close = share([e.projection_correct for e in errors]), share([e.add_correct for e in errors])
     return "\n".join(
         [
-            f"frames                       {len(rows)}, {len(errors)} with a pose, in {len(tracks)} track{'s' if len(tracks) != 1 else ''}"
-            + (f"; {lost} without an answer" if lost else ""),
-            f"median error                 {median([e.projection_2d for e in errors]):.2f} px in 2D projection, "
-            f"{np.degrees(median([e.rotation for e in errors])):.2f}°, {1e3 * median([e.translation for e in errors]):.1f} mm",
-            f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {share([e.projection_correct for e in errors])}",
-            f"ADD < {100 * ADD_THRESHOLD:.0f} % of diameter     {share([e.add_correct for e in errors])}   ({1e3 * ADD_THRESHOLD * bundle.diameter:.1f} mm)",
+            f"frames                       {len(rows)}, {len(errors)} with a pose, in {tracks}",
+            f"median error                 {pixels:.2f} px in 2D projection, {degrees:.2f}°, {millimetres:.1f} mm",
+            f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {projected}",
+            f"ADD < {100 * ADD_THRESHOLD:.0f} % of diameter     {close}   ({limit:.1f} mm)",
             f"latency, image to pose       {latency_line([row.latency for row in rows if row.answered])}",
         ]
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """The demo. Raises InputError for what is missing, and if nothing is found in any frame."""
-    bundle = ObjectBundle.load(args.bundle)
+    """The demo, of a bundle of one object. Raises InputError for what is missing, and if no frame has a pose."""
+    thing = ObjectBundle.load(args.bundle).object()
     dataset = BopDataset(args.sequence)
-    instances = dataset.instances(args.split, [bundle.object_id])
+    instances = dataset.instances(args.split, [thing.object_id])
     if args.frames:
         chosen = parse_ids(args.frames)
         instances = [x for x in instances if x.im_id in chosen]
-    expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {bundle.object_id}", "none")
-    vertices = model_vertices(dataset.model(bundle.object_id))
+    expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {thing.object_id}", "none")
+    vertices = model_vertices(dataset.model(thing.object_id))
     settings = play_back.given(args.set)
     output = play_back.new_folder(args.output, FILES)
-    print(f"{len(instances)} frames of {bundle.name} through {NODE}; starting the node …", flush=True)
+    print(f"{len(instances)} frames of {thing.name} through {NODE}; starting the node …", flush=True)
     source = "tracking" if args.window_source == "tracking" else "detections"
     parameters = {"bundle": args.bundle.resolve(), "window_source": source, "initial_window": "detections", **settings}
     exact = args.window_source == "gt"
@@ -194,10 +196,10 @@ def run(args: argparse.Namespace) -> None:
         OUTPUTS,
         instances[0].camera,
         output,
-        lambda p: play(p, instances, vertices, bundle, args.rate, args.timeout, exact),
+        lambda p: play(p, instances, vertices, thing, args.rate, args.timeout, exact),
     )
     write_results(output / "results.csv", [row.result for row in rows if row.result])
-    present(COLUMNS, rows, summary(rows, bundle), output, "poses.csv", args.rate, args.every)
+    present(COLUMNS, rows, summary(rows, thing), output, "poses.csv", args.rate, args.every)
     answers = f"{sum(row.answered for row in rows)} answers to {len(rows)} frames, no pose among them"
     expect(any(row.errors for row in rows), f"{output / 'node.log'}", "poses", answers)
 
@@ -208,5 +210,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window-source",
         choices=("tracking", "detections", "gt"),
         default="tracking",
-        help="where the node looks; gt: detections with the true centre, as `fm-pose evaluate bop --window gt` (default: %(default)s)",
+        help="where the node looks; gt: detections with the true centre, as `fm-pose evaluate bop --window gt` "
+        "(default: %(default)s)",
     )

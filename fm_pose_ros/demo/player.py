@@ -27,7 +27,7 @@ from fm_pose_core.errors import InputError, expect
 from fm_pose_core.types import Camera
 from fm_pose_ros.conversions import image_to_rgb
 from fm_pose_ros.demo.bag import Bag
-from fm_pose_ros.node_base import NO_CAMERA
+from fm_pose_ros.diagnostics import NO_CAMERA
 
 ROOT = Path(__file__).resolve().parents[2]
 # The middleware of both processes stays on this machine, and Fast DDS holds whole images in shared memory: with its

@@ -232,13 +232,13 @@ class Rig(Peer):
         """Publish a camera_info and wait until the node has it."""
         info = info or info_msg()
         got = []
-        handler = self.node._on_camera_info
+        handler = self.node.camera_input._on_camera_info
 
         def note(msg: CameraInfo) -> None:
             handler(msg)
             got.append(msg)
 
-        self.node._infos.callback = note
+        self.node.camera_input._infos.callback = note
         self.infos.publish(info)
         self.wait(lambda: got, "camera_info")
-        self.node._infos.callback = handler
+        self.node.camera_input._infos.callback = handler

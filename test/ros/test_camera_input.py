@@ -100,7 +100,7 @@ def test_a_bad_image_costs_one_warning_and_no_pose_and_the_node_goes_on(rig, bad
     for i in range(3):
         bad.header = header(2.0 + i)
         r.images.publish(bad)
-        r.wait(lambda n=i: r.node.statistics.bad > n, "the bad frame")
+        r.wait(lambda n=i: r.node.diagnostics.statistics.bad > n, "the bad frame")
     assert pose_in(r.send(image_msg(PIXELS, 8.0))) is not None
     assert len(r.heard["detections"]) == 1
     (warning,) = r.wait(r.warnings, "the warning")
@@ -116,7 +116,7 @@ def test_a_useless_camera_info_costs_one_warning_and_the_node_goes_on(rig, k):
     r.send_info(info)
     for i in range(3):
         r.images.publish(image_msg(PIXELS, 1.0 + i))
-        r.wait(lambda n=i: r.node.statistics.bad > n, "the bad frame")
+        r.wait(lambda n=i: r.node.diagnostics.statistics.bad > n, "the bad frame")
     (warning,) = r.wait(r.warnings, "the warning")
     assert warning.startswith("camera_info.k: expected")
     r.wait(lambda: r.status().get("camera_info", "").startswith("invalid"))
@@ -145,7 +145,7 @@ def test_stamps_that_go_back_cost_that_frame_and_the_node_goes_on(rig):
     r.send_info()
     assert pose_in(r.send(image_msg(PIXELS, 10.0))) is not None
     r.images.publish(image_msg(PIXELS, 2.0))  # the bag starts again
-    r.wait(lambda: r.node.statistics.bad == 1, "the bad frame")
+    r.wait(lambda: r.node.diagnostics.statistics.bad == 1, "the bad frame")
     assert pose_in(r.send(image_msg(PIXELS, 2.1))) is not None
     (warning,) = r.wait(r.warnings, "the warning")
     assert warning.startswith("image.header.stamp: expected stamps that go forward, got 8.000 s back")
@@ -167,7 +167,7 @@ def test_a_failure_inside_the_network_costs_one_frame(rig, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(backend), "infer", lambda *a: (_ for _ in ()).throw(RuntimeError("out of memory")))
         r.images.publish(image_msg(PIXELS, 1.0))
-        r.wait(lambda: r.node.statistics.bad == 1, "the bad frame")
+        r.wait(lambda: r.node.diagnostics.statistics.bad == 1, "the bad frame")
     assert pose_in(r.send(image_msg(PIXELS, 2.0))) is not None
     (warning,) = r.wait(r.warnings, "the warning")
     assert "out of memory" in warning
@@ -178,16 +178,16 @@ def test_warnings_repeat_after_their_period_with_a_count(rig):
     r.send_info()
     for i in range(3):
         r.images.publish(changed(encoding="klingon8", header=header(2.0 + i)))
-        r.wait(lambda n=i: r.node.statistics.bad > n, "the bad frame")
+        r.wait(lambda n=i: r.node.diagnostics.statistics.bad > n, "the bad frame")
     r.wait(lambda: len(r.warnings()) == 3, "three warnings")
 
 
 def test_images_that_get_lost_while_the_node_has_time_are_told(rig):
     r = rig(**HERE)
-    r.node.statistics.received, r.node.statistics.dropped = 30, 20
-    r.node.statistics.last_arrival = r.node.statistics.started
-    then, *rest = r.node._watched
-    r.node._watched = (then - 60.0, *rest)
+    r.node.diagnostics.statistics.received, r.node.diagnostics.statistics.dropped = 30, 20
+    r.node.diagnostics.statistics.last_arrival = r.node.diagnostics.statistics.started
+    then, *rest = r.node.diagnostics._watched
+    r.node.diagnostics._watched = (then - 60.0, *rest)
     warning = r.wait(lambda: next((w for w in r.warnings() if "lost on the way" in w), None), "the warning")
     assert warning.startswith(f"20 of 50 images on /{r.namespace}/image_raw were lost on the way")
     assert f"qos_overrides./{r.namespace}/image_raw.subscription.reliability" in warning

@@ -46,7 +46,10 @@ def test_colcon_build(options: list[str], tmp_path: Path) -> None:
     assert os.access(prefix / "lib" / "fm_pose_ros" / "object_pose_node", os.X_OK)
     assert (prefix / "share" / "fm_pose_ros" / "launch" / "object_pose.launch.py").is_file()
     assert (prefix / "share" / "fm_pose_ros" / "models" / "tugboat" / "manifest.json").is_file()
-    code = "import fm_pose_ros, fm_pose_ros.object_pose_node; from fm_pose_ros.msg import ProjectedBoxArray; print(fm_pose_ros.__file__)"
+    code = (
+        "import fm_pose_ros, fm_pose_ros.object_pose_node; from fm_pose_ros.msg import ProjectedBoxArray; "
+        "print(fm_pose_ros.__file__)"
+    )
     script = f". {tmp_path}/install/setup.sh && python -c '{code}'"
     used = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr

@@ -82,7 +82,7 @@ def test_deactivation_clears_the_markers_and_activation_starts_anew(rig):
     assert manager(Transition.TRANSITION_ACTIVATE)
     r.wait_active()
     r.images.publish(image_msg(PIXELS, 1.0))  # an older camera_info isn't used, an earlier stamp is no fault
-    r.wait(lambda: r.node.statistics.faults["camera_info missing"] == 1)
+    r.wait(lambda: r.node.diagnostics.statistics.faults["camera_info missing"] == 1)
     r.send_info()
     assert r.send(image_msg(PIXELS, 2.0)).detections[0].id == "toy_box_2"
 
@@ -134,7 +134,7 @@ def test_qos_can_be_overridden_by_parameters(rig):
     names = [f"/{r.namespace}/image_raw", f"/{r.namespace}/camera_info"]
     images, infos = (r.wait(lambda name=name: r.peer.get_subscriptions_info_by_topic(name)) for name in names)
     assert images[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE
-    assert r.node._images.qos_profile.depth == 3
+    assert r.node.camera_input._images.qos_profile.depth == 3
     assert infos[0].qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
     (output,) = r.wait(lambda: r.peer.get_publishers_info_by_topic(f"{r.node_name}/detections"))
     assert output.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT

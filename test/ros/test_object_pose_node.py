@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from camera_rig import CAMERA, FRAME, image_msg
+from camera_rig import CAMERA, FRAME, detections_msg, image_msg
 from toy_bundle import CENTER, MAXIMUM, MINIMUM, toy_image, toy_pose, write_toy_bundle
 
 from fm_pose_core import EstimatorConfig, ObjectPose, PoseEstimator, Window
-from fm_pose_core.bundle import write_bundle
 from fm_pose_core.geometry import apply, quaternion_from_rotation, rotation_from_quaternion, transform
 from fm_pose_core.types import Camera
 
@@ -183,21 +182,7 @@ def test_class_names_reach_late_listeners(rig):
 
 def two_bundles(tmp_path: Path) -> str:
     """The parameter for two objects, toy_box and other."""
-    first = write_toy_bundle(tmp_path / "one")
-    loaded = PoseEstimator.load(first, EstimatorConfig(backend="onnxruntime")).bundle
-    m = loaded.manifest.object
-    second = write_bundle(
-        tmp_path / "two",
-        network=loaded.network_path,
-        architecture={"name": "toy"},
-        name="other",
-        object_id=2,
-        minimum=m.minimum,
-        maximum=m.maximum,
-        diameter=m.diameter,
-        crop=loaded.crop,
-    ).path
-    return f"{first}:{second}"
+    return f"{write_toy_bundle(tmp_path / 'one')}:{write_toy_bundle(tmp_path / 'two', ('other',))}"
 
 
 def test_two_objects_in_one_node(rig, tmp_path):
@@ -208,6 +193,30 @@ def test_two_objects_in_one_node(rig, tmp_path):
     (message,) = r.wait(lambda: r.heard["tf"])[:1]
     assert [t.child_frame_id for t in message.transforms] == ["toy_box", "other"]
     assert r.peer.count_publishers(f"{r.node_name}/other/pose") == 1
+
+
+def test_one_bundle_with_two_objects_goes_through_the_network_in_one_batch(rig, tmp_path, monkeypatch):
+    bundle = write_toy_bundle(tmp_path / "both", ("toy_box", "other"))
+    r = rig(("detections",), bundle=bundle, window_source="tracking", initial_window="detections", max_instances=2)
+    r.send_info()
+    places = {"toy_box": (60.0, 60.0), "other": (240.0, 180.0)}
+    image = np.maximum(*(toy_image(CAMERA, *place) for place in places.values()))
+    batches = []
+    backend = r.node._targets[0].estimator.backend
+    infer = backend.infer
+    monkeypatch.setattr(backend, "infer", lambda images: batches.append(len(images)) or infer(images))
+    r.images.publish(image_msg(image, 1.0))
+    r.detections.publish(detections_msg(1.0, *((name, 0.9, *place) for name, place in places.items())))
+    first = r.wait(lambda: r.heard["detections"])[0]
+    for answer in (first, r.send(image_msg(image, 2.0))):
+        assert [d.id for d in answer.detections] == ["toy_box_1", "other_1"]
+        for detection, place in zip(answer.detections, places.values(), strict=True):
+            np.testing.assert_allclose(
+                matrix_of(detection.results[0].pose.pose)[:3, 3], toy_pose(CAMERA, *place)[:3, 3], atol=0.02
+            )
+    assert batches == [2, 2]
+    for name in places:
+        assert r.peer.count_publishers(f"{r.node_name}/{name}/pose") == 1
 
 
 def test_diagnostics_tell_rate_latency_camera_and_backend(rig):

@@ -62,7 +62,7 @@ def test_a_bag_that_starts_again_starts_the_tracking_again(rig):
     for i in range(11):
         assert r.send(image_msg(toy_image(CAMERA, 160.0 + 10 * i, 120.0), 50.0 + 0.1 * i)).detections
     r.images.publish(image_msg(EMPTY, 1.0))
-    r.wait(lambda: r.node.statistics.bad == 1, "the frame from the past")
+    r.wait(lambda: r.node.diagnostics.statistics.bad == 1, "the frame from the past")
     (found,) = r.send(image_msg(toy_image(CAMERA, 160.0, 120.0), 1.1)).detections
     assert found.id == "toy_box_2"
 
@@ -73,7 +73,7 @@ def test_a_stamp_that_jitters_does_not_end_a_track(rig):
     image = toy_image(CAMERA, 160.0, 120.0)
     r.send(image_msg(image, 5.0))
     r.images.publish(image_msg(image, 4.99))
-    r.wait(lambda: r.node.statistics.bad == 1, "the frame from the past")
+    r.wait(lambda: r.node.diagnostics.statistics.bad == 1, "the frame from the past")
     assert r.send(image_msg(image, 5.1)).detections[0].id == "toy_box_1"
 
 
@@ -83,7 +83,7 @@ def test_detections_are_matched_to_the_image_they_were_made_from(rig):
     places = [(80.0 + 40 * i, 60.0 + 30 * i) for i in range(4)]
     for i, (u, v) in enumerate(places):
         r.images.publish(image_msg(toy_image(CAMERA, u, v), 1.0 + i))
-        r.wait(lambda n=i: r.node.statistics.received > n, "the image")
+        r.wait(lambda n=i: r.node.diagnostics.statistics.received > n, "the image")
     r.detections.publish(detections_msg(2.0, ("toy_box", 0.9, *places[1])))
     answer = r.wait(lambda: r.heard["detections"])[0]
     assert answer.header.stamp.sec == 2 and answer.header.frame_id == "camera_optical_frame"
@@ -205,7 +205,7 @@ def test_detections_of_another_clock_or_class_are_told(rig):
     r = rig(("detections",), window_source="detections")
     r.send_info()
     r.images.publish(image_msg(EMPTY, 100.0))
-    r.wait(lambda: r.node.statistics.received)
+    r.wait(lambda: r.node.diagnostics.statistics.received)
     for i in range(5):
         r.detections.publish(detections_msg(1.0 + i, ("toy_box", 0.9, 50.0, 50.0)))
         r.wait(lambda n=i: r.node._matcher._detections is not None and r.node._matcher.strays == n, "the detections")
@@ -250,5 +250,5 @@ def test_the_newest_frame_wins_and_the_overtaken_are_counted(rig, monkeypatch, p
     r.answer("detections", image_msg(EMPTY, 7.0).header.stamp)
     seen = [d.header.stamp.sec for d in r.heard["detections"]]
     assert seen[0] == 1 and seen[-1] == 7
-    assert len(seen) + r.node.statistics.dropped == 7
-    assert r.node.statistics.dropped >= 1
+    assert len(seen) + r.node.diagnostics.statistics.dropped == 7
+    assert r.node.diagnostics.statistics.dropped >= 1

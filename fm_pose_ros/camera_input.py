@@ -1,0 +1,160 @@
+"""From the topics of a camera to frames: images with their intrinsics. Whatever is wrong costs that frame only.
+
+The image subscription keeps one message (depth 1), so while a frame is being processed the middleware overwrites the
+waiting one and the newest wins; overtaken frames are never deserialised, and their number follows from the publisher's
+message numbers.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from fm_pose_core.errors import InputError, expect
+from fm_pose_core.types import Camera
+from fm_pose_ros.conversions import (
+    camera_from_info,
+    compressed_depth_to_metres,
+    compressed_to_rgb,
+    depth_to_metres,
+    image_to_rgb,
+    seconds,
+)
+from fm_pose_ros.diagnostics import Diagnostics
+from fm_pose_ros.lifecycle import PoseNode
+from fm_pose_ros.node_config import NodeConfig
+
+JUMP = 0.1  # seconds: stamps that go back by more than this mean another run of the bag or simulation, not jitter
+NO_FRAME = "image.header.frame_id: expected the camera's optical frame, got none; no TF is sent"
+
+ImageMessage: TypeAlias = Image | CompressedImage
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image. header: for everything that is published about it. stamp: the header's, in seconds.
+    image: (H, W, 3) uint8 RGB, or (H, W) float32 depth in metres."""
+
+    header: Header
+    stamp: float
+    image: NDArray[Any]
+    camera: Camera
+
+
+@dataclass(frozen=True)
+class ImageTopic:
+    """name: of the topic. suffix: what the compressed one has behind it. read, read_compressed: from a message to the
+    image of a Frame; they raise InputError for one that cannot be read."""
+
+    name: str
+    suffix: str
+    read: Callable[[Image], NDArray[Any]]
+    read_compressed: Callable[[CompressedImage], NDArray[Any]]
+
+
+COLOUR = ImageTopic("image_raw", "/compressed", image_to_rgb, compressed_to_rgb)
+DEPTH = ImageTopic("depth/image_rect_raw", "/compressedDepth", depth_to_metres, compressed_depth_to_metres)
+
+
+class CameraInput:
+    """Subscribes a node to an image topic and its camera_info while the node is active.
+
+    take(msg) gets each new image; it calls `run(msg, context)` at once, or holds the image back until more is known.
+    process(frame, context) works on it and returns whether it found anything; an InputError becomes a warning.
+    reset() forgets what was learned from earlier frames.
+    """
+
+    def __init__(
+        self,
+        node: PoseNode,
+        diagnostics: Diagnostics,
+        topic: ImageTopic,
+        *,
+        take: Callable[[ImageMessage], None],
+        process: Callable[[Frame, Any], bool],
+        reset: Callable[[], None],
+    ) -> None:
+        self._node, self._diagnostics, self._topic = node, diagnostics, topic
+        self._take, self._process, self._reset = take, process, reset
+        self._camera: Camera | InputError | None = None
+        self._camera_frame = ""
+        self._stamp = 0.0
+
+    def open(self, depth: int = 1) -> None:
+        """Start anew and subscribe, until the node is no longer active. depth: of the image queue; 1: the newest frame
+        wins."""
+        self._camera, self._stamp = None, 0.0
+        self._reset()
+        # Before the images: where both wait, the executor takes them in this order.
+        self._infos = self._node.subscription(CameraInfo, "camera_info", self._on_camera_info)
+        kind, topic = Image, self._topic.name
+        if self._node.parameters.get(NodeConfig).image_transport == "compressed":
+            # Follows a remapping of the topic.
+            kind, topic = CompressedImage, self._node.resolve_topic_name(topic) + self._topic.suffix
+        self._images = self._node.subscription(kind, topic, self._on_image, depth)
+        self._diagnostics.begin(self._images.topic_name, self._infos.topic_name)
+
+    def run(self, msg: ImageMessage, context: Any = None) -> None:
+        """Convert, process, and account for it."""
+        begin = time.monotonic()
+        try:
+            frame = self._frame(msg)
+            if frame is None:
+                return
+            found = self._process(frame, context)
+        except InputError as error:
+            self._diagnostics.fault(str(error).split(":")[0], str(error))
+            return
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+            self._diagnostics.fault("internal error", text)
+            return
+        now = time.monotonic()
+        age = 1e-9 * self._node.get_clock().now().nanoseconds - frame.stamp
+        self._diagnostics.statistics.done(now, now - begin, age, found)
+
+    def _frame(self, msg: ImageMessage) -> Frame | None:
+        image = self._topic.read(msg) if isinstance(msg, Image) else self._topic.read_compressed(msg)
+        camera = self._camera
+        if camera is None:  # The diagnostics warn: at the start an image often comes before its camera_info.
+            self._diagnostics.statistics.failed("camera_info missing")
+            return None
+        if isinstance(camera, InputError):
+            raise camera
+        height, width = image.shape[:2]
+        expected = f"{camera.width}x{camera.height} as camera_info says (ROI and binning applied)"
+        expect((width, height) == (camera.width, camera.height), "image size", expected, f"{width}x{height}")
+        header = Header(stamp=msg.header.stamp, frame_id=msg.header.frame_id or self._camera_frame)
+        return Frame(header, seconds(msg.header.stamp), image, camera)
+
+    def _on_image(self, msg: ImageMessage, info: Any) -> None:
+        self._diagnostics.statistics.arrived(time.monotonic(), info.get("publication_sequence_number"))
+        last, self._stamp = self._stamp, seconds(msg.header.stamp)
+        if self._stamp < last:
+            if last - self._stamp > JUMP:
+                self._reset()
+            got = f"{last - self._stamp:.3f} s back; that frame is skipped"
+            text = f"image.header.stamp: expected stamps that go forward, got {got}"
+            self._diagnostics.fault("image.header.stamp", text)
+            return
+        self._take(msg)
+
+    def _on_camera_info(self, msg: CameraInfo) -> None:
+        self._camera_frame = msg.header.frame_id
+        try:
+            self._camera = camera_from_info(msg, self._node.parameters.get(NodeConfig).rectified)
+        except InputError as error:
+            self._camera = error
+        self._diagnostics.camera = _described(self._camera)
+
+
+def _described(camera: Camera | InputError) -> str:
+    if isinstance(camera, InputError):
+        return f"invalid: {camera}"
+    kind = "rectified" if not camera.distortion.size else camera.distortion_model
+    return f"{camera.width}x{camera.height}, {kind}"

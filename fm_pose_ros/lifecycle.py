@@ -1,0 +1,188 @@
+"""The lifecycle node that every pose node is: states, autostart, parameters, publishers and subscriptions.
+
+Everything runs on the executor's thread. There are no locks, and a transition never meets a frame half done.
+"""
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from fm_pose_core.errors import InputError
+from fm_pose_ros.compat import TransformBroadcaster, destroy_broadcaster
+from fm_pose_ros.node_config import Configs, NodeConfig
+from fm_pose_ros.parameters import Parameters
+
+OVERRIDABLE = QoSOverridingOptions(
+    (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+)
+
+
+class PoseNode(LifecycleNode):
+    """A node that loads a model, listens while it is active, and publishes. A subclass fills in four steps: setup,
+    start, stop, teardown.
+
+    state: unconfigured, inactive, active or finalized. failure: why it could not be configured, or empty. backend: what
+    runs the network. hardware_id: what the diagnostics name. transforms: the TF broadcaster, from setup to teardown.
+    """
+
+    def __init__(self, name: str, configs: Configs, **kwargs: Any) -> None:
+        """configs: the node's parameters. kwargs: as for rclpy's Node."""
+        super().__init__(name, **kwargs)
+        self.parameters = Parameters(self, configs)
+        self.state = "unconfigured"
+        self.failure = ""
+        self.backend = "none"
+        self.hardware_id = ""
+        self.transforms: Any = None
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+        self._starter = self.steady_timer(0.0, self._on_start) if self.parameters.get(NodeConfig).autostart else None
+
+    # The four steps
+
+    def setup(self) -> None:
+        """Load the model and create the publishers. Raises InputError if that is impossible: the node stays
+        unconfigured."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin to listen: create the subscriptions."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Send the last messages, before the publishers fall silent."""
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        """Let go of the model."""
+        raise NotImplementedError
+
+    # What a node makes
+
+    def subscription(self, msg_type: type, topic: str, callback: Any, depth: int = 1) -> Any:
+        """A subscription with the sensor-data QoS (best effort goes with every publisher) that ends with the active
+        state."""
+        qos = _qos(depth, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+        made = self.create_subscription(msg_type, topic, callback, qos, qos_overriding_options=OVERRIDABLE)
+        self._inputs.append(made)
+        return made
+
+    def publisher(self, msg_type: type, topic: str, depth: int = 10, latched: bool = False) -> Any:
+        """A reliable lifecycle publisher that lasts until the node is cleaned up. latched: late subscribers get the
+        last message."""
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        qos = _qos(depth, ReliabilityPolicy.RELIABLE, durability)
+        made = self.create_lifecycle_publisher(msg_type, topic, qos, qos_overriding_options=OVERRIDABLE)
+        self._outputs.append(made)
+        return made
+
+    def steady_timer(self, period: float, callback: Callable[[], None]) -> Any:
+        """A timer, period in seconds, that does not wait for simulated time."""
+        return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # Transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model, create the publishers."""
+        try:
+            self.transforms = TransformBroadcaster(self)
+            self.setup()
+        except Exception as error:
+            self._release()
+            self.failure = f"cannot configure: {error}"
+            known = isinstance(error, InputError)
+            self.get_logger().error(self.failure if known else f"cannot configure:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.FAILURE
+        self.state, self.failure = "inactive", ""
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Enable the publishers, subscribe."""
+        result = super().on_activate(state)
+        try:
+            self.start()
+        except Exception:
+            self.get_logger().error(f"cannot activate:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.ERROR
+        self.state = "active"
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe, silence the publishers."""
+        self.stop()
+        self._unsubscribe()
+        self.state = "inactive"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of the model and the publishers."""
+        self._release()
+        self.state = "unconfigured"
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """From whatever state to the end."""
+        if self.state == "active":
+            self.stop()
+        self._release()
+        self.state = "finalized"
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition failed half-way: back to the start."""
+        self._release()
+        self.state = "unconfigured"
+        return super().on_error(state)
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs.clear()
+
+    def _release(self) -> None:
+        self._unsubscribe()
+        for publisher in self._outputs:
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs.clear()
+        if self.transforms is not None:
+            destroy_broadcaster(self, self.transforms)
+            self.transforms = None
+        self.teardown()
+        self.backend = "none"
+
+    def _on_start(self) -> None:
+        self.destroy_timer(self._starter)
+        if self.state == "unconfigured" and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+
+def run_node(make: Callable[[], PoseNode], name: str, args: list[str] | None = None) -> None:
+    """Spin a node until it is told to end. A bad parameter ends it with one line."""
+    rclpy.init(args=args)
+    try:
+        rclpy.spin(make())
+    except (InputError, ParameterException) as error:
+        sys.exit(f"{name}: {error}")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except RuntimeError:  # rclpy's, where the signal to end comes while it takes a message
+        if rclpy.ok():
+            raise
+    finally:
+        # Ctrl-C under launch comes twice, from the terminal and from launch: the second must not hurt an orderly end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        rclpy.try_shutdown()
+
+
+def _qos(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)

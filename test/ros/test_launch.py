@@ -1,0 +1,101 @@
+"""The launch files start the real nodes, where the launch packages are installed (ROS 2 from PyPI has none)."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_hand
+from camera_rig import CAMERA, Peer, image_msg, info_msg
+from test_hand_pose_node import CENTER, depth_msg
+from toy_bundle import toy_image
+
+pytest.importorskip("launch_ros", reason="launch and launch_ros are not installed")
+
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+file, *arguments = sys.argv[1:]
+pairs = [argument.split(":=") for argument in arguments]
+included = IncludeLaunchDescription(PythonLaunchDescriptionSource(file), launch_arguments=pairs)
+service = LaunchService()
+service.include_launch_description(LaunchDescription([included]))
+sys.exit(service.run())
+"""
+PARAMETERS = """
+/**:
+  ros__parameters:
+    bundle: /nowhere
+    backend: onnxruntime
+    views: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "default"),
+    [("object_pose", "image", "image_raw"), ("hand_pose", "depth", "depth/image_rect_raw")],
+)
+def test_every_argument_has_a_default_and_a_description(name: str, image: str, default: str) -> None:
+    source = PythonLaunchDescriptionSource(str(LAUNCH / f"{name}.launch.py"))
+    description = source.try_get_launch_description_without_context()
+    arguments = {argument.name: argument for argument in description.get_launch_arguments()}
+    order = ("bundle", "params_file", "namespace", image, "camera_info", "detections", "use_sim_time", "rviz")
+    assert tuple(arguments) == (*order, "fixed_frame")
+    assert all(a.default_value is not None and a.description for a in arguments.values())
+    (text,) = arguments[image].default_value
+    assert text.text == default
+    (text,) = arguments["params_file"].default_value
+    assert Path(text.text).is_file()
+
+
+def launched(peer: Peer, name: str, image: str, bundle: Path, send: Callable[[float], Any], output: str) -> Any:
+    """What the node publishes on ~/`output` when it is launched with these arguments. send: publishes an image with
+    that stamp."""
+    parameters = bundle.parent / "parameters.yaml"
+    parameters.write_text(PARAMETERS)
+    options = (f"bundle:={bundle}", f"params_file:={parameters}", f"namespace:={peer.namespace}", f"{image}:=front/it")
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(LAUNCH / f"{name}.launch.py"), *options],
+        env={**os.environ, "ROS_DOMAIN_ID": str(peer.domain)},
+    )
+    stamps = iter(range(1, 10**6))
+
+    def heard() -> list[Any]:
+        assert process.poll() is None
+        peer.infos.publish(info_msg())
+        send(float(next(stamps)))
+        return peer.heard[output]
+
+    try:
+        return peer.wait(heard, f"~/{output}")[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        peer.close()
+
+
+def test_the_launched_object_node_has_the_topics_and_the_bundle_of_the_arguments(toy_bundle: Path) -> None:
+    peer = Peer(("pose",), image="front/it", info="front/camera_info")
+    pixels = toy_image(CAMERA, 159.5, 119.5)
+    pose = launched(
+        peer, "object_pose", "image", toy_bundle, lambda t: peer.images.publish(image_msg(pixels, t)), "pose"
+    )
+    assert pose.header.frame_id == "camera_optical_frame"
+
+
+def test_the_launched_hand_node_has_the_topics_and_the_bundle_of_the_arguments(tmp_path: Path) -> None:
+    bundle = toy_hand.write_toy_hand(tmp_path / "toy_hand")
+    peer = Peer(("joints",), image="front/it", info="front/camera_info", node="hand_pose_node")
+    depth = toy_hand.toy_depth(CAMERA, CENTER)
+    joints = launched(peer, "hand_pose", "depth", bundle, lambda t: peer.images.publish(depth_msg(depth, t)), "joints")
+    assert joints.name == "toy_hand" and joints.valid
