@@ -40,8 +40,8 @@ class EngineConfig:
     threads: int = knob(0, "CPU threads for inference; 0 lets the backend choose.", 0, 256)
     views: int = knob(
         4,
-        "Views of each window, a little displaced and turned, whose answers are averaged; 1: the window alone, as in the "
-        "paper.",
+        "Views of each window, a little displaced and turned, whose answers are averaged; 1: the window alone, as in "
+        "the paper.",
         1,
         32,
     )
