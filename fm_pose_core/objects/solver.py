@@ -12,41 +12,10 @@ from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, apply, transform
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, solve_pnp
-from fm_pose_core.objects.refine import Refiner
+from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.types import Camera, Window
 
-Image = NDArray[np.uint8]
 Outputs = Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Look:
-    """A window of an image. pixels: (V, S, S, 3) uint8 RGB of its V views, for the network. R_camera_window (3, 3).
-    image: gives the whole image (H, W, 3), for a refiner."""
-
-    pixels: Image
-    camera: Camera
-    R_camera_window: Array
-    image: Callable[[], Image]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """T_camera_object (4, 4), metres. corners (8, 2): predicted, image pixels. reprojection_error: RMS image pixels
-    between them and the pose's, infinite without a pose. covariance (6, 6) as in ObjectPose. expected_error: the 2D
-    projection error to expect, image pixels. reason: why there is no pose; empty if there is one."""
-
-    T_camera_object: Array
-    corners: Array
-    reprojection_error: float
-    covariance: Array
-    expected_error: float
-    reason: str = ""
-
-    @property
-    def accepted(self) -> bool:
-        """Whether there is a pose."""
-        return not self.reason
 
 
 @dataclass(frozen=True)
@@ -64,7 +33,13 @@ class ObjectSolver:
     def _views(self) -> list[Array]:
         return self.crop.views(self.views)
 
-    def look(self, image: Image, camera: Camera, window: Window, again: Callable[[], Image] | None = None) -> Look:
+    def look(
+        self,
+        image: NDArray[np.uint8],
+        camera: Camera,
+        window: Window,
+        again: Callable[[], NDArray[np.uint8]] | None = None,
+    ) -> Look:
         """Cut the window out of an image (H, W, 3). again: reads the image, where it is not worth keeping."""
         pixels = np.stack([self.crop.cut(image, camera, window, view)[0] for view in self._views])
         return Look(pixels, camera, self.crop.rotation(camera, window), again or (lambda: image))
