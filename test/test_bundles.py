@@ -9,7 +9,7 @@ import pytest
 from fm_pose_core import EstimatorConfig, PoseEstimator
 from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle
 from fm_pose_core.config import EngineConfig
-from fm_pose_core.files import parse_ids
+from fm_pose_core.files import Frames
 from fm_pose_core.hands.estimator import HandEstimator
 from fm_pose_core.hands.evaluation import predict_joints, score_joints
 from fm_pose_core.hands.frames import read_frames
@@ -35,7 +35,7 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
         BopDataset(DATA / "lmo"),
         "test",
         {estimator.bundle.object_id: estimator},
-        frames=parse_ids(trained["validation_frames"]),
+        frames=Frames.parse(trained["validation_frames"]),
     )
     assert evaluation.mean.projection >= 0.70
     assert evaluation.score_correlation < -0.2  # a higher score means a smaller error

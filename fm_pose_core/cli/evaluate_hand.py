@@ -1,7 +1,6 @@
 """`fm-pose evaluate hand`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +45,8 @@ def _add_bundle_options(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import json
+
     from fm_pose_core.files import write_atomically
     from fm_pose_core.hands.evaluation import draw_figure_7, table
 
