@@ -9,9 +9,11 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,25 +46,28 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves a folder as the BOP hub does. log: (method, file, Range). cut: bytes after which the next body breaks off,
-    once."""
+    once. hang: bytes after which a body stands still; hung says that one does."""
 
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.log, self.cut = folder, list[tuple[str, str, str | None]](), 0
+        self.hang, self.hung = 0, threading.Event()
 
     def download(self, part: str, output: Path) -> subprocess.CompletedProcess[str]:
         """`fm-pose download bop` from this server."""
+        return subprocess.run(**self.command(part, output), capture_output=True, text=True)
+
+    def command(self, part: str, output: Path) -> dict[str, Any]:
+        """Arguments of subprocess for it."""
         endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         words = f"download bop --dataset lmo --parts {part} --output".split()
-        return subprocess.run(
-            [sys.executable, "-m", "fm_pose_core.cli", *words, str(output)],
-            env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"},
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-        )
+        return {
+            "args": [sys.executable, "-m", "fm_pose_core.cli", *words, str(output)],
+            "env": {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"},
+            "cwd": Path(__file__).parents[1],
+        }
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -76,6 +81,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = self.answer()
         if content and self.server.cut:
             content, self.server.cut = content[: self.server.cut], 0
+        if content and self.server.hang:
+            self.wfile.write(content[: self.server.hang])
+            self.wfile.flush()
+            self.server.hung.set()
+            self.connection.settimeout(60)
+            self.rfile.read(1)  # until the other side has gone
+            return
         self.wfile.write(content)
 
     def answer(self) -> bytes:
@@ -168,15 +180,40 @@ def test_from_the_hub(server: Server, archives: Path, tmp_path: Path) -> None:
 
 def test_a_broken_download_goes_on(server: Server, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="needs the extra [download]")
-    big = np.random.default_rng(0).bytes(25_000_000)  # huggingface_hub keeps blocks of 10 MB
+    big = np.random.default_rng(0).bytes(25_000_000)  # huggingface_hub writes blocks of 10 MB
     with zipfile.ZipFile(server.folder / "lmo_base.zip", "w") as z:
         z.writestr("lmo/big", big)
     server.cut = 12_000_000
-    done = server.download("base", tmp_path / "data")
-    assert done.returncode == 0, done.stderr
+    failed = server.download("base", tmp_path / "data")
+    assert failed.returncode == 2 and "run the command again to go on from there" in failed.stderr
+    assert server.download("base", tmp_path / "data").returncode == 0
     asked = [wanted for method, _, wanted in server.log if method == "GET"]
     assert asked[0] is None and len(asked) == 2 and 0 < int(asked[1][6:-1]) <= 12_000_000
     assert (tmp_path / "data" / "lmo" / "big").read_bytes() == big
+
+
+def test_a_killed_command_goes_on(server: Server, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs the extra [download]")
+    big = np.random.default_rng(0).bytes(25_000_000)
+    with zipfile.ZipFile(server.folder / "lmo_base.zip", "w") as z:
+        z.writestr("lmo/big", big)
+    server.hang = 22_000_000
+    process = subprocess.Popen(**server.command("base", tmp_path / "data"))
+    server.hung.wait(60)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not _received(tmp_path / "data") > 8_000_000:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    server.hang = 0
+    assert server.download("base", tmp_path / "data").returncode == 0
+    asked = [wanted for method, _, wanted in server.log if method == "GET"]
+    assert asked[0] is None and 8_000_000 < int(asked[-1][6:-1]) <= 22_000_000
+    assert (tmp_path / "data" / "lmo" / "big").read_bytes() == big
+
+
+def _received(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*.incomplete"))
 
 
 def test_failures_of_the_hub_are_named(server: Server, archives: Path, tmp_path: Path) -> None:

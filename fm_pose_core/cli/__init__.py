@@ -1,20 +1,32 @@
 """`fm-pose`: verbs plus paths, one module per verb. Knobs of a training live in its YAML.
 
-What is heavy is imported inside the commands."""
+A verb's module is imported when it is called, and what is heavy inside its commands."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from fm_pose_core import __version__
-from fm_pose_core.cli import bundle, download, engine, evaluate, export, infer, simulate, train
 from fm_pose_core.errors import InputError
+
+VERBS = {
+    "train": "train a network",
+    "export": "make a bundle from a run",
+    "evaluate": "score poses on a dataset",
+    "simulate": "write a dataset of simulated photographs of the demo's object, or of hands",
+    "download": "get a dataset",
+    "infer": "pose of one object in one image",
+    "bundle": "look into a bundle",
+    "engine": "build a TensorRT engine; with tensorrt_rtx also without a GPU",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(words[0] if words else "").parse_args(words)
     try:
         args.run(args)
         sys.stdout.flush()
@@ -30,13 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(called: str) -> argparse.ArgumentParser:
+    """The options of the verb that is called, and the names of all."""
     parser = argparse.ArgumentParser(
         prog="fm-pose",
         description="6D object pose from one RGB image by feature mapping: train, evaluate, export, run.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (train, export, evaluate, simulate, download, infer, bundle, engine):
-        verb.add(verbs)
+    for verb, text in VERBS.items():
+        if verb == called:
+            import_module(f"fm_pose_core.cli.{verb}").add(verbs, text)
+        else:
+            verbs.add_parser(verb, help=text)
     return parser

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from fm_pose_core.objects.bundle import BundledObject
 
 
-def add(verbs: Any) -> None:
-    what = group(verbs, "bundle", "look into a bundle")
+def add(verbs: Any, text: str) -> None:
+    what = group(verbs, "bundle", text)
     p = command(what, "show", run, "check a bundle and print its contents", "fm-pose bundle show models/duck")
     p.add_argument("bundle", type=Path, metavar="DIR", help="bundle")
 

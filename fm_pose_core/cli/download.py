@@ -8,8 +8,8 @@ from fm_pose_core.cli.options import command, group
 from fm_pose_core.errors import expect
 
 
-def add(verbs: Any) -> None:
-    what = group(verbs, "download", "get a dataset")
+def add(verbs: Any, text: str) -> None:
+    what = group(verbs, "download", text)
     example = "fm-pose download bop --dataset lmo --parts base,models,test_bop19 --output data"
     p = command(what, "bop", run, "fetch a dataset of the BOP benchmark", example)
     text = "lm, lmo, tless, tudl, icbin, itodd, hb, ycbv, hope, …"

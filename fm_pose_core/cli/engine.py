@@ -7,8 +7,7 @@ from typing import Any
 from fm_pose_core.cli.options import command
 
 
-def add(verbs: Any) -> None:
-    text = "build a TensorRT engine; with tensorrt_rtx also without a GPU"
+def add(verbs: Any, text: str) -> None:
     example = "fm-pose engine models/duck duck_sm89.engine --compute-capability 8.9"
     p = command(verbs, "engine", run, text, example)
     p.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle to build from")

@@ -7,9 +7,9 @@ from typing import Any
 from fm_pose_core.cli.options import command
 
 
-def add(verbs: Any) -> None:
+def add(verbs: Any, text: str) -> None:
     example = "fm-pose export runs/duck models/duck --precision fp16"
-    p = command(verbs, "export", run, "make a bundle from a run", example)
+    p = command(verbs, "export", run, text, example)
     p.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a training run")
     p.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR", help="folder to write")
     text = "how weights are stored (default: %(default)s)"

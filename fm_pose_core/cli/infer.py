@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from fm_pose_core.types import ObjectPose
 
 
-def add(verbs: Any) -> None:
+def add(verbs: Any, text: str) -> None:
     example = (
         "fm-pose infer --bundle models/duck --image 3.png --camera 572.4,573.6,325.3,242.0 "
         "--window 310,220 --output overlay.png"
     )
-    p = command(verbs, "infer", run, "pose of one object in one image", example)
+    p = command(verbs, "infer", run, text, example)
     p.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle of the object")
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="image file (PNG, JPEG, …)")
     text = "focal lengths and principal point in pixels; the image without distortion"

@@ -11,8 +11,7 @@ from fm_pose_core.errors import expect
 PHOTOS, FRAMES = {"object": 120, "hands": 2000}, {"object": 90, "hands": 500}
 
 
-def add(verbs: Any) -> None:
-    text = "write a dataset of simulated photographs of the demo's object, or of hands"
+def add(verbs: Any, text: str) -> None:
     p = command(verbs, "simulate", run, text, "fm-pose simulate demo_data")
     text = "folder to write: a BOP dataset, or for hands NYU's layout"
     p.add_argument("output", type=Path, metavar="OUTPUT_DIR", help=text)

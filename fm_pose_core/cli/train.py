@@ -9,9 +9,9 @@ from fm_pose_core.cli.options import command
 from fm_pose_core.errors import InputError
 
 
-def add(verbs: Any) -> None:
+def add(verbs: Any, text: str) -> None:
     example = "fm-pose train config/train/lmo_duck.yaml --output runs/duck"
-    p = command(verbs, "train", run, "train a network", example)
+    p = command(verbs, "train", run, text, example)
     p.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file of the experiment (not with --resume)")
     p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")

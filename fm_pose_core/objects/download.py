@@ -156,8 +156,8 @@ def _find(mirror: str, name: str, archive: str) -> Path:
 
 
 def _download(name: str, archive: str, folder: Path) -> Path:
-    """Download `archive` from the hub into `folder`. A connection that breaks is taken up again where it broke; an
-    archive that is whole and current is not fetched again."""
+    """Download `archive` from the hub into `folder`. What a broken connection or an earlier command has left is taken
+    up where it ends; an archive that is whole and current is not fetched again."""
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
@@ -174,7 +174,8 @@ def _download(name: str, archive: str, folder: Path) -> Path:
         hint = "see https://huggingface.co/bop-benchmark for the parts of each dataset"
         raise InputError(f"{wanted}, got no such file; {hint}") from None
     except Exception as error:  # the library hands on what its HTTP client raises, another one in each major version
-        raise InputError(f"{wanted}, got {error.__cause__ or error}; try again") from None
+        again = "run the command again to go on from there"
+        raise InputError(f"{wanted}, got {error.__cause__ or error}; {again}") from None
 
 
 def _done(folder: Path) -> dict[str, str]:
