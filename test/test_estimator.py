@@ -35,7 +35,9 @@ def test_the_pose_in_the_image_is_found(toy_bundle: Path, camera: Camera, backen
         assert pose.accepted, pose.reason
         np.testing.assert_allclose(pose.T_camera_object[:3, 3], truth[:3, 3], atol=2e-4)
         assert np.linalg.norm(log_so3(pose.T_camera_object[:3, :3] @ truth[:3, :3].T)) < 1e-3
-        np.testing.assert_allclose(pose.corners, camera.pixels(apply(truth, estimator.bundle.object().box_corners)), atol=0.2)
+        np.testing.assert_allclose(
+            pose.corners, camera.pixels(apply(truth, estimator.bundle.object().box_corners)), atol=0.2
+        )
         assert pose.reprojection_error < 0.1
         assert 0.8 < pose.score <= 1.0
 
