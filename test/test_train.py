@@ -24,8 +24,8 @@ from spots import spot_experiment
 
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
-from fm_pose_core.learning.loader import Source, load
 from fm_pose_core.learning.adaptation import METHODS
+from fm_pose_core.learning.loader import Source, load
 from fm_pose_core.learning.trainer import Trainer, phases
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.tasks import experiment_from, load_experiment
@@ -264,11 +264,14 @@ def test_a_batch_holds_what_its_phase_says(tmp_path: Path) -> None:
         ({"loss": {"gamma": -1}}, "loss.gamma: expected at least 0"),
         ({"method": "magic"}, "method: expected one of synthetic_only"),
         ({"synthetic": {"viewpoints": {"distance": [1.0]}}}, "synthetic.viewpoints.distance: expected 2 values"),
+        ({"objects": [{"id": 1}, {"id": "two"}]}, "objects[1].id: expected int"),
+        ({"objects": 1}, "objects: expected a list"),
+        ({"hand": {}}, "configuration: expected one of the sections objects, hand, got objects, hand"),
     ],
 )
 def test_a_wrong_configuration_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as error:
-        experiment_from(values)
+        experiment_from({"objects": [{"id": 1}], **values})
     assert message in str(error.value)
 
 
