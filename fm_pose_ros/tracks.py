@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fm_pose_core.geometry import Array, exp_so3, log_so3, rotation_angle, transform
+from fm_pose_core.geometry import Array, exp_so3, log_so3, transform
 from fm_pose_core.types import ObjectPose
 
 SAME = 0.5  # diameters: poses nearer to each other than this are of one object
@@ -103,9 +103,8 @@ class Tracks:
 
 def nearest_twin(T: Array, T_last: Array, symmetries: Sequence[Array]) -> Array:
     """Of a pose (4, 4) and those that look the same by the object's symmetries, the one turned least from `T_last`."""
-    return min(
-        [T, *(T @ S for S in symmetries)], key=lambda candidate: rotation_angle(T_last[:3, :3].T @ candidate[:3, :3])
-    )
+    twins = [T, *(T @ S for S in symmetries)]
+    return max(twins, key=lambda twin: float(np.trace(T_last[:3, :3].T @ twin[:3, :3])))  # 1 + 2 cos of the turn
 
 
 def blend(T_from: Array, T_to: Array, weight: float) -> Array:

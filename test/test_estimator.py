@@ -10,6 +10,7 @@ import toy_bundle as toy
 from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, exp_so3, log_so3, transform
+from fm_pose_core.objects.bundle import ObjectBundle
 
 K = np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]])
 CAMERAS = {
@@ -34,7 +35,9 @@ def test_the_pose_in_the_image_is_found(toy_bundle: Path, camera: Camera, backen
         assert pose.accepted, pose.reason
         np.testing.assert_allclose(pose.T_camera_object[:3, 3], truth[:3, 3], atol=2e-4)
         assert np.linalg.norm(log_so3(pose.T_camera_object[:3, :3] @ truth[:3, :3].T)) < 1e-3
-        np.testing.assert_allclose(pose.corners, camera.pixels(apply(truth, estimator.bundle.box_corners)), atol=0.2)
+        np.testing.assert_allclose(
+            pose.corners, camera.pixels(apply(truth, estimator.bundle.object().box_corners)), atol=0.2
+        )
         assert pose.reprojection_error < 0.1
         assert 0.8 < pose.score <= 1.0
 
@@ -46,8 +49,8 @@ def test_a_displaced_window_shows_the_object_where_it_is(estimator: PoseEstimato
     straight = estimator.estimate(image, camera, Window(300.0, 200.0))
     displaced = estimator.estimate(image, camera, Window(312.0, 191.0))
     assert displaced.accepted
-    center = apply(straight.T_camera_object, estimator.bundle.center[None])[0]
-    center_displaced = apply(displaced.T_camera_object, estimator.bundle.center[None])[0]
+    center = apply(straight.T_camera_object, estimator.bundle.object().center[None])[0]
+    center_displaced = apply(displaced.T_camera_object, estimator.bundle.object().center[None])[0]
     assert np.linalg.norm(center - center_displaced) < 1e-3
     assert not np.allclose(straight.T_camera_object[:3, 3], displaced.T_camera_object[:3, 3] + 0.01, atol=5e-3)
 
@@ -79,12 +82,13 @@ def test_views_of_a_window_answer_for_the_window(toy_bundle: Path) -> None:
     class Spot:
         name, device, precision = "spot", "none", "fp32"
 
-        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
             v, u = np.mgrid[: images.shape[1], : images.shape[2]]
             light = images.astype(np.float64).sum(-1)
             at = np.stack([(light * x).sum((1, 2)) / light.sum((1, 2)) for x in (u, v)], -1)
             seen.append(at)
-            return np.repeat(at[:, None], 8, 1), np.ones((len(images), 8, 2))
+            corners = np.repeat(at[:, None, None], 8, 2)  # (N, 1, 8, 2)
+            return {"corners": corners, "spread": np.ones(corners.shape)}
 
     for camera in CAMERAS.values():
         rows, columns = np.mgrid[:480, :640]
@@ -114,8 +118,9 @@ def test_a_network_that_answers_with_nan_is_refused(estimator: PoseEstimator) ->
     class Nan:
         name, device, precision = "nan", "none", "fp32"
 
-        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return np.full((len(images), 8, 2), np.nan, np.float32), np.ones((len(images), 8, 2), np.float32)
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            shape = (len(images), 1, 8, 2)
+            return {"corners": np.full(shape, np.nan, np.float32), "spread": np.ones(shape, np.float32)}
 
     for camera in CAMERAS.values():
         pose = PoseEstimator(estimator.bundle, Nan()).estimate(
@@ -129,14 +134,15 @@ def test_covariance_predicts_the_scatter_in_the_camera_frame(estimator: PoseEsti
     camera, (u, v) = CAMERAS["ideal"], (590.0, 430.0)
     image, window, truth = toy.toy_image(camera, u, v), Window(u, v), toy.toy_pose(camera, u, v)
     rng = np.random.default_rng(0)
-    exact = estimator.backend.infer(estimator.bundle.crop.cut(image, camera, window)[0][None])[0]
+    exact = estimator.backend.infer(estimator.bundle.object().crop.cut(image, camera, window)[0][None])["corners"]
 
     class Noisy:
         name, device, precision = "noisy", "none", "fp32"
 
-        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
             # 0.5² + 0.75 = 1.
-            return exact + rng.normal(scale=1.0, size=exact.shape), np.full(exact.shape, np.sqrt(0.75))
+            corners = exact + rng.normal(scale=1.0, size=exact.shape)
+            return {"corners": corners, "spread": np.full(exact.shape, np.sqrt(0.75))}
 
     noisy = PoseEstimator(estimator.bundle, Noisy(), EstimatorConfig(views=1))
     normalised, scores = [], []
@@ -177,9 +183,8 @@ def test_a_window_outside_of_the_image_is_no_error(estimator: PoseEstimator) -> 
 def test_score_uses_the_bundles_calibration(estimator: PoseEstimator) -> None:
     camera, image = CAMERAS["ideal"], toy.toy_image(CAMERAS["ideal"], 320.0, 240.0)
     manifest = estimator.bundle.manifest
-    strict = replace(
-        estimator.bundle, manifest=replace(manifest, calibration=replace(manifest.calibration, spread_scale=10.0))
-    )
+    calibration = replace(manifest.calibration, spread_scale=10.0)
+    strict = ObjectBundle(estimator.bundle.path, replace(manifest, calibration=calibration))
     window = Window(320.0, 240.0)
     a = estimator.estimate(image, camera, window).score
     b = PoseEstimator(strict, estimator.backend, estimator.config).estimate(image, camera, window).score
@@ -194,7 +199,7 @@ def test_the_camera_turns_the_result_along(estimator: PoseEstimator) -> None:
     u, v = camera.pixels((R @ [0.0, 0.0, 1.0])[None])[0]
     a = estimator.estimate(toy.toy_image(camera, K[0, 2], K[1, 2]), camera, Window(K[0, 2], K[1, 2]))
     b = estimator.estimate(toy.toy_image(camera, u, v), camera, Window(u, v))
-    R_b_a = estimator.bundle.crop.rotation(camera, Window(u, v))
+    R_b_a = estimator.bundle.object().crop.rotation(camera, Window(u, v))
     np.testing.assert_allclose(b.T_camera_object[:3, 3], R_b_a @ a.T_camera_object[:3, 3], atol=1e-4)
     A = np.kron(np.eye(2), R_b_a)
     np.testing.assert_allclose(b.covariance, A @ a.covariance @ A.T, atol=0.02 * a.covariance.max())

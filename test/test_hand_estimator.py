@@ -10,11 +10,15 @@ import toy_hand
 import yaml
 
 from fm_pose_core import EstimatorConfig
-from fm_pose_core.bundle import Bundle, HandBundle, ObjectBundle, write_hand_bundle
+from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.cli import main
+from fm_pose_core.contract import hand_contract
 from fm_pose_core.errors import InputError
+from fm_pose_core.hands.bundle import HandBundle, write_hand_bundle
 from fm_pose_core.hands.estimator import HandEstimator
 from fm_pose_core.hands.locate import Near
+from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.tasks import load_bundle
 from fm_pose_core.types import Camera
 
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)
@@ -44,7 +48,7 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
     class Ball:
         name, device, precision = "ball", "none", "fp32"
 
-        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
             size = images.shape[1]
             v, u = (np.mgrid[:size, :size] - (size - 1) / 2) * toy_hand.CROP.cube / size
             hand = images[..., 0] < 1
@@ -56,7 +60,8 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
                     for m in [(u, v)]
                 ]
             )
-            return np.repeat(at[:, None], len(toy_hand.NAMES), 1), np.ones((len(images), len(toy_hand.NAMES), 3))
+            joints = np.repeat(at[:, None], len(toy_hand.NAMES), 1)
+            return {"joints": joints, "spread": np.ones(joints.shape)}
 
     near = np.array([0.01, 0.01, 0.6])
     depth = toy_hand.toy_depth(CAMERA, np.array([0.04, -0.03, 0.6]))
@@ -64,6 +69,7 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
         estimator = HandEstimator(HandBundle.load(bundle), Ball(), EstimatorConfig(views=views, min_score=0.0))
         offsets = estimator._crop.views(views)
         for one in [offsets, *([o] for o in offsets)]:  # the mean, and each alone
+            estimator.config = EstimatorConfig(views=len(one), min_score=0.0)
             estimator._crop.views = lambda count, one=one: one  # type: ignore[method-assign]
             pose = estimator._estimate(depth, CAMERA, near)
             # Of the ball the front is seen: the mean depth is nearer. A cube's front view is a projection at the cube's
@@ -91,9 +97,10 @@ def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Pat
     class ExpectsMuchOfTheSmall:
         name, device, precision = "by area", "none", "fp32"
 
-        def infer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
             shape = (len(images), len(toy_hand.NAMES), 3)
-            return np.zeros(shape), np.broadcast_to(1e-5 / (images < 1).mean((1, 2))[..., None], shape)
+            spread = np.broadcast_to(1e-5 / (images < 1).mean((1, 2))[..., None], shape)
+            return {"joints": np.zeros(shape), "spread": spread}
 
     small, large = np.array([0.1, 0.0, 0.6]), np.array([-0.1, 0.0, 0.62])
     depth = np.minimum(toy_hand.toy_depth(CAMERA, small, radius=0.035), toy_hand.toy_depth(CAMERA, large, radius=0.06))
@@ -124,23 +131,20 @@ def test_no_hand_and_bad_depth(bundle: Path) -> None:
 
 
 def test_a_bundle_says_what_it_is_for(bundle: Path, toy_bundle: Path, tmp_path: Path) -> None:
-    assert isinstance(Bundle.load(bundle), HandBundle) and isinstance(Bundle.load(toy_bundle), ObjectBundle)
+    assert isinstance(load_bundle(bundle), HandBundle) and isinstance(load_bundle(toy_bundle), ObjectBundle)
     with pytest.raises(InputError, match="expected a bundle of hands, got one for object_pose"):
         HandEstimator.load(toy_bundle)
-    with pytest.raises(InputError, match="expected a bundle of an object, got one for hand_pose"):
+    with pytest.raises(InputError, match="expected a bundle of objects, got one for hand_pose"):
         ObjectBundle.load(bundle)
+    contract = hand_contract(len(toy_hand.NAMES), toy_hand.CROP.size, toy_hand.CROP.cube)
+    network = NetworkFile(toy_hand.toy_network(), {}, contract)
     for change, message in (
         ({"cube": 300.0}, "hand.cube: expected a side in metres"),
         ({"bones": (("thumb_tip", "elbow"),)}, "hand.bones: expected pairs of joints"),
         ({"joints": ("a", "a")}, "hand.joints: expected up to 256 different names"),
     ):
         with pytest.raises(InputError, match=message):
-            write_hand_bundle(
-                tmp_path / "bad",
-                network=toy_hand.toy_network(),
-                architecture={},
-                hand=replace(toy_hand.ENTRY, **change),
-            )
+            write_hand_bundle(tmp_path / "bad", network, replace(toy_hand.ENTRY, **change))
         assert not (tmp_path / "bad").exists()
 
 
@@ -173,9 +177,9 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
         HandEstimator.load(made.path, EstimatorConfig(backend=b, precision="fp32")).backend.infer(window)
         for b in ("torch", "onnxruntime", "openvino")
     ]
-    for points, spread in answers[1:]:
-        np.testing.assert_allclose(points, answers[0][0], atol=1e-5)
-        np.testing.assert_allclose(spread, answers[0][1], rtol=1e-3)
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer["joints"], answers[0]["joints"], atol=1e-5)
+        np.testing.assert_allclose(answer["spread"], answers[0]["spread"], rtol=1e-3)
     arguments = [
         "evaluate",
         "hand",

@@ -8,11 +8,12 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 
 from torch import nn
 
-from fm_pose_core.contract import object_contract
+from fm_pose_core.contract import Contract, object_contract
 from fm_pose_core.errors import InputError
+from fm_pose_core.learning.adaptation import METHODS
+from fm_pose_core.learning.extractors import EXTRACTORS, Extractor
 from fm_pose_core.learning.losses import LossConfig, Objective
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig, build_fused
-from fm_pose_core.learning.vgg_weights import load_vgg16
 
 
 def random_batch(size: int = 32, n: int = 3) -> dict[str, torch.Tensor]:
@@ -21,12 +22,18 @@ def random_batch(size: int = 32, n: int = 3) -> dict[str, torch.Tensor]:
         k: torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator)
         for k in ("x_s", "x_r", "x_m")
     }
-    batch |= {k: torch.rand(n, 8, 2, generator=generator) * size for k in ("y_s", "y_r")}
+    batch |= {k: torch.rand(n, 1, 8, 2, generator=generator) * size for k in ("y_s", "y_r")}
+    batch |= {k: torch.zeros(n, dtype=torch.int64) for k in ("k_s", "k_r")}
     return batch | {k: torch.rand(n, (size // 16) ** 2, 3, generator=generator) - 0.5 for k in ("p_s", "p_r", "p_m")}
 
 
+def objective_of(model: FeatureMapping, config: LossConfig | None = None) -> Objective:
+    """Of the paper's method."""
+    return Objective(model, config or LossConfig(), METHODS["feature_mapping"].terms)
+
+
 def test_the_published_network_has_the_published_layers() -> None:
-    model = FeatureMapping(NetworkConfig(extractor="vgg16"))
+    model = FeatureMapping(NetworkConfig(extractor="vgg16"), object_contract())
     assert [m.out_channels for m in model.f.modules() if isinstance(m, nn.Conv2d)] == [
         64,
         64,
@@ -55,12 +62,12 @@ def test_shapes(extractor: str) -> None:
     features = model.f(FeatureMapping.normalise(images))
     assert features.shape == ((2, 16, 256) if extractor == "compact" else (2, 1, 1024))
     corners, spread = Fused(model)(images)
-    assert corners.shape == spread.shape == (2, 8, 2)
+    assert corners.shape == spread.shape == (2, 1, 8, 2)
     assert (spread > 0).all()
 
 
 def test_g_starts_as_the_identity_on_features() -> None:
-    model = FeatureMapping(NetworkConfig())
+    model = FeatureMapping(NetworkConfig(), object_contract())
     features = torch.rand(2, 64, 256)
     assert torch.equal(model.g(features), features)
 
@@ -68,7 +75,7 @@ def test_g_starts_as_the_identity_on_features() -> None:
 def test_one_cell_gives_equation_2_and_3() -> None:
     model = FeatureMapping(NetworkConfig(extractor="compact_global", width=8), object_contract(32))
     batch = random_batch()
-    losses = Objective(model, LossConfig(), "feature_mapping")(batch)
+    losses = objective_of(model)(batch)
     f, g, h = (lambda x: model.f(FeatureMapping.normalise(x))[:, 0]), model.g, model.h.fc
     target = lambda y: ((y - 15.5) / 16.0).flatten(1)  # noqa: E731
     x = torch.cat([batch["x_s"], batch["x_m"]])
@@ -88,7 +95,7 @@ def test_one_cell_gives_equation_2_and_3() -> None:
 def test_the_mapping_is_compared_where_there_are_pairs() -> None:
     """T^R may hold more than T^M: L_g is that of the first pairs, L_hR that of all real images."""
     model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
-    objective = Objective(model, LossConfig(), "feature_mapping")
+    objective = objective_of(model)
     batch = random_batch()
     some = {**batch, "x_m": batch["x_m"][:2], "p_m": batch["p_m"][:2]}
     first = {k: v[:2] for k, v in batch.items()}
@@ -103,7 +110,7 @@ def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
     for block in model.g.blocks:  # away from the zero start, so that gradient reaches all of g
         nn.init.normal_(block[2].weight, std=0.1)
-    Objective(model, LossConfig(points=1.0), "feature_mapping")(random_batch())[loss].backward()
+    objective_of(model, LossConfig(points=1.0))(random_batch())[loss].backward()
     touched = {
         name
         for name in "fgh"
@@ -117,7 +124,7 @@ def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
 def test_the_dense_task_needs_cells() -> None:
     model = FeatureMapping(NetworkConfig(extractor="compact_global", width=8), object_contract(32))
     with pytest.raises(InputError, match=r"loss\.points: expected 0 for compact_global"):
-        Objective(model, LossConfig(points=1.0), "feature_mapping")
+        objective_of(model, LossConfig(points=1.0))
 
 
 def test_the_target_of_the_mapping_can_be_held() -> None:
@@ -126,9 +133,7 @@ def test_the_target_of_the_mapping_can_be_held() -> None:
     for target_gradient in (True, False):
         torch.manual_seed(0)
         model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
-        Objective(model, LossConfig(target_gradient=target_gradient), "feature_mapping")(random_batch())[
-            "L_g"
-        ].backward()
+        objective_of(model, LossConfig(target_gradient=target_gradient))(random_batch())["L_g"].backward()
         gradients.append(model.f.project.weight.grad.clone())
     torch.manual_seed(0)
     model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
@@ -147,9 +152,7 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
         model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
         with torch.no_grad():
             model.f.project.weight.mul_(scale)
-        losses.append(
-            Objective(model, LossConfig(feature_variance=10.0), "feature_mapping")(random_batch())["L_g"].item()
-        )
+        losses.append(objective_of(model, LossConfig(feature_variance=10.0))(random_batch())["L_g"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -159,9 +162,9 @@ def test_votes_are_relative_to_their_cells() -> None:
         nn.init.zeros_(parameter)
     nn.init.constant_(model.h.error.bias, math.log(0.25))
     votes, weights, log_error = model.h(torch.zeros(1, 16, 256))
-    assert torch.allclose(votes[0, :, 0, 0].reshape(4, 4)[1], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
-    assert torch.allclose(weights, torch.full((1, 16), 1 / 16))
-    assert torch.allclose(log_error.exp(), torch.tensor([0.25]))
+    assert torch.allclose(votes[0, :, 0, 0, 0].reshape(4, 4)[1], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
+    assert torch.allclose(weights, torch.full((1, 16, 1), 1 / 16))
+    assert torch.allclose(log_error.exp(), torch.tensor([[0.25]]))
     corners, spread = Fused(model)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     # Even votes: the window's middle, pixel (31.5, 31.5).
     assert torch.allclose(corners, torch.full_like(corners, 31.5))
@@ -171,23 +174,44 @@ def test_votes_are_relative_to_their_cells() -> None:
 def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """The adapted first layer answers to our input as the published one does to torchvision's."""
     network = FeatureMapping(NetworkConfig(extractor="vgg16"), object_contract(32)).f
-    published = {k: torch.randn_like(v) * 0.05 for k, v in network.state_dict().items() if k.startswith("features.")}
+    published = {f"features.{k}": torch.randn_like(v) * 0.05 for k, v in network.conv.state_dict().items()}
     torch.save(published, tmp_path / "vgg.pth")
-    load_vgg16(network, str(tmp_path / "vgg.pth"))
+    network.load_weights(str(tmp_path / "vgg.pth"))
     image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
     theirs = (image.permute(0, 3, 1, 2) / 255.0 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
         [0.229, 0.224, 0.225]
     )[:, None, None]
     want = nn.functional.conv2d(theirs, published["features.0.weight"], published["features.0.bias"])
-    got = nn.functional.conv2d(FeatureMapping.normalise(image), network.features[0].weight, network.features[0].bias)
+    got = nn.functional.conv2d(FeatureMapping.normalise(image), network.conv[0].weight, network.conv[0].bias)
     assert torch.allclose(got, want, atol=1e-3)
-    assert torch.equal(network.features[21].weight, published["features.21.weight"])
+    assert torch.equal(network.conv[21].weight, published["features.21.weight"])
     del published["features.7.bias"]
     torch.save(published, tmp_path / "broken.pth")
     with pytest.raises(InputError, match=r"features\.7\.bias"):
-        load_vgg16(network, str(tmp_path / "broken.pth"))
+        network.load_weights(str(tmp_path / "broken.pth"))
 
 
 def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(InputError, match=r"architecture\.depth"):
         build_fused({"extractor": "compact", "depth": 3}, object_contract())
+
+
+def test_an_extractor_is_a_class_and_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entered into the registry, it trains and votes like the others; what it does not know of is refused by name."""
+
+    class Pooled(Extractor):
+        def __init__(self, channels: int, size: int, width: int, features: int) -> None:
+            super().__init__(channels, size, width, features)
+            self.cells, self.features = 4, features
+            self.layer = nn.Linear(channels, features)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(nn.functional.adaptive_avg_pool2d(x, 2).flatten(2).transpose(1, 2)).relu()
+
+    monkeypatch.setitem(EXTRACTORS, "pooled", Pooled)
+    config = NetworkConfig(extractor="pooled", features=16)
+    losses = objective_of(FeatureMapping(config, object_contract(32)))(random_batch())
+    assert {"L_hS", "L_hR", "L_g", "L_u", "L"} == set(losses) and losses["L"].isfinite()
+    contract: Contract = object_contract(32)
+    with pytest.raises(InputError, match=r"network\.weights: expected nothing for Pooled"):
+        FeatureMapping(NetworkConfig(extractor="pooled", features=16, weights="torchvision"), contract)

@@ -11,10 +11,11 @@ import toy_bundle as toy
 from voting_network import voting_network
 
 from fm_pose_core import runtime
-from fm_pose_core.bundle import ObjectBundle, write_bundle
+from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import object_contract
 from fm_pose_core.errors import InputError
+from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.runtime import load_backend, tensorrt_backend
 from fm_pose_core.runtime.fp16 import to_fp16
 
@@ -22,17 +23,9 @@ SIZE = 128
 
 
 def make_bundle(path: Path, network: bytes, architecture: dict | None = None) -> ObjectBundle:
-    return write_bundle(
-        path,
-        network=network,
-        architecture=architecture or {"name": "test"},
-        name="thing",
-        object_id=1,
-        minimum=toy.MINIMUM,
-        maximum=toy.MAXIMUM,
-        diameter=toy.DIAMETER,
-        crop=toy.CROP,
-    )
+    file = NetworkFile(network, architecture or {"name": "test"}, object_contract(SIZE))
+    thing = ObjectInBundle("thing", 1, toy.MINIMUM, toy.MAXIMUM, toy.DIAMETER, toy.CROP.focal)
+    return write_object_bundle(path, file, [thing])
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +55,26 @@ def test_openvino_agrees_with_onnxruntime(
     assert (backend.name, backend.precision, reference.precision) == ("openvino", precision, "fp32")
     assert backend.device and reference.device
     for n in (1, 3, 2):  # the batch may change from call to call
-        for ours, theirs in zip(backend.infer(images[:n]), reference.infer(images[:n]), strict=True):
-            assert ours.shape == (n, 8, 2) and ours.dtype == np.float32
-            assert np.abs(ours - theirs).max() < tolerance
+        ours, theirs = backend.infer(images[:n]), reference.infer(images[:n])
+        assert list(ours) == list(theirs) == ["corners", "spread"]
+        for name, values in ours.items():
+            assert values.shape == (n, 1, 8, 2) and values.dtype == np.float32
+            assert np.abs(values - theirs[name]).max() < tolerance
 
 
 def test_openvino_does_not_trust_a_broken_precision(images: np.ndarray, tmp_path: Path) -> None:
     """OpenVINO 2026.4 computes a convolution of this network wrongly in bf16 on AMX: 14 px off."""
     bundle = make_bundle(tmp_path / "b", voting_network(width=16).SerializeToString())
-    reference = load_backend(bundle, EstimatorConfig(backend="onnxruntime", threads=1)).infer(images)[0]
-    corners = load_backend(bundle, EstimatorConfig(backend="openvino", threads=1)).infer(images)[0]
+    reference = load_backend(bundle, EstimatorConfig(backend="onnxruntime", threads=1)).infer(images)["corners"]
+    corners = load_backend(bundle, EstimatorConfig(backend="openvino", threads=1)).infer(images)["corners"]
     assert np.median(np.abs(corners - reference)) < 0.5
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_batch_is_the_same_as_its_windows(voting: ObjectBundle, images: np.ndarray, name: str) -> None:
     backend = load_backend(voting, EstimatorConfig(backend=name, precision="fp32"))
-    together = backend.infer(images)[0].copy()
-    alone = np.concatenate([backend.infer(images[i : i + 1])[0] for i in range(3)])
+    together = backend.infer(images)["corners"].copy()
+    alone = np.concatenate([backend.infer(images[i : i + 1])["corners"] for i in range(3)])
     np.testing.assert_allclose(together, alone, atol=1e-3)
     assert np.abs(together[0] - together[1]).max() > 0.1  # the network looks at the image
 
@@ -87,11 +82,11 @@ def test_a_batch_is_the_same_as_its_windows(voting: ObjectBundle, images: np.nda
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_results_outlive_the_next_call(voting: ObjectBundle, images: np.ndarray, name: str) -> None:
     backend = load_backend(voting, EstimatorConfig(backend=name))
-    first, spread = backend.infer(images[:1])
-    before = first.copy(), spread.copy()
+    first = backend.infer(images[:1])
+    before = {k: v.copy() for k, v in first.items()}
     backend.infer(images[1:2])
-    np.testing.assert_array_equal(first, before[0])
-    np.testing.assert_array_equal(spread, before[1])
+    for k, v in first.items():
+        np.testing.assert_array_equal(v, before[k])
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -216,7 +211,8 @@ def test_all_backends_agree_with_torch(architecture: dict, images: np.ndarray, t
     for name, precision, tolerance in engines:
         backend = load_backend(bundle, EstimatorConfig(backend=name, precision=precision))
         assert (backend.name, backend.precision) == (name, precision)
-        for ours, theirs in zip(backend.infer(images), expected, strict=True):
+        answers = backend.infer(images)
+        for ours, theirs in zip((answers["corners"], answers["spread"]), expected, strict=True):
             assert ours.dtype == np.float32 and np.abs(ours - theirs).max() < tolerance, name
 
     other = make_bundle(tmp_path / "other", content, {**architecture, "width": 16})
@@ -259,8 +255,8 @@ def test_fp16_graph_computes_the_same(voting: ObjectBundle, images: np.ndarray, 
     half = make_bundle(tmp_path / "half", to_fp16(voting_network()).SerializeToString())
     config = EstimatorConfig(backend="onnxruntime", threads=1)
     ours, theirs = (load_backend(b, config).infer(images) for b in (half, voting))
-    assert 0 < np.abs(ours[0] - theirs[0]).max() < 0.5
-    assert np.abs(ours[1] - theirs[1]).max() < 0.5
+    assert 0 < np.abs(ours["corners"] - theirs["corners"]).max() < 0.5
+    assert np.abs(ours["spread"] - theirs["spread"]).max() < 0.5
 
 
 # TensorRT: engines are built here, but only a GPU can run them
@@ -343,9 +339,9 @@ def test_tensorrt_moves_tensors_and_splits_large_batches() -> None:
     )
     assert (backend.name, backend.device, backend.precision) == ("tensorrt", "Fake GPU", "fp16")
     images = np.repeat(np.arange(5, dtype=np.uint8), SIZE * SIZE * 3).reshape(5, SIZE, SIZE, 3)
-    for result in backend.infer(images):
-        assert result.shape == (5, 8, 2) and result.dtype == np.float32
-        np.testing.assert_array_equal(result[:, 0, 0], np.arange(5))
+    for result in (backend.infer(images)[name] for name in ("corners", "spread")):
+        assert result.shape == (5, 1, 8, 2) and result.dtype == np.float32
+        np.testing.assert_array_equal(result[:, 0, 0, 0], np.arange(5))
 
 
 def test_tensorrt_engine_for_another_machine_is_explained() -> None:

@@ -17,7 +17,15 @@ from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import photo_colours, prepare_real_views
 from fm_pose_core.objects.pnp import solve_pnp
-from fm_pose_core.objects.samples import PairSamples, RealConfig, SyntheticConfig, SyntheticSamples, over, warp
+from fm_pose_core.objects.samples import (
+    ObjectAssets,
+    PairSamples,
+    RealConfig,
+    SyntheticConfig,
+    SyntheticSamples,
+    over,
+    warp,
+)
 from fm_pose_core.objects.viewpoints import ViewpointConfig, random_viewpoint, window_rotation
 from fm_pose_core.rendering.appearance import AppearanceConfig
 from fm_pose_core.rendering.backgrounds import Backgrounds, read_folder
@@ -27,6 +35,7 @@ MESH = box_mesh()
 CROP = Crop.around(MESH.diameter, 0.3)
 VIEWS = ViewpointConfig(distance=(0.3, 0.5))
 CORNERS = box_corners(-HALF, HALF)
+ASSETS = ObjectAssets(MESH, CORNERS, CROP)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -64,12 +73,12 @@ def test_a_warped_view_is_the_direct_render_of_the_turned_camera() -> None:
 
 def test_the_label_of_a_sample_is_where_the_picture_shows_the_object() -> None:
     white = replace(MESH, colours=np.full_like(MESH.colours, 255))  # on black: the picture is the mask
-    samples = SyntheticSamples(
-        white, CORNERS, CROP, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2)
-    )
+    assets = ObjectAssets(white, CORNERS, CROP)
+    samples = SyntheticSamples(assets, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2))
     renderer = Renderer(white, CROP.K, CROP.size, CROP.size)
     for _ in range(10):
-        image, corners, points = samples.draw()
+        image, (corners,), index, frames, points = samples.draw()
+        assert index == 0 and frames.shape == (1, 3, 4) and (frames[0] == np.eye(4)[:3]).all()
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         assert pose.reprojection_error < 0.1  # pixels: the label is the projection of a rigid box
         seen = ~np.isnan(points[:, 0])
@@ -115,9 +124,7 @@ def test_viewpoints_follow_the_protocol() -> None:
 
 
 def test_no_two_samples_are_the_same() -> None:
-    samples = SyntheticSamples(
-        MESH, CORNERS, CROP, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2)
-    )
+    samples = SyntheticSamples(ASSETS, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2))
     assert len({samples.draw()[0].tobytes() for _ in range(100)}) == 100
     samples.close()
 
@@ -131,10 +138,10 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
 
     def first(seed: int, **options: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(**options))
-        samples = SyntheticSamples(MESH, CORNERS, CROP, config, black(), np.random.default_rng(seed))
-        sample = samples.draw()
+        samples = SyntheticSamples(ASSETS, config, black(), np.random.default_rng(seed))
+        image, corners, _, _, points = samples.draw()
         samples.close()
-        return sample
+        return image, corners, points
 
     image, corners, points = first(5)
     for ours, theirs in zip(first(6), (image, corners, points), strict=True):
@@ -170,10 +177,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> BopDataset:
 def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: RealConfig) -> None:
     views, colours = prepare_real_views(dataset, "test", dataset.instances("test"), MESH, CROP, np.zeros(3))
     assert all(v.trusted for v in views)
-    pairs = PairSamples(MESH, CORNERS, CROP, config, VIEWS, views, colours, black(), np.random.default_rng(0))
+    assets = ObjectAssets(MESH, CORNERS, CROP, views=views, colours=colours)
+    pairs = PairSamples(assets, config, VIEWS, black(), np.random.default_rng(0))
     renderer = Renderer(MESH, CROP.K, CROP.size, CROP.size)
     for _ in range(6):
-        real, synthetic, corners, points, whole = pairs.draw()
+        real, synthetic, (corners,), _, _, points, whole = pairs.draw()
         assert (~np.isnan(whole[:, 0])).sum() >= (~np.isnan(points[:, 0])).sum() >= 4
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         direct, _ = renderer.render(pose.T_camera_object)

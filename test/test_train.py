@@ -20,11 +20,13 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[train]')")
 
 from rendered_bop import write_rendered_bop
+from spots import spot_experiment
 
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
+from fm_pose_core.learning.adaptation import METHODS
 from fm_pose_core.learning.loader import Source, load
-from fm_pose_core.learning.trainer import Trainer, batches_of, phases
+from fm_pose_core.learning.trainer import Trainer, phases
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.tasks import experiment_from, load_experiment
 
@@ -38,7 +40,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_experiment(path: Path, dataset: Path, **schedule: object) -> Path:
     values = {
-        "object": {"dataset": str(dataset), "id": 1, "validation_frames": "6-7"},
+        "data": {"dataset": str(dataset), "validation_frames": "6-7"},
+        "objects": [{"id": 1}],
         "crop": {"size": 64},
         "synthetic": {"viewpoints": {"distance": [0.3, 0.5]}},
         "network": {"width": 8, "features": 32},
@@ -84,7 +87,7 @@ def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     assert all((tmp_path / "run" / f"samples_{phase}.png").is_file() for phase in ("pretrain", "joint"))
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle")]) == 0
     estimator = PoseEstimator.load(tmp_path / "bundle")
-    assert estimator.bundle.name == "obj_000001" and estimator.bundle.mesh_path is not None
+    assert estimator.bundle.name == "obj_000001" and estimator.bundle.object().mesh_path is not None
     data = load_experiment(config).read_data()
     model = Trainer(load_experiment(config), tmp_path / "run").model
     from fm_pose_core.learning.networks import Fused
@@ -92,8 +95,8 @@ def test_train_export_estimate(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     with torch.inference_mode():
         want = Fused(model)(torch.from_numpy(images))[0].numpy()
-    assert np.abs(estimator.backend.infer(images)[0] - want).max() < 0.5  # pixels, bf16 where the CPU has it
-    assert np.allclose(estimator.bundle.box_corners, data.source.corners)
+    assert np.abs(estimator.backend.infer(images)["corners"] - want).max() < 0.5  # pixels, bf16 where the CPU has it
+    assert np.allclose(estimator.bundle.object().box_corners, data.source.objects[0].corners)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: Path) -> None:
@@ -206,9 +209,8 @@ def test_each_rank_phase_and_step_draws_data_of_its_own(
     trainer = Trainer(experiment, tmp_path)
     monkeypatch.setattr("fm_pose_core.learning.trainer.load", note)
     for rank, phase, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 1, 20)]:
-        trainer.rank, trainer.phase, trainer.step = rank, phase, step
-        with pytest.raises(StopIteration):
-            trainer._train_phase(trainer.phases[phase], trainer.objective, data, None, None)
+        trainer.ranks.rank, trainer.phase, trainer.step = rank, phase, step
+        assert list(trainer._batches(trainer.phases[phase], data)) == []
     streams = [load(data.source, 2, 2, seed, workers=0) for seed in [*seeds, seeds[0]]]
     *different, again = [next(stream) for stream in streams]
     for name, value in different[0].items():
@@ -230,29 +232,28 @@ def test_a_loss_that_is_not_finite_stops_with_every_term(dataset: Path, tmp_path
 
 def test_methods_get_equal_budgets() -> None:
     budgets = {}
-    for method in ("synthetic_only", "real_only", "without_mapping", "feature_mapping"):
-        stages = phases(experiment_from({"method": method}))
+    for method in METHODS:
+        stages = phases(experiment_from({"method": method, "objects": [{"id": 1}]}))
         assert len({p.batch for p in stages}) == 1
         budgets[method] = sum(p.steps * p.batch for p in stages)
     assert max(budgets.values()) - min(budgets.values()) <= 2 * 96
 
 
-def test_a_batch_holds_what_its_phase_says() -> None:
+def test_a_batch_holds_what_its_phase_says(tmp_path: Path) -> None:
     """Renderings of real poses for the first pairs alone, and none for "real only"."""
-    import torch
 
-    def kept(**values: object) -> tuple[int, int]:
-        phase = phases(
-            experiment_from({"schedule": {"batch_synthetic": 1, "batch_pairs": 2, "batch_real": 3}, **values})
-        )[-1]
+    def kept(method: str) -> tuple[int, int, int]:
+        experiment = spot_experiment(method, batch_synthetic=1, batch_pairs=2, batch_real=3)
+        trainer = Trainer(experiment, tmp_path / method)
+        phase = trainer.phases[-1]
         assert phase.batch == 8
-        stream = iter([{name: torch.zeros(phase.real, 1) for name in ("x_r", "x_m", "p_m", "y_r")}])
-        batch = next(batches_of(phase, stream, torch.device("cpu")))
-        return len(batch["x_r"]), len(batch.get("x_m", ()))
+        batch = next(trainer._batches(phase, experiment.read_data()))
+        assert len(batch["y_r"]) == len(batch["p_r"]) == len(batch["x_r"])
+        assert len(batch.get("p_m", ())) == len(batch.get("x_m", ()))
+        return len(batch.get("x_s", ())), len(batch["x_r"]), len(batch.get("x_m", ()))
 
-    assert kept() == (5, 2)
-    assert kept(method="without_mapping") == (5, 2)
-    assert kept(method="real_only") == (8, 0)
+    assert kept("feature_mapping") == kept("without_mapping") == (1, 5, 2)
+    assert kept("real_only") == (0, 8, 0)
 
 
 @pytest.mark.parametrize(
@@ -263,11 +264,14 @@ def test_a_batch_holds_what_its_phase_says() -> None:
         ({"loss": {"gamma": -1}}, "loss.gamma: expected at least 0"),
         ({"method": "magic"}, "method: expected one of synthetic_only"),
         ({"synthetic": {"viewpoints": {"distance": [1.0]}}}, "synthetic.viewpoints.distance: expected 2 values"),
+        ({"objects": [{"id": 1}, {"id": "two"}]}, "objects[1].id: expected int"),
+        ({"objects": 1}, "objects: expected a list"),
+        ({"hand": {}}, "configuration: expected one of the sections objects, hand, got objects, hand"),
     ],
 )
 def test_a_wrong_configuration_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as error:
-        experiment_from(values)
+        experiment_from({"objects": [{"id": 1}], **values})
     assert message in str(error.value)
 
 

@@ -58,12 +58,14 @@ def voting_network(size: int = 128, width: int = 32, seed: int = 0) -> Any:
         node("Mul", ["off", "off"], ["off2"]),
         node("Mul", ["off2", "confidence"], ["off2w"]),
         node("ReduceSum", ["off2w", "cell_axis"], ["variance"], keepdims=0),
-        node("Sqrt", ["variance"], ["spread"]),
-        node("Squeeze", ["mean", "cell_axis"], ["corners"]),
+        node("Sqrt", ["variance"], ["deviation"]),
+        node("Squeeze", ["mean", "cell_axis"], ["points"]),
+        node("Unsqueeze", ["points", weight("object_axis", [1], np.int64)], ["corners"]),  # (N, 1, 8, 2)
+        node("Unsqueeze", ["deviation", "object_axis"], ["spread"]),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", CORNERS, 2]) for name in ("corners", "spread")
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1, CORNERS, 2]) for name in ("corners", "spread")
     ]
     graph = helper.make_graph(nodes, "votes", [image], outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -39,8 +39,11 @@ class HandManifest(Manifest):
         expect(0 < hand.cube < 10.0, "hand.cube", "a side in metres, below 10 m", hand.cube)
         contract = self.network.contract
         expect(hand.size == contract.size, "hand.size", f"{contract.size}, as the network's window", hand.size)
-        answer = contract.outputs[0]
-        expect(answer.shape[0] == len(joints), "hand.joints", f"{answer.shape[0]}, as the network answers", len(joints))
+        expect(contract.channels == 1, "network.contract.channels", "1", contract.channels)
+        expect(contract.head == "joints", "network.contract.head", "joints", repr(contract.head))
+        outputs, wanted = {x.name: x.shape for x in contract.outputs}, (len(joints), 3)
+        fits = outputs == {"joints": wanted, "spread": wanted}
+        expect(fits, "network.contract.outputs", f"joints and spread, {wanted} each, as hand.joints says", outputs)
 
 
 class HandBundle(Bundle):

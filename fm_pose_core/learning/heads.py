@@ -73,13 +73,14 @@ class Votes(Head):
         side = math.isqrt(cells)
         centres = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
         v, u = torch.meshgrid(centres, centres, indexing="ij")
-        anchors = torch.zeros(cells, 1, 1, dims)  # zero where there is one cell
-        anchors[..., :2] = torch.stack([u, v], -1).reshape(cells, 1, 1, 2)
+        anchors = torch.zeros(cells, dims)  # zero where there is one cell
+        anchors[:, :2] = torch.stack([u, v], -1).reshape(cells, 2)
         self.register_buffer("anchors", anchors, persistent=False)
 
     def forward(self, features: Tensor) -> Prediction:
         """(N, L, D). The expected error learns from the features without changing them (L_u)."""
-        votes = self.fc(features).float().unflatten(-1, (self.groups, self.points, self.dims)) + self.anchors
+        votes = self.fc(features).float().unflatten(-1, (self.groups, self.points, self.dims))
+        votes = votes + self.anchors[:, None, None]
         log_errors = self.error(features.detach()).float()  # (N, L, G)
         confidences = log_errors if self.confidence is None else self.confidence(features).float()
         weights = confidences.softmax(1)  # one where L = 1

@@ -19,7 +19,7 @@ from fm_pose_core.bundle import (
     write_file,
 )
 from fm_pose_core.config import from_dict, to_dict
-from fm_pose_core.contract import object_contract
+from fm_pose_core.contract import CORNERS, Contract, object_contract
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, box_corners
 from fm_pose_core.objects.crop import Crop
@@ -60,6 +60,7 @@ class ObjectManifest(Manifest):
             expect(len(set(values)) == len(values), "objects", f"a different {what} each", values)
         for i, entry in enumerate(self.objects):
             _check_object(entry, f"objects[{i}]")
+        _check_contract(self.network.contract)
         answer = self.network.contract.outputs[0]
         known = math.prod(answer.shape[:-2])
         expect(known == len(self.objects), "objects", f"{known}, as the output {answer.name} has", len(self.objects))
@@ -173,6 +174,16 @@ class ObjectInBundle:
 def write_object_bundle(path: str | Path, network: NetworkFile, objects: Sequence[ObjectInBundle]) -> ObjectBundle:
     """Write the bundle of `objects`, in the order of the network's outputs, and load it back; see bundle.write."""
     return write(ObjectBundle, path, network, lambda folder: {"objects": tuple(x.entry(folder) for x in objects)})
+
+
+def _check_contract(contract: Contract) -> None:
+    """That the network sees colours and answers what ObjectSolver reads."""
+    expect(contract.channels == 3, "network.contract.channels", "3", contract.channels)
+    expect(contract.head == "corners", "network.contract.head", "corners", repr(contract.head))
+    names, shapes = [x.name for x in contract.outputs], {x.shape for x in contract.outputs}
+    fits = names == ["corners", "spread"] and len(shapes) == 1 and contract.outputs[0].shape[-2:] == (CORNERS, 2)
+    got = ", ".join(f"{x.name} {x.shape}" for x in contract.outputs)
+    expect(fits, "network.contract.outputs", f"corners and spread, (objects, {CORNERS}, 2) each", got)
 
 
 def _check_object(x: ObjectEntry, where: str) -> None:

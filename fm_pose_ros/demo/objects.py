@@ -14,7 +14,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray, Obj
 from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.errors import expect
-from fm_pose_core.files import parse_ids, read_image
+from fm_pose_core.files import Frames, read_image
 from fm_pose_core.geometry import Array, apply, rotation_from_quaternion, transform
 from fm_pose_core.objects.bop import BopDataset, Instance, Result, write_results
 from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
@@ -179,8 +179,8 @@ def run(args: argparse.Namespace) -> None:
     dataset = BopDataset(args.sequence)
     instances = dataset.instances(args.split, [thing.object_id])
     if args.frames:
-        chosen = parse_ids(args.frames)
-        instances = [x for x in instances if x.im_id in chosen]
+        chosen = Frames.parse(args.frames).of((x.scene_id, x.im_id) for x in instances)
+        instances = [x for x in instances if (x.scene_id, x.im_id) in chosen]
     expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {thing.object_id}", "none")
     vertices = model_vertices(dataset.model(thing.object_id))
     settings = play_back.given(args.set)
