@@ -9,10 +9,7 @@ import pytest
 from fm_pose_core import EstimatorConfig, PoseEstimator
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.files import Frames
-<<<<<<< HEAD
-=======
 from fm_pose_core.hands.bundle import HandBundle
->>>>>>> tests
 from fm_pose_core.hands.estimator import HandEstimator
 from fm_pose_core.hands.evaluation import predict_joints, score_joints
 from fm_pose_core.hands.frames import read_frames
@@ -39,11 +36,7 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
     evaluation = evaluate_bop(
         BopDataset(DATA / "lmo"),
         "test",
-<<<<<<< HEAD
-        {estimator.bundle.object_id: estimator},
-=======
         {estimator.bundle.object().object_id: estimator},
->>>>>>> tests
         frames=Frames.parse(trained["validation_frames"]),
     )
     assert evaluation.mean.projection >= 0.70
