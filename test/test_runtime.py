@@ -15,11 +15,17 @@ from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import object_contract
 from fm_pose_core.errors import InputError
+from fm_pose_core.hands.bundle import HandBundle
+from fm_pose_core.hands.crop import HandCrop, HandCropConfig
+from fm_pose_core.hands.frames import read_frames
+from fm_pose_core.hands.locate import annotated_hand
+from fm_pose_core.hands.solver import HandSolver
 from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.runtime import load_backend, tensorrt_backend
 from fm_pose_core.runtime.fp16 import to_fp16
 
 SIZE = 128
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_bundle(path: Path, network: bytes, architecture: dict | None = None) -> ObjectBundle:
@@ -257,6 +263,25 @@ def test_fp16_graph_computes_the_same(voting: ObjectBundle, images: np.ndarray, 
     ours, theirs = (load_backend(b, config).infer(images) for b in (half, voting))
     assert 0 < np.abs(ours["corners"] - theirs["corners"]).max() < 0.5
     assert np.abs(ours["spread"] - theirs["spread"]).max() < 0.5
+
+
+def test_fp16_graph_of_a_network_that_sees_depth() -> None:
+    import onnx
+    import onnxruntime
+
+    bundle = HandBundle.load(ROOT / "models" / "hand")
+    frames = read_frames("nyu", ROOT / "demo" / "hands", "test")
+    solver = HandSolver(HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube)))
+    windows = []
+    for i in range(0, len(frames), 8):
+        center, depth, _ = annotated_hand(frames.depth(i), frames.camera, frames.joints[i], bundle.hand.cube)
+        windows.append(solver.look(depth, frames.camera, center))
+    network = onnx.load(str(bundle.network_path))
+    answers = []
+    for model in (network, to_fp16(network)):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        answers.append(session.run(["joints"], {"image": np.concatenate(windows)})[0])
+    assert 0 < np.abs(answers[0] - answers[1]).max() < 1e-3  # metres
 
 
 # TensorRT: engines are built here, but only a GPU can run them
