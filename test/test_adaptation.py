@@ -34,7 +34,7 @@ from fm_pose_core.learning.trainer import Trainer, open_run
 ALL = {"points": 1.0, "huber": 0.3}  # L_p too
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """So small a network is slower on several."""
     before = torch.get_num_threads()
