@@ -120,6 +120,10 @@ class Bundle:
         """See CalibrationEntry."""
         return float(self.manifest.calibration.spread_scale)
 
+    def describe(self) -> list[tuple[str, str]]:
+        """What the task adds, as lines with a heading each."""
+        raise NotImplementedError
+
     @property
     def network_path(self) -> Path:
         """The ONNX file."""

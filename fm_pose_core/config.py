@@ -140,7 +140,10 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
         for key in parents:
             inner = _inside(inner, key, path)
         _inside(inner, last, path, must_exist=False)
-        inner[int(last) if isinstance(inner, list) else last] = yaml.safe_load(text)
+        try:
+            inner[int(last) if isinstance(inner, list) else last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{path}: expected a value in YAML, got {text!r}") from None
     return values
 
 

@@ -39,10 +39,6 @@ class Contract:
         """(size, size, channels)."""
         return self.size, self.size, self.channels
 
-    def output(self, name: str) -> Output:
-        """The output called `name`. Raises KeyError."""
-        return {x.name: x for x in self.outputs}[name]
-
 
 def _with_spread(name: str, shape: tuple[int, ...], scale: float, shift: float) -> tuple[Output, Output]:
     """Points, and the standard deviation that the network expects of each of their coordinates, in the same unit."""

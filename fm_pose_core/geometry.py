@@ -38,11 +38,6 @@ def project_to_so3(M: Array) -> Array:
     return U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
 
 
-def rotation_angle(R: Array) -> float:
-    """Angle of a (3, 3) rotation in radians, in [0, pi]; exact near 0 and pi, unlike arccos((trace - 1) / 2)."""
-    return float(Rotation.from_matrix(R).magnitude())
-
-
 def skew(w: Array) -> Array:
     """(3,) -> (3, 3) with skew(w) @ v == cross(w, v)."""
     return np.array([[0.0, -w[2], w[1]], [w[2], 0.0, -w[0]], [-w[1], w[0], 0.0]])

@@ -41,7 +41,8 @@ def experiment_from(values: dict[str, Any]) -> "Experiment":
     """The experiment that a configuration describes, by its section. Raises InputError that names an unknown key."""
     sections = {task.section: task for task in TASKS.values()}
     named = [s for s in sections if s in values]
-    expect(len(named) == 1, "configuration", f"one of the sections {', '.join(sections)}", ", ".join(named) or "none")
+    got = ", ".join(named) or "none" + (" (`object` has become `data` and `objects`)" if "object" in values else "")
+    expect(len(named) == 1, "configuration", f"one of the sections {', '.join(sections)}", got)
     experiment: Experiment = from_dict(_class(sections[named[0]].experiment), values)
     return experiment
 

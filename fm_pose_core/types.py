@@ -104,6 +104,9 @@ class Window:
         expect(bool(np.isfinite([self.u, self.v]).all()), "window", "a finite centre (u, v)", (self.u, self.v))
 
 
+ANY_CLASS = "*"  # of a detection
+
+
 @dataclass(frozen=True)
 class Detection:
     """What a 2D detector says: a box with its centre (u, v) and size (width, height), pixels, and the score of each
@@ -114,6 +117,12 @@ class Detection:
     width: float
     height: float
     scores: Mapping[str, float]
+
+    def score(self, wanted: str) -> float | None:
+        """Of the class `wanted`, or of the likeliest one for ANY_CLASS; None for a class that it is not."""
+        if wanted == ANY_CLASS:
+            return max(self.scores.values(), default=None)
+        return self.scores.get(wanted)
 
 
 @dataclass(frozen=True)

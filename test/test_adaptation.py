@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
 def at_joint(method: str, run: Path, **loss: float) -> Trainer:
     """A trainer at the beginning of its last phase."""
     trainer = Trainer(spot_experiment(method, {**ALL, **loss}), run)
-    trainer.phase = len(trainer.phases) - 1
+    trainer.phase_index = len(trainer.phases) - 1
     trainer.begin(trainer.phases[-1])
     return trainer
 
@@ -98,7 +98,7 @@ TABLE = {
 
 def batch_of(trainer: Trainer) -> dict[str, Tensor]:
     """The first one of the trainer's phase."""
-    phase = trainer.phases[trainer.phase]
+    phase = trainer.phases[trainer.phase_index]
     return next(trainer._batches(phase, trainer.experiment.read_data()))
 
 

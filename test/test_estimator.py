@@ -9,7 +9,7 @@ import toy_bundle as toy
 
 from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window
 from fm_pose_core.errors import InputError
-from fm_pose_core.geometry import apply, exp_so3, log_so3, transform
+from fm_pose_core.geometry import apply, exp_so3, log_so3
 from fm_pose_core.objects.bundle import ObjectBundle
 
 K = np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]])
@@ -56,11 +56,15 @@ def test_a_displaced_window_shows_the_object_where_it_is(estimator: PoseEstimato
 
 
 def test_tracking_returns_to_the_window(estimator: PoseEstimator) -> None:
+    known = estimator.bundle.object()
     for camera in CAMERAS.values():
-        window = estimator.window_of(toy.toy_pose(camera, 410.0, 150.0), camera)
-        assert (window.u, window.v) == pytest.approx((410.0, 150.0), abs=0.05)
-    with pytest.raises(InputError, match="in front of the camera"):
-        estimator.window_of(transform(np.eye(3), np.array([0.0, 0.0, -1.0])), CAMERAS["ideal"])
+        tracked = Tracked(known.name, known.center, [toy.toy_pose(camera, 410.0, 150.0)])
+        (window,) = tracked.locate(toy.toy_image(camera, 410.0, 150.0), camera)
+        assert (window.u, window.v, window.object) == (
+            pytest.approx(410, abs=0.05),
+            pytest.approx(150, abs=0.05),
+            "toy_box",
+        )
 
 
 def test_many_windows_are_one_window_many_times(estimator: PoseEstimator) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import toy_hand
 
 pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
@@ -18,7 +19,7 @@ from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
 from fm_pose_core.hands.evaluation import score_joints, table
-from fm_pose_core.hands.frames import read_depth, read_frames, read_unlabelled, write_nyu
+from fm_pose_core.hands.frames import read_depth, read_frames, read_unlabelled
 from fm_pose_core.hands.labels import DATASETS, read_labels, write_joints
 from fm_pose_core.hands.locate import SearchConfig, annotated_hand, centre_of_mass, find_hand, hand_near
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
@@ -260,7 +261,7 @@ def test_pairs_show_the_same_pose(hand: SkinnedHand, tmp_path: Path) -> None:
     depths = [renderer.render(hand.posed(p), CAMERA.K) for p in poses]
     renderer.close()
     joints = hand.skeleton.points(np.stack(poses), *hand.skeleton.on_bones(NYU14))
-    write_nyu(tmp_path / "train", depths, joints)
+    toy_hand.write_nyu(tmp_path / "train", depths, joints)
     frames = read_frames("nyu", tmp_path, "train")
     np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
     pairs = HandPairs(
@@ -294,7 +295,7 @@ def test_pairs_of_a_camera_with_distortion_are_alike(
     v, u = np.mgrid[:480, :640]
     xy = CAMERA.pixels(camera.rays(np.stack([u, v], -1))).astype(np.float32).reshape(480, 640, 2)
     joints = hand.skeleton.points(pose[None], *hand.skeleton.on_bones(NYU14))
-    write_nyu(tmp_path / "train", [cv2.remap(straight, xy, None, cv2.INTER_NEAREST)], joints)
+    toy_hand.write_nyu(tmp_path / "train", [cv2.remap(straight, xy, None, cv2.INTER_NEAREST)], joints)
     frames = replace(read_frames("nyu", tmp_path, "train"), camera=camera)
     where, config = np.zeros(1, np.int64), HandWindowsConfig(astray=0.0)
     pairs = HandPairs(frames, [(hand, NYU14)], where, [pose], HandCrop(), config, np.random.default_rng(0), ring=4)
@@ -334,7 +335,7 @@ def test_nyu_and_icvl_layouts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     depth = rng.integers(0, 65535, (480, 640)).astype(np.float32) * np.float32(1e-3)
     joints = rng.normal([0, 0, 0.7], 0.05, (2, 14, 3))
-    write_nyu(tmp_path / "nyu" / "test", [depth, depth[::-1]], joints)
+    toy_hand.write_nyu(tmp_path / "nyu" / "test", [depth, depth[::-1]], joints)
     frames = read_frames("nyu", tmp_path / "nyu", "test")
     assert len(frames) == 2 and frames.camera.width == 640
     np.testing.assert_allclose(frames.joints, joints, atol=1e-9)
@@ -473,7 +474,7 @@ def test_unknown_joints_count_in_nothing() -> None:
 
 def test_training_takes_the_frames_whose_joints_are_all_known(tmp_path: Path) -> None:
     joints = np.random.default_rng(0).normal([0, 0, 0.7], 0.05, (4, 14, 3))
-    write_nyu(tmp_path / "train", [ball((0.0, 0.0, 0.7), 0.05)] * 4, joints)
+    toy_hand.write_nyu(tmp_path / "train", [ball((0.0, 0.0, 0.7), 0.05)] * 4, joints)
     frames = read_frames("nyu", tmp_path, "train")
     assert frames.fully_labelled() is frames
     frames.joints[1, 5], frames.joints[2] = np.nan, np.nan

@@ -5,8 +5,8 @@ import pytest
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import transform
-from fm_pose_core.objects.locate import ANY, Detected, Fixed, InTurn, Locator, Tracked
-from fm_pose_core.types import Camera, Detection, Window
+from fm_pose_core.objects.locate import Detected, Fixed, InTurn, Locator, Tracked
+from fm_pose_core.types import ANY_CLASS, Camera, Detection, Window
 
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), 320, 240)
 IMAGE = np.zeros((240, 320, 3), np.uint8)
@@ -41,7 +41,7 @@ FOUND = (
         ("duck", 0.0, 10, [20.0, 50.0, 10.0]),
         ("duck", 0.5, 10, [20.0, 50.0]),
         ("cat", 0.0, 10, [10.0, 30.0]),
-        (ANY, 0.45, 10, [20.0, 10.0, 50.0]),
+        (ANY_CLASS, 0.45, 10, [20.0, 10.0, 50.0]),
         ("dog", 0.0, 10, []),
     ],
 )

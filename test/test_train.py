@@ -209,7 +209,7 @@ def test_each_rank_phase_and_step_draws_data_of_its_own(
     trainer = Trainer(experiment, tmp_path)
     monkeypatch.setattr("fm_pose_core.learning.trainer.load", note)
     for rank, phase, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 1, 20)]:
-        trainer.ranks.rank, trainer.phase, trainer.step = rank, phase, step
+        trainer.ranks.rank, trainer.phase_index, trainer.step = rank, phase, step
         assert list(trainer._batches(trainer.phases[phase], data)) == []
     streams = [load(data.source, 2, 2, seed, workers=0) for seed in [*seeds, seeds[0]]]
     *different, again = [next(stream) for stream in streams]

@@ -6,6 +6,7 @@ of what the window shows, in a fixed pattern.
     joints = toy_joints(depth, camera)              # the truth for it
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fm_pose_core.contract import hand_contract
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.bundle import HandEntry, write_hand_bundle
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
+from fm_pose_core.hands.frames import NyuWriter
 from fm_pose_core.hands.locate import find_hand
 from fm_pose_core.hands.model.skeleton import joint_sets, skeleton_bones
 from fm_pose_core.types import Camera
@@ -91,6 +93,14 @@ def toy_network() -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def write_nyu(folder: Path, depths: Sequence[np.ndarray], joints: Array) -> None:
+    """One split in NYU's layout: depths (H, W) metres, joints (N, 14, 3) metres in the frame of NYU's camera."""
+    writer = NyuWriter(folder)
+    for depth in depths:
+        writer.add(depth)
+    writer.finish(joints)
 
 
 def write_toy_hand(path: Path) -> Path:

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fm_pose_core.cli.options import add_engine_options, command, estimator_config
+from fm_pose_core.cli.options import Noted, add_engine_options, command, estimator_config, given
 from fm_pose_core.errors import expect
 
 if TYPE_CHECKING:
     from fm_pose_core.hands.evaluation import HandScore
+
+OF_A_RUN = ("--root", "--split", "--window", "--refine", "--mirror", "--save", "--backend", "--precision", "--views")
 
 
 def add(what: Any) -> None:
@@ -34,14 +36,14 @@ def _add_bundle_options(p: argparse.ArgumentParser) -> None:
     text = "run this bundle on the depth maps of --root"
     p.add_argument("--bundle", type=Path, action="append", default=[], metavar="DIR", help=text)
     text = "folder of the dataset's depth maps and annotations, for --bundle"
-    p.add_argument("--root", type=Path, metavar="DIR", help=text)
-    p.add_argument("--split", default="test", help="with --root (default: %(default)s)")
+    p.add_argument("--root", action=Noted, type=Path, metavar="DIR", help=text)
+    p.add_argument("--split", action=Noted, default="test", help="with --root (default: %(default)s)")
     text = "cube near the true joints, or where the estimator finds the hand (default: %(default)s)"
-    p.add_argument("--window", choices=("gt", "search"), default="gt", help=text)
+    p.add_argument("--window", action=Noted, choices=("gt", "search"), default="gt", help=text)
     p.add_argument("--refine", action="store_true", help="cut a second time around the first answer")
     p.add_argument("--mirror", action="store_true", help="the hands are of the other side than the bundle's")
     text = "write the bundles' predictions there, in the published format"
-    p.add_argument("--save", type=Path, metavar="DIR", help=text)
+    p.add_argument("--save", action=Noted, type=Path, metavar="DIR", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
 
     expect(bool(args.predictions or args.bundle), "evaluate hand", "--predictions or --bundle", "neither")
     expect(not args.predictions or args.groundtruth is not None, "--groundtruth", "a file, with --predictions", "none")
+    foreign = "" if args.bundle else given(args, *OF_A_RUN)
+    expect(not foreign, "--predictions", "no option that is about running a bundle", foreign)
     expect(not args.bundle or args.root is not None, "--root", "the dataset's folder, with --bundle", "none")
     scores = (_of_files(args) if args.predictions else []) + (_of_bundles(args) if args.bundle else [])
     print(table(scores))

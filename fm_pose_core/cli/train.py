@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fm_pose_core.cli.options import command
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import InputError, expect
 
 
 def add(verbs: Any, text: str) -> None:
@@ -30,6 +30,9 @@ def run(args: argparse.Namespace) -> None:
     from fm_pose_core.tasks import load_experiment
 
     if args.resume is not None:
+        others = {"CONFIG": args.config, "--output": args.output, "--pretrained": args.pretrained, "--set": args.set}
+        given = ", ".join(name for name, value in others.items() if value)
+        expect(not given, "--resume", "no other option: the run's own configuration holds", given)
         folder = Path(args.resume)
         experiment = load_experiment(folder / "config.yaml")
     elif args.config is not None:

@@ -61,6 +61,13 @@ class HandBundle(Bundle):
     def name(self) -> str:
         return self.hand.name
 
+    def describe(self) -> list[tuple[str, str]]:
+        hand = self.hand
+        return [
+            ("hand", f"{self.name} ({'left' if hand.left else 'right'}): {', '.join(hand.joints)}"),
+            ("window", f"{hand.size} x {hand.size} pixels of a cube of {1e3 * hand.cube:.0f} mm"),
+        ]
+
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         hand = from_dict(HandEntry, values.get("hand", {}), "hand")

@@ -21,7 +21,6 @@ from fm_pose_core.hands.model.skeleton import Landmark, Skeleton, joint_sets, sk
 from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin, tips_of
 from fm_pose_core.hands.samples import HandSource, HandSyntheticConfig, HandWindowsConfig
 from fm_pose_core.hands.validation import HandValidation, spread_scale
-from fm_pose_core.learning.adaptation.method import synthetic_alone
 from fm_pose_core.learning.experiment import Experiment, Export
 
 JOINT_SET = {"nyu": "nyu14", "icvl": "icvl16"}
@@ -88,8 +87,8 @@ def read_data(experiment: HandExperiment) -> HandData:
     expect(experiment.loss.points == 0.0, "loss.points", "0 for hands: L_p is made for objects", experiment.loss.points)
     expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
     training, validation = _parts(c)
-    alone = experiment.how.phases is synthetic_alone
-    expect(training is not None or alone, "hand.dataset", f"a dataset for {experiment.method}", "none")
+    needed = experiment.how.sees_real
+    expect(training is not None or not needed, "hand.dataset", f"a dataset for {experiment.method}", "none")
     rng = np.random.default_rng([experiment.schedule.seed, 7])
     hands = [random_hand(landmarks, c, rng) for _ in range(c.shapes)]
     if training is None:

@@ -207,11 +207,3 @@ class NyuWriter:
         buffer = io.BytesIO()
         savemat(buffer, {"joint_uvd": uvd})
         write_atomically(self.folder / "joint_data.mat", buffer.getvalue())
-
-
-def write_nyu(folder: str | Path, depths: Sequence[Depth], joints: Array) -> None:
-    """Write one split in NYU's layout: depths (H, W) metres, joints (N, 14, 3) metres in the frame of NYU's camera."""
-    writer = NyuWriter(folder)
-    for depth in depths:
-        writer.add(depth)
-    writer.finish(joints)

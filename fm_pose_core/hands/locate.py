@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fm_pose_core.config import knob
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
-from fm_pose_core.types import Camera, Detection
+from fm_pose_core.types import ANY_CLASS, Camera, Detection
 
 Depth = NDArray[np.float32]
 # Of the cube's side: the centre of mass is that of what lies within; less of the forearm than the cube holds.
@@ -80,27 +80,25 @@ class Near:
 
 @dataclass(frozen=True)
 class Detected:
-    """What is in the box of the best of `detections`. wanted: the class of a hand, "*" for any. min_score: of that
+    """What is in the box of the best of `detections`. wanted: the class of a hand, or ANY_CLASS. min_score: of that
     class, at least. search: its depth range. cube: its side, metres."""
 
     detections: Sequence[Detection]
-    wanted: str = "*"
+    wanted: str = ANY_CLASS
     min_score: float = 0.0
     search: SearchConfig = field(default_factory=SearchConfig)
     cube: float = 0.30
 
     def locate(self, depth: Depth, camera: Camera) -> list[Candidate]:
-        of_hands = [
-            (score, i)
-            for i, detection in enumerate(self.detections)
-            for name, score in detection.scores.items()
-            if self.wanted in ("*", name) and score >= self.min_score
-        ]
+        scored = [(d.score(self.wanted), i) for i, d in enumerate(self.detections)]
+        of_hands = [(score, i) for score, i in scored if score is not None and score >= self.min_score]
         point = self._point(self.detections[max(of_hands)[1]], depth, camera) if of_hands else None
         return [] if point is None else Near(point, self.cube).locate(depth, camera)
 
     def _point(self, box: Detection, depth: Depth, camera: Camera) -> Array | None:
         """The box's centre at the near part of the depths in the box, (3,) metres; None where nothing is in it."""
+        numbers = (box.u, box.v, box.width, box.height)
+        expect(bool(np.isfinite(numbers).all()), "detection", "a box of finite numbers", numbers)
         w, h = box.width / 2, box.height / 2
         rows = slice(max(0, int(box.v - h)), max(0, int(box.v + h) + 1))
         columns = slice(max(0, int(box.u - w)), max(0, int(box.u + w) + 1))

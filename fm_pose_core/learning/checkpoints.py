@@ -1,5 +1,5 @@
-"""Checkpoints of a run: written atomically, read without unpickling, and refused for another configuration by the names
-of the keys that differ."""
+"""Checkpoints of a run: written atomically, read without running any code in them, and refused for another
+configuration by the names of the keys that differ."""
 
 import json
 import os
@@ -29,9 +29,9 @@ def read(path: Path, device: torch.device, what: str) -> State:
     expect(path.is_file(), str(path), what, "nothing there")
     try:
         state: State = torch.load(path, map_location=device, weights_only=True)
+        return {**state, "config": json.loads(state["config"])}
     except Exception as error:  # torch names no exception of its own for a broken file
         raise InputError(f"{path}: expected {what}, got {type(error).__name__}: {error}") from None
-    return {**state, "config": json.loads(state["config"])}
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str = "") -> list[str]:

@@ -31,7 +31,9 @@ class ScheduleConfig(MixtureConfig):
 class Validator(Protocol):
     """Scores a network as it stands on real images that it is not trained with."""
 
-    def run(self, network: Fused) -> dict[str, float]: ...
+    def run(self, network: Fused) -> dict[str, float]:
+        """Named figures, as they go into the log; the name tells the unit."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Data(Protocol):
     """What an experiment reads once. source: of its training samples."""
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> Source:
+        """Where the samples come from, for each data process."""
+        ...
 
     def validator(self) -> Validator | None:
         """None where there is nothing to validate with."""
@@ -98,8 +102,8 @@ class Experiment:
         return FeatureMapping(config, self.contract(), unshared=method.unshared)
 
     def pretraining(self) -> dict[str, Any]:
-        """What must be the same for two experiments to share a pretraining: all but the method, the real images, and
-        those parts of the loss that the pretraining does not read."""
+        """What must be the same for two experiments to share a pretraining: all but the method, the section `real`,
+        and those parts of the loss that the pretraining does not read."""
         knobs = {k for term in self.how.pretraining for k in term.knobs}
         values = {k: v for k, v in to_dict(self).items() if k not in ("method", "real")}
         return {**values, "loss": {k: v for k, v in values["loss"].items() if k in knobs}}

@@ -19,13 +19,13 @@ TORCHVISION_VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"  # 
 
 
 class Extractor(nn.Module):
-    """f: images (N, channels, size, size) -> features (N, cells, features), see `FeatureMapping.normalise`.
+    """f: images (N, channels, size, size) -> features (N, cells, feature_size), see `FeatureMapping.normalise`.
 
     Made from `channels` and `size` of the window, and the configuration's `width` and `features`.
     """
 
     cells: int
-    features: int
+    feature_size: int
 
     def __init__(self, channels: int, size: int, width: int, features: int) -> None:
         super().__init__()
@@ -42,7 +42,8 @@ class Extractor(nn.Module):
                 nn.init.zeros_(module.conv2.weight)
 
     def load_weights(self, source: str) -> None:
-        """Weights from elsewhere to begin with. Raises InputError where there are none for this extractor."""
+        """Weights from elsewhere to begin with. source: a file, or a name that the extractor knows. Raises InputError
+        where there are none for this extractor."""
         raise InputError(f"network.weights: expected nothing for {type(self).__name__}, got {source!r}")
 
 
@@ -78,9 +79,9 @@ class Trunk(nn.Sequential):
 
     def __init__(self, channels: int, w: int) -> None:
         relu = nn.ReLU(inplace=True)
-        stem = [nn.Conv2d(channels, 2 * w, 8, stride=4, padding=2), relu, Residual(2 * w)]  # (N, 2w, 32, 32)
-        middle = [nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1), relu, Residual(4 * w), Residual(4 * w)]  # 16, 16
-        last = [nn.Conv2d(4 * w, 8 * w, 3, stride=2, padding=1), relu, Residual(8 * w), Residual(8 * w)]  # 8, 8
+        stem = [nn.Conv2d(channels, 2 * w, 8, stride=4, padding=2), relu, Residual(2 * w)]  # (N, 2w, S/4, S/4)
+        middle = [nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1), relu, Residual(4 * w), Residual(4 * w)]  # S/8
+        last = [nn.Conv2d(4 * w, 8 * w, 3, stride=2, padding=1), relu, Residual(8 * w), Residual(8 * w)]  # S/16
         super().__init__(*stem, *middle, *last)
 
 
@@ -90,24 +91,24 @@ class Compact(Extractor):
 
     def __init__(self, channels: int, size: int, width: int, features: int) -> None:
         super().__init__(channels, size, width, features)
-        self.cells, self.features = (size // 16) ** 2, features
+        self.cells, self.feature_size = (size // 16) ** 2, features
         self.trunk = Trunk(channels, width)
         self.project = nn.Conv2d(8 * width, features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.project(self.trunk(x))  # (N, D, 8, 8)
-        return F.relu(x).flatten(2).transpose(1, 2)  # (N, 64, D)
+        x = self.project(self.trunk(x))  # (N, D, S/16, S/16)
+        return F.relu(x).flatten(2).transpose(1, 2)  # (N, L, D)
 
 
 class Global(Extractor):
     """The paper's head of f: two fully-connected layers of 1024 that see the whole image."""
 
     cells = 1
-    features = PUBLISHED_FEATURES
+    feature_size = PUBLISHED_FEATURES
 
     def _connect(self, inputs: int) -> None:
-        self.fc1 = nn.Linear(inputs, self.features)
-        self.fc2 = nn.Linear(self.features, self.features)
+        self.fc1 = nn.Linear(inputs, self.feature_size)
+        self.fc2 = nn.Linear(self.feature_size, self.feature_size)
 
     def _see_all(self, x: Tensor) -> Tensor:
         return F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))[:, None]  # (N, 1, 1024)
@@ -132,8 +133,8 @@ class VGG16(Global):
     """As published for objects: the first 10 convolutions of VGG-16 (Simonyan and Zisserman 2014) and two
     fully-connected layers of 1024.
 
-    The convolutions bear the names of torchvision's state dict (conv.0 … conv.21 are its features.0 … features.21). A
-    max pooling follows the tenth, as in VGG-16.
+    The convolutions bear the names of torchvision's state dict (features.0 … features.21). A max pooling follows the
+    tenth, as in VGG-16.
     """
 
     def __init__(self, channels: int, size: int, width: int, features: int) -> None:
@@ -143,11 +144,11 @@ class VGG16(Global):
         for out in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0):  # 0: max pooling
             layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(inplace=True)] if out else [nn.MaxPool2d(2)]
             channels = out or channels
-        self.conv = nn.Sequential(*layers)
+        self.features = nn.Sequential(*layers)
         self._connect(512 * (size // 16) ** 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._see_all(self.conv(x))  # (N, 512, 8, 8) before
+        return self._see_all(self.features(x))  # (N, 512, S/16, S/16) before
 
     def load_weights(self, source: str) -> None:
         """Fill the ten convolutions from torchvision's state dict of VGG-16 on ImageNet. source: 'torchvision' (fetched
@@ -158,15 +159,17 @@ class VGG16(Global):
         but for the zero padding at the border.
         """
         theirs = _state_dict(source)
-        own = self.conv.state_dict()
-        missing = [k for k in own if f"features.{k}" not in theirs or theirs[f"features.{k}"].shape != own[k].shape]
-        expect(not missing, source, "a VGG-16 state dict", f"no fitting features.{', features.'.join(missing[:3])}")
-        weights = {k: theirs[f"features.{k}"].float() for k in own}
+        own = {k: v for k, v in self.state_dict().items() if k.startswith("features.")}
+        missing = [k for k, v in own.items() if k not in theirs or theirs[k].shape != v.shape]
+        expect(not missing, source, "a VGG-16 state dict", f"no fitting {', '.join(missing[:3])}")
+        weights = {k: theirs[k].float() for k in own}
         mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))  # of RGB in [0, 1]
-        first = weights["0.weight"]
-        weights["0.bias"] = weights["0.bias"] + (first * ((0.5 - mean) / std)[None, :, None, None]).sum((1, 2, 3))
-        weights["0.weight"] = first * (64.0 / (255.0 * std))[None, :, None, None]
-        self.conv.load_state_dict(weights)
+        first = weights["features.0.weight"]
+        weights["features.0.bias"] = weights["features.0.bias"] + (
+            first * ((0.5 - mean) / std)[None, :, None, None]
+        ).sum((1, 2, 3))
+        weights["features.0.weight"] = first * (64.0 / (255.0 * std))[None, :, None, None]
+        self.load_state_dict(weights, strict=False)
 
 
 def _state_dict(source: str) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ class Logbook:
         self.run = run
         if (run / LOG).is_file():
             lines = (run / LOG).read_text().splitlines(keepends=True)
-            kept = "".join(line for line in lines if json.loads(line)["images"] <= images)
+            whole = [line for line in lines if line.endswith("\n")]  # a kill may leave half a line
+            kept = "".join(line for line in whole if json.loads(line)["images"] <= images)
             write_atomically(run / LOG, kept.encode())
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=images)
 

@@ -53,11 +53,13 @@ class LossConfig:
         0.0,
         10.0,
     )
-    weights: float = knob(1.0, "Weight of L_w, for the method rozantsev: f and f_s stay related.", 0.0, 1e6)
+    related: float = knob(1.0, "Weight of L_w, for the method rozantsev: f and f_s stay related.", 0.0, 1e6)
     domain: float = knob(
         1.0, "Weight of L_d, for the methods gradient_reversal and adda: which domain is seen.", 0.0, 1e6
     )
-    mmd: float = knob(0.25, "Weight of L_mmd, for the method ddc: the distance of the features' means.", 0.0, 1e6)
+    mmd: float = knob(
+        0.25, "Weight of L_mmd, for the methods ddc and rozantsev: the distance of the features' means.", 0.0, 1e6
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,15 @@ class Seen:
     progress: float
 
     @property
+    def domains(self) -> tuple[Tensor, Tensor] | None:
+        """Features of synthetic images (x_s and x_m together) and of real ones, (N, L, D) float32 each; None where
+        the batch does not have both."""
+        synthetic = [self.features[k] for k in ("x_s", "x_m") if k in self.features]
+        if not synthetic or "x_r" not in self.features:
+            return None
+        return torch.cat(synthetic).float(), self.features["x_r"].float()
+
+    @property
     def answers(self) -> list[Answers]:
         """What there is of both."""
         return [x for x in (self.synthetic, self.real) if x is not None]
@@ -100,7 +111,7 @@ class Term(nn.Module):
 
     @staticmethod
     def weight(config: LossConfig) -> float:
-        """Times which the term counts."""
+        """Its factor in the sum L."""
         return 1.0
 
     def forward(self, seen: Seen) -> Tensor | None:
@@ -171,7 +182,7 @@ class SurfacePoints(Term):
         super().__init__(model, config)
         extractor = model.config.extractor
         expect(model.f.cells > 1, "loss.points", f"0 for {extractor}, which has no cells (L_p)", config.points)
-        self.layer = nn.Linear(model.f.features, 4)
+        self.layer = nn.Linear(model.f.feature_size, 4)
 
     @staticmethod
     def weight(config: LossConfig) -> float:
@@ -206,6 +217,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config = model, config
         chosen = [t for t in dict.fromkeys(terms) if t.weight(config) > 0]
+        expect(bool(chosen), "loss", "a weight above 0 for some term", f"0 for {', '.join(t.name for t in terms)}")
         self.terms = nn.ModuleDict({t.name: t(model, config) for t in chosen})
         self.weights = {t.name: t.weight(config) for t in chosen}
         self.active = tuple(self.terms)

@@ -29,7 +29,7 @@ class NetworkConfig:
     )
     width: int = knob(24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w.", 8, 256)
     features: int = knob(256, "Feature size D of compact; the others have 1024 as published.", 16, 4096)
-    mapping: bool = knob(True, "Whether g exists; without it h reads f's features of real images directly.")
+    mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
         "", "Initial weights of vgg16: a torchvision state dict file, 'torchvision' for the published one; empty: none."
     )
@@ -65,8 +65,8 @@ class FeatureMapping(nn.Module):
         self.f: Extractor = EXTRACTORS[config.extractor](
             contract.channels, contract.size, config.width, config.features
         )
-        self.g: nn.Module = Mapping(self.f.features) if config.mapping else nn.Identity()
-        self.h = HEADS[contract.head](self.f.features, self.f.cells, contract)
+        self.g: nn.Module = Mapping(self.f.feature_size) if config.mapping else nn.Identity()
+        self.h = HEADS[contract.head](self.f.feature_size, self.f.cells, contract)
         self.f.initialise()
         if config.weights:
             self.f.load_weights(config.weights)

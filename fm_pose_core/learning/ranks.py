@@ -27,7 +27,7 @@ class Ranks:
             return module
         return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
 
-    def any(self, flag: bool) -> bool:
+    def on_any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""
         return bool(self._largest(torch.tensor([int(flag)], device=self.device)).item()) if self.world > 1 else flag
 

@@ -50,7 +50,7 @@ class Trainer:
         self.objective = Objective(self.model, experiment.loss, (*method.terms, *method.pretraining))
         self.objective.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = phases(experiment, self.ranks.world)
-        self.phase, self.step, self.seconds = 0, 0, 0.0
+        self.phase_index, self.step, self.seconds = 0, 0, 0.0
         self.optimizer = self._new_optimizer()
         if (run / checkpoints.LATEST).is_file():
             self._restore()
@@ -61,15 +61,16 @@ class Trainer:
 
     def train(self, data: Data) -> None:
         """Run all phases from where the run stands. Raises FloatingPointError on a non-finite loss."""
-        self.ranks.expect_together(str(self.run), (self.phase, self.step))
+        self.ranks.expect_together(str(self.run), (self.phase_index, self.step))
         validator = data.validator() if self.ranks.first else None
         logbook = Logbook(self.run, self.images()) if self.ranks.first else None
         objective = self.ranks.wrapped(self.objective)
         with StopRequest() as stop:
-            for phase in self.phases[self.phase :]:
+            for phase in self.phases[self.phase_index :]:
                 if self.step < phase.steps:  # else the run was interrupted, or finished, just behind it
                     self._train_phase(phase, objective, data, validator, logbook, stop)
-                if stop.made:
+                if self.ranks.on_any(stop.made):
+                    stop.made = True
                     break
                 self._finish_phase(phase)
         if logbook is not None:
@@ -92,8 +93,8 @@ class Trainer:
         began = time.monotonic()
         with watch.bar() as bar:
             for batch in self._batches(phase, data):
-                stop.made = self.ranks.any(stop.made)
-                if stop.made:
+                if self.ranks.on_any(stop.made):
+                    stop.made = True
                     break
                 if self.step == 0 and logbook is not None:
                     logbook.draw(phase.name, batch, self.experiment)
@@ -122,14 +123,14 @@ class Trainer:
     def _finish_phase(self, phase: Phase) -> None:
         if phase.name == PRETRAINING:
             self.save(checkpoints.PRETRAINED)
-        if self.phase + 1 < len(self.phases):
-            self.phase, self.step = self.phase + 1, 0
+        if self.phase_index + 1 < len(self.phases):
+            self.phase_index, self.step = self.phase_index + 1, 0
             self.optimizer = self._new_optimizer()
         self.save()
 
     def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         schedule = self.experiment.schedule
-        self.objective.progress = self.step / self.phases[self.phase].steps
+        self.objective.progress = self.step / self.phases[self.phase_index].steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
@@ -150,19 +151,19 @@ class Trainer:
         """One cosine over the whole run, and a linear warm-up over the first steps of each phase (Adam begins anew
         there)."""
         steps = [phase.steps for phase in self.phases]
-        done = (sum(steps[: self.phase]) + self.step) / sum(steps)
+        done = (sum(steps[: self.phase_index]) + self.step) / sum(steps)
         warm = min(1.0, (self.step + 1) / WARM_UP)
         return self.experiment.schedule.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def images(self) -> int:
         """How many images all ranks have seen."""
-        earlier = sum(p.steps * p.batch for p in self.phases[: self.phase])
-        return self.ranks.world * (earlier + self.step * self.phases[self.phase].batch)
+        earlier = sum(p.steps * p.batch for p in self.phases[: self.phase_index])
+        return self.ranks.world * (earlier + self.step * self.phases[self.phase_index].batch)
 
     def _batches(self, phase: Phase, data: Data) -> Iterator[dict[str, Tensor]]:
         """To the device, with as many renderings of real poses as the phase wants."""
         s = self.experiment.schedule
-        seed = (s.seed, self.ranks.rank, self.phase, self.step)
+        seed = (s.seed, self.ranks.rank, self.phase_index, self.step)
         for batch in load(data.source, phase.synthetic, phase.real, seed, s.workers):
             paired = {k: v[: phase.paired] if k.endswith("_m") else v for k, v in batch.items()}
             kept = {k: v for k, v in paired.items() if len(v)}
@@ -174,7 +175,7 @@ class Trainer:
         """Write a checkpoint (the first rank alone)."""
         if self.ranks.first:
             state = {"objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
-            position = {"phase": self.phase, "step": self.step, "seconds": self.seconds}
+            position = {"phase": self.phase_index, "step": self.step, "seconds": self.seconds}
             checkpoints.write(self.run / name, {**state, **position}, self.experiment)
 
     def _restore(self) -> None:
@@ -182,7 +183,7 @@ class Trainer:
         state = checkpoints.read(path, self.ranks.device, "the checkpoint of a training run")
         checkpoints.expect_same(path, "a run of this configuration", state["config"], to_dict(self.experiment))
         self.objective.load_state_dict(state["objective"])
-        self.phase, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
+        self.phase_index, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _take_pretraining(self, pretrained: Path) -> None:
@@ -199,7 +200,7 @@ class Trainer:
         weights = {k: state["objective"][k] for k in wanted if k in state["objective"]}
         expect(len(weights) == len(wanted), str(path), "weights of f and h", f"{len(weights)} of {len(wanted)}")
         self.objective.load_state_dict(weights, strict=False)
-        self.phase = 1
+        self.phase_index = 1
         self.save()
 
 

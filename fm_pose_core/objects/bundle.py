@@ -138,6 +138,19 @@ class ObjectBundle(Bundle):
         expect(found is not None, "object", f"one of {self.name}", repr(name))
         return found  # type: ignore[return-value]
 
+    def describe(self) -> list[tuple[str, str]]:
+        lines = []
+        for x in self.objects:
+            box = " x ".join(f"{1e3 * size:.1f}" for size in x.dimensions)
+            symmetries = f"{len(x.symmetries)} symmetries besides the identity"
+            lines += [
+                ("object", f"{x.name} (id {x.object_id})"),
+                ("box", f"{box} mm, diameter {1e3 * x.diameter:.1f} mm, {symmetries}"),
+                ("mesh", x.mesh_path.name if x.mesh_path else "none"),
+                ("window", f"{x.crop.size} x {x.crop.size} pixels, focal length {x.crop.focal:.1f} pixels"),
+            ]
+        return lines
+
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         old = from_dict(_Manifest1, values)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, apply
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
@@ -64,18 +63,8 @@ class PoseEstimator:
         found = zip(solvers, looks, answers, strict=True)
         return [self._judge(solver.solve(look, *answer, scale)) for solver, look, answer in found]  # PnP
 
-    def window_of(self, T_camera_object: Array, camera: Camera, name: str = "") -> Window:
-        """The window that centres on an object at this pose: where to look in the next frame. name: of the object.
-
-        Raises InputError if the centre of the box is not in front of the camera.
-        """
-        center = apply(T_camera_object, self.bundle.object(name).center[None])
-        expect(bool(center[0, 2] > 0), "T_camera_object", "a pose in front of the camera", f"z = {center[0, 2]:g} m")
-        u, v = camera.pixels(center)[0]
-        return Window(float(u), float(v), name)
-
     def _solver(self, name: str) -> ObjectSolver:
-        key = (name, self.config.views)
+        key = (name, self.config.views)  # the configuration may change while the estimator runs
         if key not in self._solvers:
             x = self.bundle.object(name)
             self._solvers[key] = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, self.refiner)

@@ -13,7 +13,6 @@ from fm_pose_core.contract import Contract, object_contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import Frames, expanded, read_image
 from fm_pose_core.geometry import BOX_EDGES, apply, box_corners
-from fm_pose_core.learning.adaptation.method import synthetic_alone
 from fm_pose_core.learning.experiment import Experiment, Export
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
 from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
@@ -138,7 +137,9 @@ def _parts(config: DataConfig, real: list[Instance]) -> tuple[list[Instance], li
     """The instances for training and those for validation. Raises InputError for an image in both."""
     images = {(x.scene_id, x.im_id) for x in real}
     validation = _named("data.validation_frames", config.validation_frames, images)
-    training = _named("data.training_frames", config.training_frames, images) or images - validation
+    training = images - validation
+    if config.training_frames:
+        training = _named("data.training_frames", config.training_frames, images)
     both = sorted(training & validation)
     shown = ", ".join(f"{scene}/{image}" for scene, image in both[:5])
     expect(not both, "data", "no image in training and validation", f"SCENE/IMAGE {shown} in both")
@@ -148,10 +149,14 @@ def _parts(config: DataConfig, real: list[Instance]) -> tuple[list[Instance], li
 
 def _named(key: str, frames: str, images: set[tuple[int, int]]) -> set[tuple[int, int]]:
     """The images (scene, image) that a text names; none for an empty one."""
+    if not frames:
+        return set()
     try:
-        return Frames.parse(frames).of(images) if frames else set()
+        found = Frames.parse(frames).of(images)
     except InputError as error:
         raise InputError(f"{key}: {error}") from None
+    expect(bool(found), key, f"some of the split's {len(images)} images with these objects", f"none with {frames!r}")
+    return found
 
 
 def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, training: list[Instance]) -> ObjectAssets:
@@ -162,8 +167,9 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     crop = Crop.around(model.diameter, nearest, experiment.crop.margin, experiment.crop.size)
     assets = ObjectAssets(mesh, box_corners(model.minimum, model.maximum), crop, index, model.symmetries)
     own = [x for x in training if x.object_id == config.id]
-    if not own or experiment.how.phases is synthetic_alone:
+    if not experiment.how.sees_real:
         return assets
+    expect(bool(own), "data.training_frames", f"images with object {config.id} ({model.name})", "none")
     views, colours = prepare_real_views(dataset, experiment.data.split, own, mesh, crop, assets.center)
     return ObjectAssets(mesh, assets.corners, crop, index, model.symmetries, views, colours)
 

@@ -15,7 +15,6 @@ from fm_pose_core.geometry import Array, apply
 from fm_pose_core.types import Camera, Detection, Window
 
 Image = NDArray[np.uint8]
-ANY = "*"  # every class
 
 
 class Locator(Protocol):
@@ -46,7 +45,7 @@ class Detected:
     """The centres of 2D detections of one class, best first.
 
     object: name of the object that is expected there. detections: of this image. wanted: class of the detections,
-    `ANY` for all. min_score: below it they are left out. count: how many are taken, at most.
+    ANY_CLASS for all. min_score: below it they are left out. count: how many are taken, at most.
     """
 
     object: str
@@ -61,15 +60,10 @@ class Detected:
 
     def taken(self) -> list[Detection]:
         """Those of the wanted class, best first."""
-        scored = [(self._score(d), d) for d in self.detections]
+        scored = [(d.score(self.wanted), d) for d in self.detections]
         wanted = [(s, d) for s, d in scored if s is not None and s >= self.min_score]
         wanted.sort(key=lambda pair: -pair[0])
         return [d for _, d in wanted[: self.count]]
-
-    def _score(self, detection: Detection) -> float | None:
-        if self.wanted != ANY:
-            return detection.scores.get(self.wanted)
-        return max(detection.scores.values(), default=None)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class ObjectAssets:
 
 
 class Labeller:
-    """Labels of one object, for a network that may know several.
+    """Labels of one object, for a network that may know several; corners in window pixels.
 
     equivalents: how many labels each sample has: the object's symmetries and the identity first, filled up with it. A
     sample of any of them may be answered by each (the cheapest counts, learning/heads.py).
@@ -132,7 +132,7 @@ class SyntheticSamples:
         equivalents: int = 1,
         ring: int = 256,
     ) -> None:
-        self.assets, self.crop, self.center = assets, assets.crop, assets.center
+        self.crop, self.center = assets.crop, assets.center
         self.config, self.backgrounds, self.rng = config, backgrounds, rng
         self.labeller = Labeller(assets, equivalents)
         self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
@@ -183,7 +183,8 @@ class PairSamples:
         self.labeller = Labeller(assets, equivalents)
         self.views = [v for v in assets.views if v.visible_fraction > 0.25]
         self.trusted = [v for v in self.views if v.trusted]
-        expect(bool(self.trusted), "real training images", "at least one with a known visible mask", "none")
+        wanted = f"at least one of object number {assets.index} with a known visible mask"
+        expect(bool(self.trusted), "real training images", wanted, "none")
         self.patch = Crop(self.views[0].photo.shape[0], self.crop.focal)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
         self.renderer: Renderer | None = None
@@ -263,7 +264,7 @@ class PairSamples:
             self.renderer.close()
 
 
-class InTurn:
+class Mixed:
     """Samples of several objects, one after the other: a batch has about as many of each."""
 
     def __init__(self, parts: Sequence[SyntheticSamples] | Sequence[PairSamples]) -> None:
@@ -369,14 +370,14 @@ class ObjectSource:
     photos: list[NDArray[np.uint8]] = field(default_factory=list)
     procedural_share: float = 0.5
 
-    def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[InTurn | None, InTurn | None]:
+    def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
         """T^S and T^M, whichever is asked for."""
         backgrounds = Backgrounds(self.photos, self.objects[0].crop.size, rng, self.procedural_share)
         equivalents = 1 + max(len(x.symmetries) for x in self.objects)
         T_S, T_M = None, None
         if synthetic:
-            T_S = InTurn([SyntheticSamples(x, self.synthetic, backgrounds, rng, equivalents) for x in self.objects])
+            T_S = Mixed([SyntheticSamples(x, self.synthetic, backgrounds, rng, equivalents) for x in self.objects])
         if pairs:
             viewpoints = self.synthetic.viewpoints
-            T_M = InTurn([PairSamples(x, self.real, viewpoints, backgrounds, rng, equivalents) for x in self.objects])
+            T_M = Mixed([PairSamples(x, self.real, viewpoints, backgrounds, rng, equivalents) for x in self.objects])
         return T_S, T_M

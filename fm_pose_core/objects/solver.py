@@ -45,7 +45,8 @@ class ObjectSolver:
         return Look(pixels, camera, self.crop.rotation(camera, window), again or (lambda: image))
 
     def decode(self, outputs: Outputs) -> tuple[Array, Array]:
-        """The network's answers to the views of a window -> corners and their deviation (8, 2), window pixels."""
+        """The network's answers to the views of a window -> corners and their deviation (8, 2), window pixels. Where an
+        object has symmetries, the views must agree on one of the equivalent poses: else their mean is no pose."""
         corners, spread = (outputs[k].reshape(self.views, -1, CORNERS, 2)[:, self.index] for k in ("corners", "spread"))
         answers = np.array([self.crop.view_to_window(c, R) for c, R in zip(corners, self._views, strict=True)])
         # How far the views disagree says no more about the error than their spread does (measured).

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def displaced(
         rng = np.random.default_rng([seed, *key(i), seen[key(i)]])
         seen[key(i)] += 1
         r, angle = radius * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
-        result.append(window and Window(float(window.u + r * np.cos(angle)), float(window.v + r * np.sin(angle))))
+        moved = window and replace(window, u=float(window.u + r * np.cos(angle)), v=float(window.v + r * np.sin(angle)))
+        result.append(moved)
     return result
 
 

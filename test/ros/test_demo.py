@@ -26,7 +26,6 @@ from rosbags.rosbag2 import Reader
 from vision_msgs.msg import Detection3DArray
 
 from fm_pose_core.geometry import rotation_from_quaternion
-from fm_pose_core.hands.frames import write_nyu
 from fm_pose_core.hands.labels import DATASETS
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.types import Camera
@@ -205,7 +204,7 @@ def test_hand_demo(domain: None, tmp_path: Path) -> None:
         [toy_hand.toy_joints(np.rint(depth * 1000).astype(np.float32) * np.float32(1e-3), camera) for depth in depths]
     )
     joints[1] += [0.0, 0.0, 0.03]  # the truth of this one is another
-    write_nyu(
+    toy_hand.write_nyu(
         tmp_path / "hands" / "test", [*depths, np.full_like(depths[0], 3.0)], np.concatenate([joints, joints[:1]])
     )
     (tmp_path / "hands" / "test" / "joint_data.mat").unlink()  # labels.txt suffices

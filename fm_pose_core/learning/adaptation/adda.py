@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fm_pose_core.learning.adaptation.domains import DomainClassifier, domain_error, synthetic_features
+from fm_pose_core.learning.adaptation.domains import DomainClassifier, domain_error
 from fm_pose_core.learning.adaptation.method import Method, both
 from fm_pose_core.learning.losses import LossConfig, Seen, Term
 from fm_pose_core.learning.networks import FeatureMapping
@@ -20,22 +20,20 @@ class Adversary(Term):
 
     def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
         super().__init__(model, config)
-        self.discriminator = DomainClassifier(model.f.features)
+        self.discriminator = DomainClassifier(model.f.feature_size)
 
     @staticmethod
     def weight(config: LossConfig) -> float:
         return config.domain
 
     def forward(self, seen: Seen) -> Tensor | None:
-        synthetic, real = synthetic_features(seen.features), seen.features.get("x_r")
-        if synthetic is None or real is None:
+        if seen.domains is None:
             return None
-        real = real.float()
+        synthetic, real = seen.domains
         told = domain_error(self.discriminator(synthetic.detach()), self.discriminator(real.detach()))
         fixed = {k: v.detach() for k, v in self.discriminator.named_parameters()}
         logits = torch.func.functional_call(self.discriminator, fixed, (real,))
         return told + F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
 
 
-PAPER = "Tzeng et al.: Adversarial Discriminative Domain Adaptation (CVPR 2017)"
-ADDA = Method("adda", PAPER, both, (Adversary,), unshared=True, frozen=("f_s", "h"))
+ADDA = Method("adda", both, (Adversary,), unshared=True, frozen=("f_s", "h"))

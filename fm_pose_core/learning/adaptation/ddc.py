@@ -4,7 +4,6 @@ classification loss to our regression loss" (section 4.1 of the paper)."""
 
 from torch import Tensor
 
-from fm_pose_core.learning.adaptation.domains import synthetic_features
 from fm_pose_core.learning.adaptation.method import Method, both
 from fm_pose_core.learning.losses import POSE_TERMS, LossConfig, Seen, Term
 
@@ -20,11 +19,10 @@ class MeanDiscrepancy(Term):
         return config.mmd
 
     def forward(self, seen: Seen) -> Tensor | None:
-        synthetic = synthetic_features(seen.features)
-        if synthetic is None or "x_r" not in seen.features:
+        if seen.domains is None:
             return None
-        return (synthetic.mean((0, 1)) - seen.features["x_r"].float().mean((0, 1))).square().sum()
+        synthetic, real = (x.mean((0, 1)) for x in seen.domains)
+        return (synthetic - real).square().sum()
 
 
-PAPER = "Tzeng et al.: Deep Domain Confusion: Maximizing for Domain Invariance (2014)"
-DDC = Method("ddc", PAPER, both, (*POSE_TERMS, MeanDiscrepancy))
+DDC = Method("ddc", both, (*POSE_TERMS, MeanDiscrepancy))

@@ -16,9 +16,3 @@ def domain_error(synthetic: Tensor, real: Tensor) -> Tensor:
     """Mean cross entropy of logits, each domain counted alike."""
     of_synthetic = F.binary_cross_entropy_with_logits(synthetic, torch.zeros_like(synthetic))
     return 0.5 * (of_synthetic + F.binary_cross_entropy_with_logits(real, torch.ones_like(real)))
-
-
-def synthetic_features(features: dict[str, Tensor]) -> Tensor | None:
-    """Of x_s and x_m together (N, L, D); None where there are none."""
-    parts = [features[k] for k in ("x_s", "x_m") if k in features]
-    return torch.cat(parts).float() if parts else None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fm_pose_core.learning.adaptation.domains import DomainClassifier, domain_error, synthetic_features
+from fm_pose_core.learning.adaptation.domains import DomainClassifier, domain_error
 from fm_pose_core.learning.adaptation.method import Method, both
 from fm_pose_core.learning.losses import POSE_TERMS, LossConfig, Seen, Term
 from fm_pose_core.learning.networks import FeatureMapping
@@ -35,20 +35,18 @@ class ReversedDomain(Term):
 
     def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
         super().__init__(model, config)
-        self.classifier = DomainClassifier(model.f.features)
+        self.classifier = DomainClassifier(model.f.feature_size)
 
     @staticmethod
     def weight(config: LossConfig) -> float:
         return config.domain
 
     def forward(self, seen: Seen) -> Tensor | None:
-        synthetic = synthetic_features(seen.features)
-        if synthetic is None or "x_r" not in seen.features:
+        if seen.domains is None:
             return None
         strength = 2.0 / (1.0 + math.exp(-10.0 * seen.progress)) - 1.0
-        logits = (self.classifier(Reversal.apply(x, strength)) for x in (synthetic, seen.features["x_r"].float()))
+        logits = (self.classifier(Reversal.apply(x, strength)) for x in seen.domains)
         return domain_error(*logits)
 
 
-PAPER = "Ganin, Lempitsky: Unsupervised Domain Adaptation by Backpropagation (ICML 2015)"
-GRADIENT_REVERSAL = Method("gradient_reversal", PAPER, both, (*POSE_TERMS, ReversedDomain))
+GRADIENT_REVERSAL = Method("gradient_reversal", both, (*POSE_TERMS, ReversedDomain))

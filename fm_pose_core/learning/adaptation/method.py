@@ -73,19 +73,23 @@ def real_alone(m: MixtureConfig) -> list[Phase]:
 class Method:
     """A way to learn from renderings and real images.
 
-    name: in configurations. source: the paper. phases: which images are seen. terms: what is minimised after the
+    name: in configurations. phases: which images are seen. terms: what is minimised after the
     pretraining, in which all methods minimise L_hS. mapping: whether g exists. unshared: whether synthetic images have
     an extractor f_s of their own then, which starts as a copy of f. frozen: networks that do not learn then.
     """
 
     name: str
-    source: str
     phases: Phases
     terms: tuple[type[Term], ...] = POSE_TERMS
     mapping: bool = False
     unshared: bool = False
     frozen: tuple[str, ...] = ()
     pretraining: tuple[type[Term], ...] = field(default=(SyntheticPose, ExpectedError, SurfacePoints))
+
+    @property
+    def sees_real(self) -> bool:
+        """Whether any phase has real images."""
+        return any(phase.real > 0 for phase in self.phases(MixtureConfig()))
 
     def terms_of(self, phase: Phase) -> tuple[type[Term], ...]:
         """What is minimised in a phase."""

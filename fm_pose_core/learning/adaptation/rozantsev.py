@@ -1,19 +1,22 @@
 """Rozantsev, Salzmann, Fua: Beyond Sharing Weights for Deep Domain Adaptation (arXiv 1603.06432; CVPR 2017 in the
 paper's Table 1, [38]). Synthetic and real images have an extractor each, f_s and f; their weights differ but stay
-related. Pose losses on both kinds of images; h is shared."""
+related. The losses are those of the poses of both kinds of images, L_w, and the maximum mean discrepancy of the
+features (here with a linear kernel). h is shared."""
 
 import torch
 from torch import Tensor, nn
 
+from fm_pose_core.learning.adaptation.ddc import MeanDiscrepancy
 from fm_pose_core.learning.adaptation.method import Method, both
 from fm_pose_core.learning.losses import POSE_TERMS, LossConfig, Seen, Term
 from fm_pose_core.learning.networks import FeatureMapping
 
 
 class RelatedWeights(Term):
-    """L_w: the sum over layers of exp(‖a θ_s + b − θ‖²) − 1, with a scale a and a shift b learned for each layer."""
+    """L_w: the sum over all weights and biases of exp(‖a θ_s + b − θ‖²) − 1, with a scale a and a shift b learned for
+    each of them."""
 
-    name, knobs = "L_w", ("weights",)
+    name, knobs = "L_w", ("related",)
 
     def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
         super().__init__(model, config)
@@ -25,7 +28,7 @@ class RelatedWeights(Term):
 
     @staticmethod
     def weight(config: LossConfig) -> float:
-        return config.weights
+        return config.related
 
     def forward(self, seen: Seen) -> Tensor | None:
         total = self.scale.new_zeros(())
@@ -34,5 +37,4 @@ class RelatedWeights(Term):
         return total
 
 
-PAPER = "Rozantsev, Salzmann, Fua: Beyond Sharing Weights for Deep Domain Adaptation"
-ROZANTSEV = Method("rozantsev", PAPER, both, (*POSE_TERMS, RelatedWeights), unshared=True)
+ROZANTSEV = Method("rozantsev", both, (*POSE_TERMS, RelatedWeights, MeanDiscrepancy), unshared=True)
