@@ -236,6 +236,9 @@ def test_a_term_without_weight_is_left_out(tmp_path: Path) -> None:
             layers = [k for k in trainer.objective.state_dict() if k.startswith(f"terms.{name}.")]
             assert (name in losses) == (name in trainer.objective.terms) == (weight > 0)
             assert bool(layers) == (weight > 0 and name in ("L_p", "L_w", "L_d"))
+    nothing = Trainer(spot_experiment("adda", {"domain": 0.0}), tmp_path / "adda")
+    with pytest.raises(InputError, match="loss: expected a weight above 0 for a term of adda, got none"):
+        nothing.begin(nothing.phases[1])
 
 
 def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:
