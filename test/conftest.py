@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,3 +9,14 @@ from toy_bundle import write_toy_bundle
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle with known answers, see toy_bundle.py. Shared: don't write into it."""
     return write_toy_bundle(tmp_path_factory.mktemp("bundles") / "toy_box")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For networks so small that torch is slower with several threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -31,16 +31,8 @@ from fm_pose_core.learning.losses import Objective, Seen
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.learning.trainer import Trainer, open_run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ALL = {"points": 1.0, "huber": 0.3}  # L_p too
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network is slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def at_joint(method: str, run: Path, **loss: float) -> Trainer:

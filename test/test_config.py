@@ -86,6 +86,11 @@ def test_one_value_can_be_changed_by_name() -> None:
 
     values = {"method": "a", "schedule": {"images": 1}}
     assert changed(values, ["method=b", "schedule.images=20"]) == {"method": "b", "schedule": {"images": 20}}
+    several = {"objects": [{"id": 1}, {"id": 2}]}
+    assert changed(several, ["objects.1.id=5"]) == {"objects": [{"id": 1}, {"id": 5}]}
+    for wrong in ("objects.2.id=5", "objects.one.id=5", "objects.-1.id=5"):
+        with pytest.raises(InputError, match=r"expected a number from 0 to 1 in place of"):
+            changed(several, [wrong])
     for wrong in ("method", "=3", "nothing.images=3"):
         with pytest.raises(InputError):
             changed(values, [wrong])

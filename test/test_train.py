@@ -25,8 +25,9 @@ from spots import spot_experiment
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.learning.adaptation import METHODS
+from fm_pose_core.learning.experiment import Experiment
 from fm_pose_core.learning.loader import Source, load
-from fm_pose_core.learning.trainer import Trainer, phases
+from fm_pose_core.learning.trainer import Trainer, open_run, phases
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.tasks import experiment_from, load_experiment
 
@@ -152,11 +153,92 @@ def test_a_finished_run_or_phase_is_not_trained_again(
         assert torch.equal(a, b)
 
 
-def test_resuming_with_another_configuration_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_configuration_is_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the name of the key that differs."""
     config = write_experiment(tmp_path / "box.yaml", dataset, images=12, pretrain_images=12)
     assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
     other = write_experiment(tmp_path / "other.yaml", dataset, images=24, pretrain_images=12)
+    before = checkpoint(tmp_path / "run")["objective"]
+    capsys.readouterr()
     assert main(["train", str(other), "--output", str(tmp_path / "run")]) == 2
+    assert "got another schedule.images (12, here 24)\n" in capsys.readouterr().err
+    change = ["--set", "loss.huber=0.15", "--set", "objects.0.faces=600"]
+    assert main(["train", str(config), "--output", str(tmp_path / "run"), *change]) == 2
+    error = capsys.readouterr().err
+    assert "loss.huber (0.0, here 0.15)" in error and "objects" in error and "schedule" not in error
+    after = checkpoint(tmp_path / "run")["objective"]
+    assert all(torch.equal(after[k], v) for k, v in before.items())  # the run is as it was
+
+
+def with_loss(**loss: object) -> Experiment:
+    return experiment_from({"objects": [{"id": 1}], "loss": loss})
+
+
+def test_a_pretraining_is_of_one_network_loss_and_data() -> None:
+    """What L_hS and L_p read is part of it; what the terms of the joint phase read is not."""
+    plain = with_loss().pretraining()
+    for loss in ({"huber": 0.15}, {"points": 1.0}):
+        assert with_loss(**loss).pretraining() != plain, loss
+    joint_alone = ({"gamma": 0.5}, {"beta": 2.0}, {"feature_variance": 4.0}, {"target_gradient": False}, {"mmd": 1.0})
+    for loss in joint_alone:
+        assert with_loss(**loss).pretraining() == plain, loss
+    for section in ({"method": "without_mapping"}, {"real": {"plain": 0.5}}):
+        assert experiment_from({"objects": [{"id": 1}], **section}).pretraining() == plain
+    for section in ({"objects": [{"id": 2}]}, {"network": {"width": 8}}, {"synthetic": {"displacement": 5.0}}):
+        assert experiment_from({"objects": [{"id": 1}], **section}).pretraining() != plain
+
+
+def test_another_pretraining_is_not_taken_over(tmp_path: Path) -> None:
+    first = spot_experiment("feature_mapping", {"points": 1.0, "huber": 0.3}, pretrain_images=12, images=12)
+    open_run(first, tmp_path / "first")
+    Trainer(first, tmp_path / "first").train(first.read_data())
+    for loss, message in (
+        ({"points": 1.0}, r"the same pretraining .*, got another loss\.huber \(0\.3, here 0\.0\)$"),
+        ({"huber": 0.3}, r"got another loss\.points \(1\.0, here 0\.0\)$"),
+    ):
+        other = spot_experiment("feature_mapping", loss, pretrain_images=12, images=12)
+        with pytest.raises(InputError, match=message):
+            Trainer(other, tmp_path / "other", tmp_path / "first")
+    with pytest.raises(InputError, match="method: expected one that begins with a pretraining, got real_only"):
+        Trainer(spot_experiment("real_only"), tmp_path / "other", tmp_path / "first")
+    with pytest.raises(InputError, match="expected the result of a pretraining, got nothing there"):
+        Trainer(first, tmp_path / "other", tmp_path / "none")
+
+    loss = {"points": 1.0, "huber": 0.3, "gamma": 1.0}
+    peer = spot_experiment("rozantsev", loss, pretrain_images=12, images=12)
+    open_run(peer, tmp_path / "peer")
+    trainer = Trainer(peer, tmp_path / "peer", tmp_path / "first")
+    assert (trainer.phase, trainer.step) == (1, 0)
+    theirs = torch.load(tmp_path / "first" / "pretrained.pt", weights_only=True)["objective"]
+    ours = trainer.objective.state_dict()
+    taken = [k for k in theirs if k.startswith(("model.f.", "model.h.", "terms.L_p."))]
+    assert len(taken) > 20 and all(torch.equal(ours[k], theirs[k]) for k in taken)
+
+
+def test_a_term_without_weight_is_left_out(tmp_path: Path) -> None:
+    """Nothing is computed for it, and it has no layers."""
+    for method, knob, name in (
+        ("feature_mapping", "gamma", "L_g"),
+        ("feature_mapping", "beta", "L_hR"),
+        ("feature_mapping", "points", "L_p"),
+        ("rozantsev", "weights", "L_w"),
+        ("gradient_reversal", "domain", "L_d"),
+        ("ddc", "mmd", "L_mmd"),
+    ):
+        for weight in (0.0, 1.0):
+            experiment = spot_experiment(method, {knob: weight})
+            trainer = Trainer(experiment, tmp_path / method)
+            trainer.phase = 1
+            trainer.begin(trainer.phases[1])
+            losses = trainer.objective(next(trainer._batches(trainer.phases[1], experiment.read_data())))
+            layers = [k for k in trainer.objective.state_dict() if k.startswith(f"terms.{name}.")]
+            assert (name in losses) == (name in trainer.objective.terms) == (weight > 0)
+            assert bool(layers) == (weight > 0 and name in ("L_p", "L_w", "L_d"))
+    nothing = Trainer(spot_experiment("adda", {"domain": 0.0}), tmp_path / "adda")
+    with pytest.raises(InputError, match="loss: expected a weight above 0 for a term of adda, got none"):
+        nothing.begin(nothing.phases[1])
 
 
 def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ class Trainer:
         """Choose the terms of a phase; where the method's two extractors part, f_s begins as a copy of f."""
         method, model = self.experiment.how, self.model
         self.objective.active = tuple(t.name for t in method.terms_of(phase) if t.name in self.objective.terms)
+        wanted = f"a weight above 0 for a term of {method.name}"
+        expect(bool(self.objective.active), "loss", wanted, "none")
         self.objective.adapting = phase.name != PRETRAINING
         if phase.name == PRETRAINING:
             return

@@ -1,6 +1,6 @@
 """An experiment with objects, and the data that it names."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -83,19 +83,18 @@ class ObjectExperiment(Experiment):
         assets = tuple(_assets(self, i, dataset, training) for i in range(len(self.objects)))
         photos = _photos(self.backgrounds, training, {x.id: a for x, a in zip(self.objects, assets, strict=True)})
         source = ObjectSource(assets, self.synthetic, self.real, photos, self.backgrounds.procedural)
-        models = tuple(dataset.model(x.id) for x in self.objects)
-        names = tuple(x.name or m.name for x, m in zip(self.objects, models, strict=True))
-        return ObjectData(source, models, names, training, validation)
+        models = [dataset.model(x.id) for x in self.objects]
+        named = tuple(replace(m, name=x.name or m.name) for x, m in zip(self.objects, models, strict=True))
+        return ObjectData(source, named, training, validation)
 
 
 @dataclass(frozen=True)
 class ObjectData:
-    """source: of the samples. models, names: of the objects, in the order of the network's outputs; the instances to
-    train with and to validate on."""
+    """source: of the samples. models: of the objects, under their names in the experiment, in the order of the
+    network's outputs; the instances to train with and to validate on."""
 
     source: ObjectSource
     models: tuple[ObjectModel, ...]
-    names: tuple[str, ...]
     training: list[Instance]
     validation: list[Instance]
 
@@ -111,12 +110,11 @@ class ObjectData:
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
         scale = spread_scale(export.network, self.known(), self.validation)
         network = NetworkFile(export.onnx, export.architecture, export.network.contract, scale, export.training)
-        rows = zip(self.names, self.models, self.source.objects, strict=True)
         objects = [
             ObjectInBundle(
-                name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh=mesh_file(x.mesh)
+                m.name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh=mesh_file(x.mesh)
             )
-            for name, m, x in rows
+            for m, x in zip(self.models, self.source.objects, strict=True)
         ]
         return write_object_bundle(path, network, objects)
 

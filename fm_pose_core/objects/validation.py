@@ -75,16 +75,17 @@ def answers_of(network: Fused, cases: Sequence[Case]) -> list[tuple[Array, Array
 
 
 class Validation:
-    """Validation instances with the true centre and with displaced ones; and, for comparison, of the training ones
-    every second."""
+    """Validation instances with the true centre and with displaced ones; and, for comparison, of each object's
+    training instances every second."""
 
     def __init__(
         self, objects: Sequence[KnownObject], validation: Sequence[Instance], training: Sequence[Instance]
     ) -> None:
+        own = ([x for x in training if x.object_id == known.model.id] for known in objects)
         self.sets = {
             "validation": cases_of(objects, validation),
             "validation_displaced": cases_of(objects, validation, DISPLACEMENT),
-            "training": cases_of(objects, training[::2]),
+            "training": cases_of(objects, [x for instances in own for x in instances[::2]]),
         }
         self.several = len(objects) > 1
 

@@ -1,0 +1,160 @@
+"""The way from a window to a pose, which the estimator, the validation and the calibration share; and the place for a
+refiner in it."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_bundle as toy
+
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.files import read_image
+from fm_pose_core.geometry import apply
+from fm_pose_core.objects.estimator import PoseEstimator
+from fm_pose_core.objects.pnp import score
+from fm_pose_core.objects.refine import Refiner
+from fm_pose_core.objects.solver import Look, ObjectSolver, Solution, split
+from fm_pose_core.types import Camera, Window
+
+CAMERA = Camera(np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]]), 640, 480)
+CONFIG = EstimatorConfig(backend="onnxruntime", threads=1, views=2)
+WINDOW = Window(300.0, 200.0)
+
+
+@dataclass
+class Nearer:
+    """Brings each pose a centimetre nearer, halves its covariance, and keeps what it was called with."""
+
+    error: float = 0.25
+    calls: list[tuple[Look, Solution]] = field(default_factory=list)
+
+    def refine(self, look: Look, solution: Solution) -> Solution:
+        """See Refiner."""
+        self.calls.append((look, solution))
+        T = solution.T_camera_object.copy()
+        T[2, 3] -= 0.01
+        return replace(
+            solution,
+            T_camera_object=T,
+            covariance=solution.covariance / 2,
+            reprojection_error=self.error,
+            expected_error=3.0,
+        )
+
+
+def test_a_refiner_sees_the_look_and_the_solution_and_its_answer_is_the_estimate(toy_bundle: Path) -> None:
+    image = toy.toy_image(CAMERA, WINDOW.u, WINDOW.v)
+    plain = PoseEstimator.load(toy_bundle, CONFIG)
+    refiner: Refiner = Nearer()
+    refined = PoseEstimator(plain.bundle, plain.backend, CONFIG, refiner)
+    before, after = (x.estimate(image, CAMERA, WINDOW) for x in (plain, refined))
+    moved = after.T_camera_object - before.T_camera_object
+    np.testing.assert_allclose(moved[:3, 3], [0.0, 0.0, -0.01], atol=1e-12)
+    assert not moved[:, :3].any()
+    np.testing.assert_allclose(after.covariance, before.covariance / 2)
+    assert (after.reprojection_error, after.score, after.accepted) == (0.25, score(3.0), True)
+
+    assert isinstance(refiner, Nearer)
+    ((look, solution),) = refiner.calls
+    assert solution.accepted and np.array_equal(solution.T_camera_object, before.T_camera_object)
+    assert solution.reprojection_error == before.reprojection_error
+    np.testing.assert_array_equal(solution.corners, before.corners)
+    crop = plain.bundle.object().crop
+    views = [crop.cut(image, CAMERA, WINDOW, view)[0] for view in crop.views(2)]
+    np.testing.assert_array_equal(look.pixels, np.stack(views))
+    assert look.camera is CAMERA and np.array_equal(look.image(), image)
+    np.testing.assert_allclose(look.R_camera_window, crop.rotation(CAMERA, WINDOW))
+
+
+def test_the_gates_judge_what_the_refiner_says(toy_bundle: Path) -> None:
+    plain = PoseEstimator.load(toy_bundle, CONFIG)
+    image = toy.toy_image(CAMERA, WINDOW.u, WINDOW.v)
+    pose = PoseEstimator(plain.bundle, plain.backend, CONFIG, Nearer(error=20.0)).estimate(image, CAMERA, WINDOW)
+    assert not pose.accepted and pose.reason.startswith("reprojection error 20.0 px")
+
+
+def test_a_refiner_is_not_asked_where_there_is_no_pose(toy_bundle: Path) -> None:
+    class Nan:
+        name, device, precision = "nan", "none", "fp32"
+
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            shape = (len(images), 1, 8, 2)
+            return {"corners": np.full(shape, np.nan, np.float32), "spread": np.ones(shape, np.float32)}
+
+    refiner = Nearer()
+    bundle = PoseEstimator.load(toy_bundle, CONFIG).bundle
+    pose = PoseEstimator(bundle, Nan(), CONFIG, refiner).estimate(np.zeros((480, 640, 3), np.uint8), CAMERA, WINDOW)
+    assert not pose.accepted and not refiner.calls
+
+
+def test_each_look_gets_its_own_answers_of_its_own_object() -> None:
+    """Two looks of three views each through a network of two objects."""
+    crop = toy.CROP
+    solvers = [ObjectSolver(np.zeros((8, 3)), crop, index, views=3) for index in (1, 0)]
+    image = np.zeros((480, 640, 3), np.uint8)
+    looks = [solver.look(image, CAMERA, WINDOW) for solver in solvers]
+    # The network says: view v of look w has all corners of object k where the window's (40 + 20 w + 5 k, 60) is.
+    where = [[np.array([[40.0 + 20 * w + 5 * k, 60.0]]) for k in range(2)] for w in range(2)]
+    corners = [
+        [np.tile(crop.to_window(_ray(crop.K, p) @ R, np.eye(3)), (8, 1)) for p in where[w]]
+        for w in range(2)
+        for R in crop.views(3)
+    ]
+    spread = np.array([[[[1.0 + w + 10 * k]] * 8 for k in range(2)] for w in range(2) for _ in range(3)])
+    outputs = {"corners": np.array(corners, np.float32), "spread": np.repeat(spread, 2, -1).astype(np.float32)}
+    for w, (solver, part) in enumerate(zip(solvers, split(outputs, looks), strict=True)):
+        found, deviation = solver.decode(part)
+        np.testing.assert_allclose(found, np.tile(where[w][solver.index], (8, 1)), atol=1e-3)
+        np.testing.assert_allclose(deviation, np.full((8, 2), 1.0 + w + 10 * solver.index))
+
+
+def _ray(K: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    return np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(K).T
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the TorchScript exporter
+@pytest.mark.parametrize("views", [1, EstimatorConfig().views])
+def test_validation_calibration_and_estimator_see_the_same_corners(views: int, tmp_path: Path) -> None:
+    """Of the same network, as it is trained and from the exported bundle: one view as in the validation, several as in
+    the calibration."""
+    torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
+    pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[train]')")
+    from rendered_bop import write_rendered_bop
+
+    from fm_pose_core.config import to_dict
+    from fm_pose_core.learning.experiment import Export
+    from fm_pose_core.learning.export import to_onnx
+    from fm_pose_core.learning.networks import Fused
+    from fm_pose_core.objects.validation import KnownObject, answers_of, cases_of
+    from fm_pose_core.tasks import experiment_from
+
+    dataset = write_rendered_bop(tmp_path / "pair", frames=3, objects=2)
+    values = {"dataset": str(dataset), "validation_frames": "1-2"}
+    network_values = {"width": 8, "features": 32}
+    objects = [{"id": 1}, {"id": 2}]
+    experiment = experiment_from({"data": values, "objects": objects, "network": network_values, "crop": {"size": 64}})
+    torch.manual_seed(0)
+    network, data = Fused(experiment.model()).eval(), experiment.read_data()
+    export = Export(network, to_onnx(network, "fp32"), to_dict(experiment.network), {})
+    bundle = data.write_bundle(tmp_path / "bundle", export)
+    config = EstimatorConfig(backend="torch", precision="fp32", views=views, min_score=0.0)
+    estimator = PoseEstimator.load(bundle.path, config)
+
+    known = [KnownObject(x.model, replace(x.solver, views=views)) for x in data.known()]
+    cases = cases_of(known, data.validation)
+    assert len(cases) == 4
+    for case, (corners, deviation) in zip(cases, answers_of(network, cases), strict=True):
+        x, solver = case.instance, case.known.solver
+        camera, image = x.camera, read_image(x.image_path)
+        center = apply(x.T_camera_object, solver.box_corners.mean(0)[None])
+        window = Window(*camera.pixels(center)[0], case.known.model.name)
+        pose = estimator.estimate(image, camera, window)
+        found = solver.crop.to_image(corners, camera, case.look.R_camera_window)
+        np.testing.assert_allclose(pose.corners, found, atol=1e-3)
+        solution = solver.solve(case.look, corners, deviation, bundle.spread_scale)
+        np.testing.assert_allclose(pose.T_camera_object, solution.T_camera_object, atol=1e-3)
+        assert np.array_equal(case.look.image(), image) and len(case.look.pixels) == views
+        # The labels are where the truth is seen.
+        truth = camera.pixels(apply(x.T_camera_object, solver.box_corners))
+        np.testing.assert_allclose(solver.crop.to_image(case.corners, camera, case.look.R_camera_window), truth)
