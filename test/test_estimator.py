@@ -11,6 +11,7 @@ from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, exp_so3, log_so3
 from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.objects.locate import Tracked
 
 K = np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]])
 CAMERAS = {

@@ -174,7 +174,7 @@ def test_votes_are_relative_to_their_cells() -> None:
 def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """The adapted first layer answers to our input as the published one does to torchvision's."""
     network = FeatureMapping(NetworkConfig(extractor="vgg16"), object_contract(32)).f
-    published = {f"features.{k}": torch.randn_like(v) * 0.05 for k, v in network.conv.state_dict().items()}
+    published = {f"features.{k}": torch.randn_like(v) * 0.05 for k, v in network.features.state_dict().items()}
     torch.save(published, tmp_path / "vgg.pth")
     network.load_weights(str(tmp_path / "vgg.pth"))
     image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
@@ -182,9 +182,9 @@ def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-unt
         [0.229, 0.224, 0.225]
     )[:, None, None]
     want = nn.functional.conv2d(theirs, published["features.0.weight"], published["features.0.bias"])
-    got = nn.functional.conv2d(FeatureMapping.normalise(image), network.conv[0].weight, network.conv[0].bias)
+    got = nn.functional.conv2d(FeatureMapping.normalise(image), network.features[0].weight, network.features[0].bias)
     assert torch.allclose(got, want, atol=1e-3)
-    assert torch.equal(network.conv[21].weight, published["features.21.weight"])
+    assert torch.equal(network.features[21].weight, published["features.21.weight"])
     del published["features.7.bias"]
     torch.save(published, tmp_path / "broken.pth")
     with pytest.raises(InputError, match=r"features\.7\.bias"):
@@ -202,7 +202,7 @@ def test_an_extractor_is_a_class_and_a_name(monkeypatch: pytest.MonkeyPatch) -> 
     class Pooled(Extractor):
         def __init__(self, channels: int, size: int, width: int, features: int) -> None:
             super().__init__(channels, size, width, features)
-            self.cells, self.features = 4, features
+            self.cells, self.feature_size = 4, features
             self.layer = nn.Linear(channels, features)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -148,7 +148,7 @@ def test_a_finished_run_or_phase_is_not_trained_again(
     monkeypatch.setattr("fm_pose_core.learning.trainer.load", lambda *_: pytest.fail("no data is wanted"))
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     after = Trainer(load_experiment(tmp_path / "run" / "config.yaml"), tmp_path / "run")
-    assert (after.phase, after.step) == (before.phase, before.step)
+    assert (after.phase_index, after.step) == (before.phase_index, before.step)
     for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -210,7 +210,7 @@ def test_another_pretraining_is_not_taken_over(tmp_path: Path) -> None:
     peer = spot_experiment("rozantsev", loss, pretrain_images=12, images=12)
     open_run(peer, tmp_path / "peer")
     trainer = Trainer(peer, tmp_path / "peer", tmp_path / "first")
-    assert (trainer.phase, trainer.step) == (1, 0)
+    assert (trainer.phase_index, trainer.step) == (1, 0)
     theirs = torch.load(tmp_path / "first" / "pretrained.pt", weights_only=True)["objective"]
     ours = trainer.objective.state_dict()
     taken = [k for k in theirs if k.startswith(("model.f.", "model.h.", "terms.L_p."))]
@@ -230,7 +230,7 @@ def test_a_term_without_weight_is_left_out(tmp_path: Path) -> None:
         for weight in (0.0, 1.0):
             experiment = spot_experiment(method, {knob: weight})
             trainer = Trainer(experiment, tmp_path / method)
-            trainer.phase = 1
+            trainer.phase_index = 1
             trainer.begin(trainer.phases[1])
             losses = trainer.objective(next(trainer._batches(trainer.phases[1], experiment.read_data())))
             layers = [k for k in trainer.objective.state_dict() if k.startswith(f"terms.{name}.")]
