@@ -31,6 +31,7 @@ from fm_pose_core.learning.trainer import Trainer, open_run, phases
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.tasks import experiment_from, load_experiment
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent
 
 
