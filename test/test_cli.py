@@ -277,3 +277,21 @@ def test_module_entry() -> None:
         cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 0 and done.stdout.startswith("fm-pose ")
+
+
+def test_resuming_takes_no_other_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "config.yaml", "--resume", "runs/x", "--set", "method=ddc"]) == 2
+    assert "--resume: expected no other option" in (error := capsys.readouterr().err) and "CONFIG, --set" in error
+
+
+def test_scoring_files_takes_no_options_of_a_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--groundtruth", "a.txt", "--predictions", "b.txt"]
+    assert main(["evaluate", "hand", "--dataset", "nyu", *files, "--window", "gt", "--mirror"]) == 2
+    assert "--predictions: expected no option that is about running a bundle" in (error := capsys.readouterr().err)
+    assert "--window, --mirror" in error
+
+
+def test_a_configuration_of_an_older_version_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "old.yaml").write_text("object: {id: 9}\n")
+    assert main(["train", str(tmp_path / "old.yaml"), "--output", str(tmp_path / "run")]) == 2
+    assert "`object` has become `data` and `objects`" in capsys.readouterr().err

@@ -157,4 +157,4 @@ def test_validation_calibration_and_estimator_see_the_same_corners(views: int, t
         assert np.array_equal(case.look.image(), image) and len(case.look.pixels) == views
         # The labels are where the truth is seen.
         truth = camera.pixels(apply(x.T_camera_object, solver.box_corners))
-        np.testing.assert_allclose(solver.crop.to_image(case.corners, camera, case.look.R_camera_window), truth)
+        np.testing.assert_allclose(solver.crop.to_image(case.corners[0], camera, case.look.R_camera_window), truth)

@@ -224,7 +224,7 @@ def test_a_term_without_weight_is_left_out(tmp_path: Path) -> None:
         ("feature_mapping", "gamma", "L_g"),
         ("feature_mapping", "beta", "L_hR"),
         ("feature_mapping", "points", "L_p"),
-        ("rozantsev", "weights", "L_w"),
+        ("rozantsev", "related", "L_w"),
         ("gradient_reversal", "domain", "L_d"),
         ("ddc", "mmd", "L_mmd"),
     ):

@@ -217,7 +217,6 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config = model, config
         chosen = [t for t in dict.fromkeys(terms) if t.weight(config) > 0]
-        expect(bool(chosen), "loss", "a weight above 0 for some term", f"0 for {', '.join(t.name for t in terms)}")
         self.terms = nn.ModuleDict({t.name: t(model, config) for t in chosen})
         self.weights = {t.name: t.weight(config) for t in chosen}
         self.active = tuple(self.terms)
