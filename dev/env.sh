@@ -1,7 +1,7 @@
 # Development environment; source it (bash or zsh), or run one command in it with dev/with_ros.
 #
-# .venv/bin comes first in PATH. ROS comes from PyPI (in .venv) unless a ROS installation has been sourced before, as on a
-# robot; then that one is used, and the overlay holds fm_pose_ros alone.
+# .venv/bin comes first in PATH. ROS comes from PyPI (in .venv) unless a ROS installation has been sourced before, as on
+# a robot; then that one is used, and the overlay holds fm_pose_ros alone.
 
 _root=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)
 _fm_pose_venv=$_root/.venv
@@ -29,7 +29,8 @@ else
   export ROS_DISTRO=jazzy VIRTUAL_ENV=$_fm_pose_venv  # CMake takes the Python of VIRTUAL_ENV
   export AMENT_PREFIX_PATH=$_overlay:$_fm_pose_venv
   export LD_LIBRARY_PATH=$_overlay/lib:$_fm_pose_venv/lib$(printf ':%s' "$_fm_pose_venv/$_python"/ros_*.libs)
-  export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1  # else each Python start finds these libraries for itself and then starts anew
+  # Else each Python start finds these libraries for itself and then starts anew.
+  export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
   export PYTHONPATH=$_overlay/$_python
 fi
 export CMAKE_PREFIX_PATH=$AMENT_PREFIX_PATH

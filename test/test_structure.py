@@ -1,6 +1,7 @@
 """Dependencies point one way (docs/design.md), and a file that is too long for a screen is noticed."""
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_functions_fit_on_a_screen(package: str) -> None:
             if isinstance(node, ast.FunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 assert lines <= SCREEN, f"{path.relative_to(ROOT)}: {node.name} has {lines} lines"
+
+
+def test_lines_have_at_most_120_characters() -> None:
+    """ruff looks at Python; here is the rest. Tables and links cannot be broken."""
+    kinds = ("*.md", "*.yaml", "*.txt", "*.toml", "*.msg", "*.sh", "CMakeLists.txt", "Makefile", "package.xml")
+    files = subprocess.run(["git", "ls-files", *kinds], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for file in files:
+        if file.startswith(("demo/", "dev/overlay/")):
+            continue  # data, and stand-ins for other packages
+        for number, line in enumerate((ROOT / file).read_text().splitlines(), start=1):
+            assert len(line) <= 120 or line.startswith("|") or "](http" in line, f"{file}:{number}"
 
 
 def test_the_design_names_files_that_exist() -> None:
