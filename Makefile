@@ -14,7 +14,7 @@ ros_sources := CMakeLists.txt package.xml $(wildcard msg/*.msg dev/overlay/*/* d
 .PHONY: help demo test lint environment clean FORCE
 
 help:
-	@echo "make demo         camera sequences through the real nodes: tables, overlay videos, bags (installs what it needs)"
+	@echo "make demo         camera sequences through the real nodes: tables, overlay videos, bags (installs all it needs)"
 	@echo "make test         linters and all tests (installs what it needs)"
 	@echo "make lint         linters only"
 	@echo "make environment  only install: .venv with everything; then  dev/with_ros COMMAND...  or  source dev/env.sh"
