@@ -120,11 +120,28 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     expect(path.is_file(), str(path), "a YAML file", "nothing there")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        text = path.read_text()
+        _expect_each_key_once(yaml.compose(text, yaml.SafeLoader), path)
+        values = yaml.safe_load(text) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}") from None
     expect(isinstance(values, dict), str(path), "a mapping", type(values).__name__)
     return values
+
+
+def _expect_each_key_once(node: Any, path: Path) -> None:
+    """YAML's own reader would take the last one without a word."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, value in node.value:
+            again = isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1
+            expect(not again, str(path), "each key once in a section", f"{key.value} twice")
+            _expect_each_key_once(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _expect_each_key_once(value, path)
 
 
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
@@ -134,7 +151,7 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
     for change in changes:
         path, equals, text = change.partition("=")
-        expect(bool(path and equals), "change", "KEY=VALUE such as method=real_only", repr(change))
+        expect(bool(path and equals), "--set", "KEY=VALUE such as method=real_only", repr(change))
         *parents, last = path.split(".")
         inner: Any = values
         for key in parents:
@@ -153,7 +170,9 @@ def _inside(values: Any, key: str, path: str, must_exist: bool = True) -> Any:
         fits = key.isdecimal() and int(key) < len(values)
         expect(fits, path, f"a number from 0 to {len(values) - 1} in place of {key}", "none")
         return values[int(key)]
-    expect(isinstance(values, dict) and (key in values or not must_exist), path, f"a section {key}", "none")
+    expect(isinstance(values, dict), path, f"a section that has {key}", "a value")
+    known = ", ".join(str(k) for k in values)
+    expect(key in values or not must_exist, path, f"one of {known}", repr(key))
     return values.get(key)
 
 

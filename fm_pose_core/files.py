@@ -28,7 +28,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     import cv2
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    expect(image is not None, str(path), "an image file", "something that OpenCV cannot read")
+    got = "something that OpenCV cannot read" if Path(path).is_file() else "nothing there"
+    expect(image is not None, str(path), "an image file", got)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -13,6 +13,8 @@ from fm_pose_core.errors import InputError, expect
 if TYPE_CHECKING:  # an experiment needs torch, a bundle does not
     from fm_pose_core.learning.experiment import Experiment
 
+MOVED = " (`object` has become `data` and `objects`)"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -41,7 +43,8 @@ def experiment_from(values: dict[str, Any]) -> "Experiment":
     """The experiment that a configuration describes, by its section. Raises InputError that names an unknown key."""
     sections = {task.section: task for task in TASKS.values()}
     named = [s for s in sections if s in values]
-    got = ", ".join(named) or "none" + (" (`object` has become `data` and `objects`)" if "object" in values else "")
+    hint = "" if "object" not in values else " (is `object` meant for `objects`?)" if "data" in values else MOVED
+    got = ", ".join(named) or f"none{hint}"
     expect(len(named) == 1, "configuration", f"one of the sections {', '.join(sections)}", got)
     experiment: Experiment = from_dict(_class(sections[named[0]].experiment), values)
     return experiment

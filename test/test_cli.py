@@ -154,6 +154,13 @@ def test_evaluate_displaced_and_a_part_of_the_frames(
         ("evaluate bop --bundle {bundle} --bundle {bundle} --root {root}", "one bundle per object"),
         ("evaluate bop --bundle {bundle} --root {root} --window here", "window: expected"),
         ("evaluate bop --bundle {bundle} --root {root} --displace -1", "displacement"),
+        (
+            "infer --bundle {bundle} --image no.png --camera 1,2,3,4 --window 1,2",
+            "no.png: expected an image file, got no",
+        ),
+        ("train --resume {root}", "expected the folder of a training run, got no config.yaml"),
+        ("export {root} {out}", "expected the folder of a training run, got no config.yaml"),
+        ("train config/train/lmo_duck.yaml --set schedul.images=3 --output {out}", "expected one of method, network,"),
         ("bundle show nowhere", "nowhere: expected a bundle"),
         ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected an image"),
         ("infer --bundle {bundle} --image {image} --camera 1,2,3 --window 1,2", "--camera: expected 4 numbers"),
@@ -175,6 +182,17 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("fm-pose:")]
     assert message in error and len(lines) == 1 and "Traceback" not in error
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom fm_pose_core.cli import main\n"
+        "sys.exit(main(['train', 'config/train/lmo_duck.yaml']))"
+    )
+    folder = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fm-pose: this needs torch: make environment, or pip install '.[train]'\n"
 
 
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,10 +73,12 @@ def test_yaml_errors_begin_with_the_file(tmp_path: Path) -> None:
     assert from_dict(EstimatorConfig, read_yaml(file)) == EstimatorConfig(threads=2, min_score=0.3)
     file.write_text("")
     assert from_dict(EstimatorConfig, read_yaml(file)) == EstimatorConfig()
-    for text in ("[1, 2]", "a: [1"):
+    for text in ("[1, 2]", "a: [1", "a: 1\nb: 2\na: 3", "a: [{b: 1, b: 1}]"):
         file.write_text(text)
         with pytest.raises(InputError, match=r"estimator\.yaml"):
             read_yaml(file)
+    with pytest.raises(InputError, match="expected each key once in a section, got b twice"):
+        read_yaml(file)
     with pytest.raises(InputError, match="nothing there"):
         read_yaml(tmp_path / "missing.yaml")
 

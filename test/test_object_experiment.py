@@ -156,7 +156,10 @@ def test_two_objects_in_one_bundle(trained: tuple[ObjectExperiment, Path], tmp_p
     [
         ({"objects": []}, "objects: expected at least one"),
         ({"objects": [{"id": 1}, {"id": 1, "name": "again"}]}, "objects: expected a different id each"),
-        ({"objects": [{"id": 3}]}, r"object id: expected one of \[1, 2\]"),
+        ({"objects": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "objects: expected a different name each"),
+        ({"objects": [{"id": 1, "name": "my duck"}]}, r"objects: expected names of letters.*'my duck'"),
+        ({"objects": [{"id": 1}, {"id": 3}]}, r"objects\[1\]\.id: expected one of \[1, 2\] in .*, got 3"),
+        ({"data": {"dataset": "nowhere"}}, "data.dataset: expected the folder of a BOP dataset, got nowhere"),
         ({"crop": {"size": 72}}, "crop.size: expected a multiple of 16, got 72"),
         ({"synthetic": {"viewpoints": {"distance": [0.5, 0.3]}}}, "distance: expected the nearest first"),
         ({"real": {"appearance": {"light": 0.5}}}, "real.appearance: expected no light"),

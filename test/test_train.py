@@ -26,6 +26,7 @@ from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
 from fm_pose_core.learning.adaptation import METHODS
 from fm_pose_core.learning.experiment import Experiment
+from fm_pose_core.learning.export import export
 from fm_pose_core.learning.loader import Source, load
 from fm_pose_core.learning.trainer import Trainer, open_run, phases
 from fm_pose_core.objects.estimator import PoseEstimator
@@ -126,19 +127,24 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
         command("train", "--resume", run),
         env=environment(),
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     while time.monotonic() < deadline + 60 and resumed.poll() is None and checkpoint(run)["step"] <= before["step"]:
         time.sleep(0.1)
-    resumed.send_signal(signal.SIGTERM)  # a polite stop: it saves, and says how to go on
-    assert "--resume" in resumed.communicate(timeout=60)[0]
+    os.killpg(resumed.pid, signal.SIGTERM)  # as systemd does: it saves, and says how to go on
+    out, error = resumed.communicate(timeout=60)
+    assert resumed.returncode == 130 and "--resume" in out and "Traceback" not in error
+    made = export(load_experiment(run / "config.yaml"), run, tmp_path / "bundle")
+    trained = made.manifest.training["trained"]
+    assert 0 < trained["images"] < trained["of"] and trained["of"] >= 12_000
     after = checkpoint(run)
     assert after["step"] > before["step"] and json.loads(after["config"])["schedule"]["images"] == short.schedule.images
 
 
 def test_a_finished_run_or_phase_is_not_trained_again(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A kill between two phases loses nothing: the next begins. A finished run stays as it is."""
     import torch
@@ -148,6 +154,7 @@ def test_a_finished_run_or_phase_is_not_trained_again(
     before = Trainer(load_experiment(tmp_path / "run" / "config.yaml"), tmp_path / "run")
     monkeypatch.setattr("fm_pose_core.learning.trainer.load", lambda *_: pytest.fail("no data is wanted"))
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert f"is finished; the next step is: fm-pose export {tmp_path / 'run'}" in capsys.readouterr().out
     after = Trainer(load_experiment(tmp_path / "run" / "config.yaml"), tmp_path / "run")
     assert (after.phase_index, after.step) == (before.phase_index, before.step)
     for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True):
@@ -185,7 +192,7 @@ def test_a_pretraining_is_of_one_network_loss_and_data() -> None:
     joint_alone = ({"gamma": 0.5}, {"beta": 2.0}, {"feature_variance": 4.0}, {"target_gradient": False}, {"mmd": 1.0})
     for loss in joint_alone:
         assert with_loss(**loss).pretraining() == plain, loss
-    for section in ({"method": "without_mapping"}, {"real": {"plain": 0.5}}):
+    for section in ({"method": "without_mapping"}, {"real": {"plain": 0.5}}, {"schedule": {"validate_images": 5}}):
         assert experiment_from({"objects": [{"id": 1}], **section}).pretraining() == plain
     for section in ({"objects": [{"id": 2}]}, {"network": {"width": 8}}, {"synthetic": {"displacement": 5.0}}):
         assert experiment_from({"objects": [{"id": 1}], **section}).pretraining() != plain

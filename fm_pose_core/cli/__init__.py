@@ -22,6 +22,9 @@ VERBS = {
     "engine": "build a TensorRT engine; with tensorrt_rtx also without a GPU",
 }
 
+# Packages that only one extra of pyproject.toml has, by the name that is imported.
+EXTRAS = dict.fromkeys(("torch", "trimesh", "pyrender", "threadpoolctl", "skimage", "fast_simplification"), "train")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
@@ -32,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except InputError as error:
         print(f"fm-pose: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        print(f"fm-pose: this needs {error.name}: make environment, or pip install '.[{extra}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fm-pose: interrupted", file=sys.stderr)

@@ -24,11 +24,23 @@ def run(args: argparse.Namespace) -> None:
         *bundle.describe(),
         ("network", f"{network.file}, sha256 {network.sha256[:16]}…, {architecture_text(network.architecture)}"),
         ("outputs", outputs),
+        *training_lines(manifest.training),
         ("made with", f"fm_pose {manifest.fm_pose_version}, bundle format {manifest.format}"),
         ("size", f"{size:.1f} MB, all checksums agree"),
     ]
     for heading, text in lines:
         print(f"{heading:12} {text}")
+
+
+def training_lines(training: dict[str, Any]) -> list[tuple[str, str]]:
+    """How long it was trained, and how it did in the last validation, as far as the bundle tells."""
+    lines = []
+    if trained := training.get("trained"):
+        lines.append(("trained", f"with {trained['images']} of {trained['of']} images"))
+    if validation := training.get("validation"):
+        names = {k: k.removeprefix("validation/") for k in validation if k.startswith("validation/")}
+        lines.append(("validation", ", ".join(f"{name} {validation[k]:.4g}" for k, name in names.items())))
+    return lines
 
 
 def architecture_text(architecture: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fm_pose_core.cli.options import command
+from fm_pose_core.errors import expect
 
 
 def add(verbs: Any, text: str) -> None:
@@ -20,7 +21,13 @@ def run(args: argparse.Namespace) -> None:
     from fm_pose_core.learning.export import export
     from fm_pose_core.tasks import load_experiment
 
-    experiment = load_experiment(args.run_dir / "config.yaml")
+    configuration = args.run_dir / "config.yaml"
+    expect(configuration.is_file(), str(args.run_dir), "the folder of a training run", "no config.yaml")
+    experiment = load_experiment(configuration)
     made = export(experiment, args.run_dir, args.bundle_dir, args.precision)
     size = sum(p.stat().st_size for p in made.path.iterdir()) / 1e6
     print(f"{made.path}: {made.name}, {size:.1f} MB")
+    trained = made.manifest.training.get("trained", {})
+    if trained and trained["images"] < trained["of"]:
+        images = f"{trained['images']} of {trained['of']} images"
+        print(f"fm-pose: the training is not finished: {images}; go on with: fm-pose train --resume {args.run_dir}")

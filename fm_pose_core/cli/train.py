@@ -8,6 +8,11 @@ from typing import Any
 from fm_pose_core.cli.options import command
 from fm_pose_core.errors import InputError, expect
 
+PRETRAINED = (
+    "skip the pretraining and take its result from another run; that must have the same schedule, because one curve of "
+    "the learning rate spans both phases"
+)
+
 
 def add(verbs: Any, text: str) -> None:
     example = "fm-pose train config/train/lmo_duck.yaml --output runs/duck"
@@ -15,7 +20,7 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file of the experiment (not with --resume)")
     p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
-    p.add_argument("--pretrained", metavar="RUN_DIR", help="skip the pretraining and take its result from another run")
+    p.add_argument("--pretrained", metavar="RUN_DIR", help=PRETRAINED)
     text = "change one value of CONFIG, such as method=real_only or schedule.images=50000; may be repeated"
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
@@ -34,10 +39,12 @@ def run(args: argparse.Namespace) -> None:
         given = ", ".join(name for name, value in others.items() if value)
         expect(not given, "--resume", "no other option: the run's own configuration holds", given)
         folder = Path(args.resume)
+        expect((folder / "config.yaml").is_file(), str(folder), "the folder of a training run", "no config.yaml")
         experiment = load_experiment(folder / "config.yaml")
     elif args.config is not None:
         folder = Path(args.output) if args.output else Path("runs") / Path(args.config).stem
         experiment = load_experiment(args.config, args.set)
     else:
         raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
-    train(experiment, folder, expanded(args.pretrained) if args.pretrained else None)
+    if not train(experiment, folder, expanded(args.pretrained) if args.pretrained else None):
+        raise KeyboardInterrupt  # a script must not take it for finished

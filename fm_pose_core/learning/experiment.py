@@ -14,6 +14,8 @@ from fm_pose_core.learning.loader import Source
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
 
+WATCHED = ("validate_images",)  # keys of the schedule that change nothing of what is learned
+
 
 @dataclass(frozen=True)
 class ScheduleConfig(MixtureConfig):
@@ -106,4 +108,5 @@ class Experiment:
         and those parts of the loss that the pretraining does not read."""
         knobs = {k for term in self.how.pretraining for k in term.knobs}
         values = {k: v for k, v in to_dict(self).items() if k not in ("method", "real")}
-        return {**values, "loss": {k: v for k, v in values["loss"].items() if k in knobs}}
+        schedule = {k: v for k, v in values["schedule"].items() if k not in WATCHED}
+        return {**values, "schedule": schedule, "loss": {k: v for k, v in values["loss"].items() if k in knobs}}

@@ -25,9 +25,11 @@ FP16_LARGEST = 65504.0
 
 def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp16") -> Bundle:
     """Write the bundle of a finished run. Raises InputError if the run's files or its data are missing."""
-    network = fused_of(run, experiment)
+    state = read_checkpoint(run, experiment)
+    network = _fused(state, experiment)
     architecture = to_dict(replace(experiment.network, mapping=experiment.how.mapping, weights=""))
-    record = {"configuration": to_dict(experiment), **_last_validation(run)}
+    trained = {"trained": state["trained"]} if "trained" in state else {}  # older runs don't tell
+    record = {"configuration": to_dict(experiment), **trained, **_last_validation(run)}
     made = Export(network, to_onnx(network, precision), architecture, record)
     written = experiment.read_data().write_bundle(bundle, made)
     load_backend(written, EngineConfig(backend="onnxruntime"))  # a bundle that does not load is none
@@ -36,9 +38,18 @@ def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp
 
 def fused_of(run: Path, experiment: Experiment) -> Fused:
     """The fused network of a run. Without a mapping g it is h∘f."""
+    return _fused(read_checkpoint(run, experiment), experiment)
+
+
+def read_checkpoint(run: Path, experiment: Experiment) -> dict[str, Any]:
+    """The last state of a run of this experiment. Raises InputError."""
     path = run / checkpoints.LATEST
     state = checkpoints.read(path, torch.device("cpu"), "the checkpoint of a training run")
     checkpoints.expect_same(path, "a checkpoint of the run's config.yaml", state["config"], to_dict(experiment))
+    return state
+
+
+def _fused(state: dict[str, Any], experiment: Experiment) -> Fused:
     untrained = replace(experiment, network=replace(experiment.network, weights=""))
     model = untrained.model()
     weights = {k.removeprefix("model."): v for k, v in state["objective"].items() if k.startswith("model.")}

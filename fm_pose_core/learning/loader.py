@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Samples(Protocol):
     """An endless source of samples: each a tuple of arrays in the order of `names`."""
@@ -41,7 +43,8 @@ class Batches(IterableDataset[dict[str, Any]]):
         rng = np.random.default_rng([*self.seed, info.id if info else 0])
         cv2.setNumThreads(1)
         if info is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's: it saves and then ends its workers
+            for number in STOPS:  # are the trainer's: it saves and then ends its workers
+                signal.signal(number, signal.SIG_IGN)
         with threadpool_limits(1) if info is not None else contextlib.nullcontext():
             synthetic, pairs = self.source.open(self.synthetic > 0, self.pairs > 0, rng)
             for batch in batches(synthetic, pairs, self.synthetic, self.pairs):

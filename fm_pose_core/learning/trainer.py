@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fm_pose_core.bundle import MANIFEST
 from fm_pose_core.config import to_dict
 from fm_pose_core.errors import expect
 from fm_pose_core.files import write_atomically
@@ -59,8 +60,9 @@ class Trainer:
 
     # The training
 
-    def train(self, data: Data) -> None:
-        """Run all phases from where the run stands. Raises FloatingPointError on a non-finite loss."""
+    def train(self, data: Data) -> bool:
+        """Run all phases from where the run stands; false where it was asked to stop before their end. Raises
+        FloatingPointError on a non-finite loss."""
         self.ranks.expect_together(str(self.run), (self.phase_index, self.step))
         validator = data.validator() if self.ranks.first else None
         logbook = Logbook(self.run, self.images()) if self.ranks.first else None
@@ -78,6 +80,12 @@ class Trainer:
         self.ranks.finish(self.model)
         if stop.made and self.ranks.first:
             print(f"stopped; go on with: fm-pose train --resume {self.run}")
+        return not stop.made
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.phase_index == len(self.phases) - 1 and self.step >= self.phases[-1].steps
 
     def _train_phase(
         self,
@@ -178,7 +186,9 @@ class Trainer:
         if self.ranks.first:
             state = {"objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
             position = {"phase": self.phase_index, "step": self.step, "seconds": self.seconds}
-            checkpoints.write(self.run / name, {**state, **position}, self.experiment)
+            total = self.ranks.world * sum(p.steps * p.batch for p in self.phases)
+            trained = {"images": self.images(), "of": total}
+            checkpoints.write(self.run / name, {**state, **position, "trained": trained}, self.experiment)
 
     def _restore(self) -> None:
         path = self.run / checkpoints.LATEST
@@ -196,7 +206,8 @@ class Trainer:
         state = checkpoints.read(path, self.ranks.device, "the result of a pretraining")
         ours = self.experiment.pretraining()
         theirs = {k: state["config"].get(k) for k in ours}
-        theirs["loss"] = {k: v for k, v in (theirs["loss"] or {}).items() if k in ours["loss"]}
+        for section in ("loss", "schedule"):
+            theirs[section] = {k: v for k, v in (theirs[section] or {}).items() if k in ours[section]}
         checkpoints.expect_same(path, "the same pretraining as this experiment's", theirs, ours)
         wanted = [k for k in self.objective.state_dict() if k.startswith(("model.f.", "model.h.", "terms.L_p."))]
         weights = {k: state["objective"][k] for k in wanted if k in state["objective"]}
@@ -261,18 +272,22 @@ class Watch:
 def open_run(experiment: Experiment, run: Path) -> None:
     """Make the run's folder, which keeps the configuration. Raises InputError if a run of another one is there."""
     latest = run / checkpoints.LATEST
+    expect(not (run / MANIFEST).exists(), str(run), "a folder for a run", "a bundle")
     if latest.is_file():
         before = checkpoints.read(latest, torch.device("cpu"), "the checkpoint of a training run")["config"]
         checkpoints.expect_same(run, "no run, or one of this configuration", before, to_dict(experiment))
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
 
 
-def train(experiment: Experiment, run: Path, pretrained: Path | None = None) -> None:
-    """Begin a run, or go on with the one that is in the folder `run`. pretrained: folder of a run whose pretraining is
-    taken over."""
+def train(experiment: Experiment, run: Path, pretrained: Path | None = None) -> bool:
+    """Begin a run, or go on with the one that is in the folder `run`; false where it was stopped before its end.
+    pretrained: folder of a run whose pretraining is taken over."""
     keep_memory()
     open_run(experiment, run)
-    Trainer(experiment, run, pretrained).train(experiment.read_data())
+    trainer = Trainer(experiment, run, pretrained)
+    if trainer.finished and trainer.ranks.first:
+        print(f"{run} is finished; the next step is: fm-pose export {run} BUNDLE_DIR")
+    return trainer.finished or trainer.train(experiment.read_data())
 
 
 def keep_memory() -> None:

@@ -142,7 +142,8 @@ def select_instances(
     if frames is not None:
         images = frames.of(images)
         instances = [i for i in instances if (i.scene_id, i.im_id) in images]
-    expect(bool(instances), "the choice of split, objects and frames", "at least one instance", "none")
+    chosen = "the choice of objects, frames and visibility"
+    expect(bool(instances), chosen, f"at least one instance of those in {split!r}", "none")
     return instances, notes
 
 

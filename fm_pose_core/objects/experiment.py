@@ -1,5 +1,6 @@
 """An experiment with objects, and the data that it names."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,7 +79,11 @@ class ObjectExperiment(Experiment):
     def read_data(self) -> "ObjectData":
         """Read the meshes and the real images. Raises InputError for what is missing."""
         _check(self)
-        dataset = BopDataset(expanded(self.data.dataset))
+        root = expanded(self.data.dataset)
+        expect(root.is_dir(), "data.dataset", "the folder of a BOP dataset", root)
+        dataset = BopDataset(root)
+        for k, x in enumerate(self.objects):
+            expect(x.id in dataset.objects, f"objects[{k}].id", f"one of {sorted(dataset.objects)} in {root}", x.id)
         training, validation = _parts(self.data, dataset.instances(self.data.split, [x.id for x in self.objects]))
         assets = tuple(_assets(self, i, dataset, training) for i in range(len(self.objects)))
         photos = _photos(self.backgrounds, training, {x.id: a for x, a in zip(self.objects, assets, strict=True)})
@@ -124,6 +129,11 @@ def _check(experiment: ObjectExperiment) -> None:
     ids, size = [x.id for x in experiment.objects], experiment.crop.size
     expect(bool(ids), "objects", "at least one, such as [{id: 9}]", "none")
     expect(len(set(ids)) == len(ids), "objects", "a different id each", ids)
+    names = [x.name for x in experiment.objects if x.name]
+    expect(len(set(names)) == len(names), "objects", "a different name each", names)
+    for name in names:
+        fits = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None
+        expect(fits, "objects", "names of letters, digits and _ (they become topics and frames)", repr(name))
     expect(size % 16 == 0, "crop.size", "a multiple of 16", size)
     expect(nearest <= farthest, "synthetic.viewpoints.distance", "the nearest first", (nearest, farthest))
     appearance = experiment.real.appearance

@@ -142,7 +142,6 @@ def _draw_calibration(figure: Any, bins: Sequence[dict[str, float]]) -> None:
     left.plot([b["score"] for b in finite], [b["mean_error"] for b in finite], "o-", label="mean")
     left.plot([b["score"] for b in finite], [b["median_error"] for b in finite], "s--", label="median")
     left.set(xlabel="score (mean of the bin)", ylabel="2D projection error, px", yscale="log")
-    right.plot([0, 1], [0, 100], color="0.6", linestyle=":")
     right.plot([b["score"] for b in bins], [100 * b["correct"] for b in bins], "o-")
     right.set(xlabel="score (mean of the bin)", ylabel="instances below 5 px, %", ylim=(-2, 102))
     left.legend(fontsize=8)
