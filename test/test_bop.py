@@ -1,6 +1,7 @@
 """Reading datasets in BOP format, result files there and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import toy_bundle as toy
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import box_corners, exp_so3, transform
-from fm_pose_core.objects.bop import BopDataset, Result, read_results, write_results
+from fm_pose_core.objects.bop import BopDataset, Result, read_results, relabelled, write_results
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.rendering.mesh import read_vertices
 
@@ -162,3 +163,55 @@ def test_a_ply_file_without_vertices_or_without_a_file_is_named(tmp_path: Path) 
     for name in ("m.ply", "none.ply"):
         with pytest.raises(InputError, match=name):
             read_vertices(tmp_path / name)
+
+
+def other_labels(root: Path, move: float, images: tuple[str, ...]) -> dict[str, list[dict[str, object]]]:
+    """The dataset's labels of some images, moved along x by so many metres; of object 1 alone in the last of them."""
+    truths = json.loads((root / "test" / "000001" / "scene_gt.json").read_text())
+    chosen = {image: truths[image] for image in images}
+    chosen[images[-1]] = [t for t in chosen[images[-1]] if t["obj_id"] == 1]
+    for entries in chosen.values():
+        for truth in entries:
+            truth["cam_t_m2c"] = (np.array(truth["cam_t_m2c"]) + [1e3 * move, 0, 0]).tolist()
+    return chosen
+
+
+def test_other_labels_take_the_place_of_the_datasets(root: Path, tmp_path: Path) -> None:
+    """As a file or as a folder with scenes; what they do not have is left out."""
+    labels = other_labels(root, 0.02, ("2", "3"))
+    (tmp_path / "gt.json").write_text(json.dumps(labels))
+    (tmp_path / "all" / "000001").mkdir(parents=True)
+    (tmp_path / "all" / "000001" / "scene_gt.json").write_text(json.dumps(labels))
+    for path in (tmp_path / "gt.json", tmp_path / "all"):
+        instances = BopDataset(root, path).instances("test")
+        assert [(x.im_id, x.object_id) for x in instances] == [(2, 1), (2, 2), (3, 1)]
+        for x in instances:
+            want = tiny_bop.truth(x.im_id, x.object_id)
+            np.testing.assert_allclose(x.T_camera_object[:3, 3], want[:3, 3] + [0.02, 0, 0], atol=1e-9)
+            np.testing.assert_allclose(x.T_camera_object[:3, :3], want[:3, :3], atol=1e-9)
+            assert x.visible_fraction == pytest.approx(0.9)
+    with pytest.raises(InputError, match=r"expected a scene_gt\.json, or a folder"):
+        BopDataset(root, tmp_path / "none.json").instances("test")
+
+
+def test_one_file_of_labels_cannot_serve_several_scenes(root: Path, tmp_path: Path) -> None:
+    instances = BopDataset(root).instances("test")
+    elsewhere = [replace(x, scene_id=2) for x in instances]
+    (tmp_path / "gt.json").write_text(json.dumps(other_labels(root, 0.0, ("2",))))
+    with pytest.raises(InputError, match=r"a folder with SCENE/scene_gt\.json for scenes 1, 2, got one file"):
+        relabelled([*instances, *elsewhere], tmp_path / "gt.json")
+
+
+def test_each_of_several_instances_takes_the_nearest_label(root: Path, tmp_path: Path) -> None:
+    first = next(x for x in BopDataset(root).instances("test") if x.object_id == 1)
+    T = first.T_camera_object.copy()
+    T[0, 3] += 0.1
+    labels = {
+        "2": [
+            {"obj_id": 1, "cam_R_m2c": P[:3, :3].ravel().tolist(), "cam_t_m2c": (1e3 * P[:3, 3]).tolist()}
+            for P in (T, first.T_camera_object)
+        ]
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(labels))
+    found = relabelled([first, replace(first, T_camera_object=T)], tmp_path / "gt.json")
+    np.testing.assert_allclose([x.T_camera_object[0, 3] for x in found], [first.T_camera_object[0, 3], T[0, 3]])

@@ -14,7 +14,7 @@ from fm_pose_core.files import Frames
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects import windows as windowing
 from fm_pose_core.objects.bop import BopDataset, Result
-from fm_pose_core.objects.evaluation import evaluate_bop, evaluate_results, select_instances
+from fm_pose_core.objects.evaluation import against, evaluate_bop, evaluate_results, select_instances
 from fm_pose_core.objects.report import choose_cases, score_bins, write_report
 from fm_pose_core.types import Camera, ObjectPose, Window
 
@@ -245,3 +245,22 @@ def test_calibration_bins(dataset: BopDataset) -> None:
     assert low["mean_error"] > middle["mean_error"] > high["mean_error"]
     assert (low["correct"], high["correct"]) == (0, 1)
     assert evaluation.score_correlation == pytest.approx(-1)
+
+
+def test_the_same_predictions_against_other_labels(dataset: BopDataset, tmp_path: Path) -> None:
+    """An estimator that is right by the dataset's labels is 8 cm off by the others, which do not have every image."""
+    truths = json.loads((dataset.root / "test" / "000001" / "scene_gt.json").read_text())
+    moved = {image: truths[image] for image in ("2", "3")}
+    for entries in moved.values():
+        for truth in entries:
+            truth["cam_t_m2c"][2] += 80.0
+    (tmp_path / "gt.json").write_text(json.dumps(moved))
+    own = evaluate_bop(dataset, "test", {2: FakeEstimator()})
+    others = against(own, dataset, tmp_path / "gt.json")
+    assert own.mean.cm_deg == 1.0 and own.mean.translation == pytest.approx(0.0, abs=1e-9)
+    assert others.mean.cm_deg == 0.0 and others.mean.translation == pytest.approx(0.08)
+    assert (own.mean.count, others.mean.count) == (3, 2)
+    assert others.notes[-1] == "1 of 3 instances have no such label and do not count"
+    (tmp_path / "empty.json").write_text("{}")
+    with pytest.raises(InputError, match="labels of some of the instances, got none"):
+        against(own, dataset, tmp_path / "empty.json")

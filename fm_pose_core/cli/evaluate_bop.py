@@ -30,6 +30,8 @@ def add(what: Any) -> None:
     text = "the dataset: models/ (or models_eval/) and the split's folder"
     p.add_argument("--root", type=Path, required=True, metavar="BOP_DIR", help=text)
     p.add_argument("--split", default="test", help="folder with the scenes (default: %(default)s)")
+    text = "also score against these labels: a scene_gt.json, or a folder with SCENE/scene_gt.json"
+    p.add_argument("--labels", type=Path, metavar="FILE", help=text)
     _add_windows_and_outputs(p)
     _add_choice_of_instances(p)
     text = "count poses that the estimator's own gate refused, too (default: they are absent, so failures)"
@@ -69,18 +71,24 @@ def _add_choice_of_instances(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from fm_pose_core.objects.bop import BopDataset, write_results
+    from fm_pose_core.objects.evaluation import against
 
     dataset = BopDataset(args.root)
     expect(0 <= args.min_visibility <= 1, "--min-visibility", "a fraction from 0 to 1", args.min_visibility)
     evaluation = (_of_results if args.results else _of_bundles)(args, dataset)
     evaluation.settings["frames"] = args.frames
-    print(evaluation.table())
+    evaluations = {"the dataset's labels": (evaluation, args.output)}
+    if args.labels:
+        folder = args.output / "other_labels" if args.output else None
+        evaluations[str(args.labels)] = (against(evaluation, dataset, args.labels), folder)
     if args.csv:
         write_results(args.csv, evaluation.results())
-    if args.output:
-        from fm_pose_core.objects.report import write_report
+    for labels, (scored, folder) in evaluations.items():
+        print((f"against {labels}\n" if len(evaluations) > 1 else "") + scored.table())
+        if folder:
+            from fm_pose_core.objects.report import write_report
 
-        print(f"report: {write_report(evaluation, dataset, args.output)}")
+            print(f"report: {write_report(scored, dataset, folder)}")
 
 
 def _of_results(args: argparse.Namespace, dataset: "BopDataset") -> "Evaluation":

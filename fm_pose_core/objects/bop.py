@@ -9,7 +9,7 @@ BOP writes millimetres; everything that leaves this module is in metres. Layout 
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,11 @@ def key(x: Instance | Result) -> Key:
 
 
 class BopDataset:
-    """A BOP dataset on disk. Raises InputError that names the file that is missing or broken."""
+    """A BOP dataset on disk. labels: other ones in place of the dataset's own, see `relabelled`. Raises InputError that
+    names the file that is missing or broken."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, labels: str | Path | None = None) -> None:
+        self.root, self.labels = Path(root), labels
         expect(self.root.is_dir(), str(root), "the folder of a BOP dataset", "no folder")
 
     @cached_property
@@ -140,11 +141,11 @@ class BopDataset:
                 for i, truth in enumerate(truths[key]):
                     if wanted is not None and truth["obj_id"] not in wanted:
                         continue
-                    R = project_to_so3(np.array(truth["cam_R_m2c"], dtype=np.float64).reshape(3, 3))
-                    T = transform(R, np.array(truth["cam_t_m2c"]) * MM)
+                    T = _pose(truth)
                     visible = infos[key][i].get("visib_fract", float("nan")) if key in infos else float("nan")
                     result.append(Instance(scene_id, int(key), truth["obj_id"], T, visible, camera, image_path))
-        return sorted(result, key=lambda x: (x.scene_id, x.im_id, x.object_id))
+        result.sort(key=lambda x: (x.scene_id, x.im_id, x.object_id))
+        return relabelled(result, self.labels) if self.labels is not None else result
 
     def targets(self, name: str = "test_targets_bop19.json") -> set[Key] | None:
         """(scene_id, im_id, obj_id) that the BOP challenge scores, or None where the dataset has no such file."""
@@ -164,6 +165,38 @@ class BopDataset:
 
     def _scene(self, split: str, scene_id: int) -> Path:
         return self.root / split / f"{scene_id:06d}"
+
+
+def relabelled(instances: Sequence[Instance], labels: str | Path) -> list[Instance]:
+    """The instances with the poses of other labels; those that these do not have are left out.
+
+    labels: a scene_gt.json where the instances are of one scene, or a folder with SCENE/scene_gt.json. Of several
+    instances of an object in an image, each takes the nearest pose that is left. Raises InputError.
+    """
+    path, scenes = Path(labels), sorted({x.scene_id for x in instances})
+    single = path.is_file()
+    expect(single or path.is_dir(), str(path), "a scene_gt.json, or a folder with SCENE/scene_gt.json", "nothing there")
+    several = f"a folder with SCENE/scene_gt.json for scenes {', '.join(map(str, scenes))}"
+    expect(not single or len(scenes) < 2, str(path), several, "one file")
+    poses: dict[Key, list[Array]] = {}
+    for scene in scenes:
+        file = path if single else path / f"{scene:06d}" / "scene_gt.json"
+        for image, truths in read_json(file).items():
+            for truth in truths:
+                poses.setdefault((scene, int(image), truth["obj_id"]), []).append(_pose(truth))
+    result = []
+    for x in instances:
+        left = poses.get(key(x), [])
+        if left:
+            away = [float(np.linalg.norm(T[:3, 3] - x.T_camera_object[:3, 3])) for T in left]
+            result.append(replace(x, T_camera_object=left.pop(int(np.argmin(away)))))
+    return result
+
+
+def _pose(truth: dict[str, Any]) -> Array:
+    """T_camera_object (4, 4), metres, of an entry of scene_gt.json."""
+    R = project_to_so3(np.array(truth["cam_R_m2c"], dtype=np.float64).reshape(3, 3))
+    return transform(R, np.array(truth["cam_t_m2c"]) * MM)
 
 
 def read_results(path: str | Path) -> list[Result]:

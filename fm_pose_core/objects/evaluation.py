@@ -20,7 +20,7 @@ from tqdm import tqdm
 from fm_pose_core.errors import expect
 from fm_pose_core.files import Frames, read_image
 from fm_pose_core.geometry import Array
-from fm_pose_core.objects.bop import MM, BopDataset, Instance, Key, ObjectModel, Result, key
+from fm_pose_core.objects.bop import MM, BopDataset, Instance, Key, ObjectModel, Result, key, relabelled
 from fm_pose_core.objects.cases import Case, Evaluation, Prediction, mean_summary, summarise
 from fm_pose_core.objects.metrics import pose_errors
 from fm_pose_core.objects.windows import displaced, match_windows, read_windows, true_windows
@@ -108,6 +108,17 @@ def evaluate_results(
         "all_instances": all_instances,
     }
     return score(dataset, instances, predictions, settings, notes)
+
+
+def against(evaluation: Evaluation, dataset: BopDataset, labels: str | Path) -> Evaluation:
+    """The same predictions scored against other labels (bop.relabelled); instances without one do not count."""
+    own = [case.instance for case in evaluation.cases]
+    others = relabelled(own, labels)
+    expect(bool(others), str(labels), "labels of some of the instances", "none")
+    predictions = [case.prediction for case in evaluation.cases if case.prediction is not None]
+    left_out = f"{len(own) - len(others)} of {len(own)} instances have no such label and do not count"
+    notes = (*evaluation.notes, *([left_out] if len(others) < len(own) else []))
+    return score(dataset, others, predictions, {**evaluation.settings, "labels": str(labels)}, notes)
 
 
 # --- which instances -------------------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several 
 class DataConfig:
     dataset: str = knob("", "Folder of a BOP dataset; environment variables such as $FM_POSE_DATA are expanded.")
     split: str = knob("test", "Split with the real images.")
+    labels: str = knob(
+        "",
+        "Other labels in place of the dataset's: a scene_gt.json, or a folder with SCENE/scene_gt.json. Images without "
+        "one are left out.",
+    )
     training_frames: str = knob("", f"Real images to train with, {FRAMES}; empty for all that are not for validation.")
     validation_frames: str = knob("", f"Real images to validate with, never trained on, {FRAMES}; empty for none.")
 
@@ -81,7 +86,7 @@ class ObjectExperiment(Experiment):
         _check(self)
         root = expanded(self.data.dataset)
         expect(root.is_dir(), "data.dataset", "the folder of a BOP dataset", root)
-        dataset = BopDataset(root)
+        dataset = BopDataset(root, expanded(self.data.labels) if self.data.labels else None)
         for k, x in enumerate(self.objects):
             expect(x.id in dataset.objects, f"objects[{k}].id", f"one of {sorted(dataset.objects)} in {root}", x.id)
         training, validation = _parts(self.data, dataset.instances(self.data.split, [x.id for x in self.objects]))
