@@ -172,7 +172,7 @@ def other_labels(root: Path, move: float, images: tuple[str, ...]) -> dict[str, 
     chosen[images[-1]] = [t for t in chosen[images[-1]] if t["obj_id"] == 1]
     for entries in chosen.values():
         for truth in entries:
-            truth["cam_t_m2c"] = (np.array(truth["cam_t_m2c"]) + [1e3 * move, 0, 0]).tolist()
+            truth["cam_t_m2c"] = np.add(truth["cam_t_m2c"], [1e3 * move, 0, 0]).tolist()
     return chosen
 
 
