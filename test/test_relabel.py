@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, inverse, transform
 from fm_pose_core.objects.arrangements import apart, find_arrangements
 from fm_pose_core.objects.bop import BopDataset, Instance
+from fm_pose_core.objects.overlay import GREEN, draw_contour
 from fm_pose_core.objects.relabel import Observation, correct, corrected, relabel, write_labels
+from fm_pose_core.objects.relabel_report import summary, write_report
 from fm_pose_core.objects.viewpoints import look_at
 from fm_pose_core.types import Camera, ObjectPose, Window
 
@@ -209,12 +212,46 @@ class Knowing:
 
 def test_a_dataset_from_images_to_files(tmp_path: Path) -> None:
     dataset = BopDataset(tiny_bop.write_tiny_bop(tmp_path / "tiny"))
-    found = relabel(dataset, "test", {2: Knowing()}, tmp_path / "labels")
-    assert found and all(c.arrangement.object_id == 2 for c in found)
-    told = json.loads((tmp_path / "labels" / "corrections.json").read_text())
-    assert [t["reason"] for t in told] == [c.reason for c in found] and not any(t["accepted"] for t in told)
+    instances = dataset.instances("test")
+    found = relabel(dataset, instances, {2: Knowing()})
+    assert found and all(c.arrangement.object_id == 2 and not c.accepted for c in found)
+    write_labels(tmp_path / "labels", corrected(instances, found))
     again = BopDataset(dataset.root, tmp_path / "labels").instances("test")
     for a, b in zip(again, dataset.instances("test"), strict=True):
         np.testing.assert_allclose(a.T_camera_object, b.T_camera_object, atol=1e-12)
     with pytest.raises(InputError, match="images that show the bundles' objects, got none"):
-        relabel(dataset, "test", {}, tmp_path / "labels")
+        relabel(dataset, instances, {})
+
+
+def test_the_report_shows_labels_before_and_after(tmp_path: Path) -> None:
+    dataset = BopDataset(tiny_bop.write_tiny_bop(tmp_path / "tiny"))
+    instances = [replace(x, image_path=dataset.instances("test")[0].image_path) for x in instances_of(still(8))]
+    labelled = [
+        replace(x, T_camera_object=x.T_camera_object @ disturbance(10.0, 10.0)) if x.object_id == 1 else x
+        for x in instances
+    ]
+    (a,) = (a for a in find_arrangements(labelled) if a.object_id == 1)
+    done, refused = correct(a, observations(1, 8, 0.5), BOX), correct(a, observations(1, 3, 0.5), BOX)
+    path = write_report(dataset, labelled, [done, refused], tmp_path / "out")
+    page = path.read_text()
+    assert page.count("<figure>") == 3 and "scene 1, images 0–7" in page and "3 images show it" in page
+    told = json.loads((tmp_path / "out" / "corrections.json").read_text())
+    assert [t["accepted"] for t in told] == [True, False] and told[1]["rotation_deg"] is None
+    assert told[0]["rotation_deg"] == pytest.approx(10.0, abs=1.5) and told[0]["rotation_sigma_deg"] < 2.0
+    head, line = summary(dataset, [done, refused]).splitlines()
+    assert head.split()[:2] == ["object", "corrected"] and line.split()[1:7] == ["1", "of", "2", "8", "of", "16"]
+
+
+def test_the_outline_of_a_mesh() -> None:
+    """Of the box's two triangles that are given, or of its convex hull; nothing of a mesh behind the camera."""
+    T = transform(np.eye(3), np.array([0.0, 0.0, 0.5]))
+    black = np.zeros((480, 640, 3), np.uint8)
+    hull = draw_contour(black, CAMERA, T, BOX, np.empty((0, 3), np.int64), GREEN)
+    v, u = np.nonzero(hull.any(-1))
+    expected = CAMERA.pixels(apply(T, BOX))
+    np.testing.assert_allclose([u.min(), v.min(), u.max(), v.max()], [*expected.min(0), *expected.max(0)], atol=2.5)
+    assert not hull[240, 320].any()
+    face = np.array([[0, 1, 2]])
+    part = draw_contour(black, CAMERA, T, BOX, face, GREEN)
+    assert 0 < part.any(-1).sum() < hull.any(-1).sum()
+    assert not draw_contour(black, CAMERA, inverse(T), BOX, face, GREEN).any()

@@ -87,31 +87,22 @@ class Correction:
 
 
 def relabel(
-    dataset: BopDataset,
-    split: str,
-    estimators: Mapping[int, Estimator],
-    output: str | Path,
-    show_progress: bool = False,
+    dataset: BopDataset, instances: Sequence[Instance], estimators: Mapping[int, Estimator], show_progress: bool = False
 ) -> list[Correction]:
-    """Correct the labels of the objects that `estimators` (by object id) know, and write all labels of the split to
-    `output`/SCENE/scene_gt.json and the corrections to `output`/corrections.json.
+    """Corrections for the objects that `estimators` (by object id) know, one for each of their arrangements.
 
-    The labels of all objects of the split tell how the camera moved. Raises InputError for what is missing.
+    instances: all of a split, because the labels of all objects tell how the camera moved. Raises InputError where none
+    of them is to be corrected, and for an image that can't be read.
     """
-    instances = dataset.instances(split)
     chosen = [x for x in instances if x.object_id in estimators and not x.visible_fraction < VISIBLE]
-    expect(bool(chosen), f"split {split!r}", "images that show the bundles' objects", "none")
+    expect(bool(chosen), str(dataset.root), "images that show the bundles' objects", "none")
     seen = observe(dataset, chosen, estimators, show_progress)
     corrections = []
-    for arrangement in find_arrangements(instances):
-        if arrangement.object_id in estimators:
-            model = dataset.model(arrangement.object_id)
-            own = seen[arrangement.scene_id, arrangement.object_id]
+    for a in find_arrangements(instances):
+        if a.object_id in estimators:
+            model = dataset.model(a.object_id)
             box = box_corners(model.minimum, model.maximum)
-            corrections.append(correct(arrangement, own, box, model.symmetries))
-    write_labels(output, corrected(instances, corrections))
-    text = json.dumps([c.to_json() for c in corrections], indent=1)
-    write_atomically(Path(output) / "corrections.json", (text + "\n").encode())
+            corrections.append(correct(a, seen[a.scene_id, a.object_id], box, model.symmetries))
     return corrections
 
 
