@@ -117,6 +117,21 @@ def test_where_no_two_objects_agree_all_begin_anew() -> None:
     assert sorted({(a.scene_id, a.object_id) for a in scenes}) == [(s, o) for s in (1, 2) for o in PLACES]
 
 
+def test_where_the_camera_is_known_one_object_is_enough() -> None:
+    """And its label may tremble; where the camera of an image is missing, the labels have to tell."""
+    poses, rng = {k: T for k, T in still(12).items() if k[1] == 1}, np.random.default_rng(1)
+    for i in range(12):
+        poses[i, 1] = poses[i, 1] @ transform(exp_so3(rng.normal(scale=np.radians(1.2), size=3)), np.zeros(3))
+    known = [replace(x, T_camera_world=cameras(12)[x.im_id]) for x in instances_of(poses)]
+    (a,) = find_arrangements(known)
+    assert a.images == list(range(12)) and a.stretch == 0
+    for T, truth in zip(a.T_camera_world, cameras(12), strict=True):
+        assert np.array_equal(T, truth)
+    assert apart(a.T_world_object, PLACES[1])[0] < np.radians(3.0)
+    parts = find_arrangements([*known[:-1], replace(known[-1], T_camera_world=None)])
+    assert [a.stretch for a in parts] == list(range(12))
+
+
 # Where they really stand
 
 

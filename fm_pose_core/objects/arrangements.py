@@ -4,6 +4,8 @@ A camera that moves around objects that stand still sees all of them move in the
 how the camera moved from an image to the next; objects that agree stand still, and their agreement is the camera's
 motion. An object that disagrees in a single image has a wrong label there. One that disagrees from then on was moved:
 another arrangement of it begins. Where no two objects agree, the camera's motion is unknown and all begin anew.
+
+A dataset that tells where its camera was (BOP's cam_R_w2c, of a board or a turntable) needs no other objects for this.
 """
 
 from collections import defaultdict
@@ -39,10 +41,14 @@ def find_arrangements(instances: Sequence[Instance]) -> list[Arrangement]:
     result: list[Arrangement] = []
     for scene_id in sorted({x.scene_id for x in instances}):
         labels: dict[int, dict[int, Array]] = defaultdict(dict)
+        cameras: dict[int, Array] = {}
         for x in instances:
             if x.scene_id == scene_id:
                 labels[x.im_id][x.object_id] = x.T_camera_object
-        result += _Scene(scene_id, labels).arrangements()
+                if x.T_camera_world is not None:
+                    cameras[x.im_id] = x.T_camera_world
+        known = cameras if cameras.keys() == labels.keys() else {}  # one world for all of its images, or none
+        result += _Scene(scene_id, labels, known).arrangements()
     return result
 
 
@@ -62,9 +68,9 @@ def apart(A: Array, B: Array) -> tuple[float, float]:
 class _Scene:
     """Follows the objects of a scene from image to image."""
 
-    def __init__(self, scene_id: int, labels: dict[int, dict[int, Array]]) -> None:
-        self.scene_id, self.labels, self.images = scene_id, labels, sorted(labels)
-        self.stretch = -1
+    def __init__(self, scene_id: int, labels: dict[int, dict[int, Array]], cameras: dict[int, Array]) -> None:
+        self.scene_id, self.labels, self.cameras, self.images = scene_id, labels, cameras, sorted(labels)
+        self.stretch = 0
         self.open: dict[int, Arrangement] = {}  # by object
         self.done: list[Arrangement] = []
 
@@ -73,7 +79,7 @@ class _Scene:
             T_camera_world = self._camera(image)
             if T_camera_world is None:
                 self._close_all()
-                self.stretch += 1
+                self.stretch += bool(self.done)
                 T_camera_world = np.eye(4)  # the world is this image's camera
             for object_id, T in self.labels[image].items():
                 self._add(object_id, i, T_camera_world, inverse(T_camera_world) @ T)
@@ -81,7 +87,9 @@ class _Scene:
         return self.done
 
     def _camera(self, image: int) -> Array | None:
-        """The camera's place on which most of the objects agree; None where no two do."""
+        """The camera's place, as the dataset tells it, or as most of the objects agree on it; None where no two do."""
+        if image in self.cameras:
+            return self.cameras[image]
         seen = {k: T for k, T in self.labels[image].items() if k in self.open}
         votes = {k: T @ inverse(self.open[k].T_world_object) for k, T in seen.items()}
         best: list[Array] = []

@@ -29,6 +29,7 @@ from fm_pose_core.types import Camera
 
 FEWEST = 4  # images; fewer say too little about an error that they share
 FOLDS = 4  # parts of the images, each left out once, to see how far the answer depends on it
+SAME_VIEW = np.radians(15.0)  # a network errs alike in images from directions that are nearer than this
 SURE = (np.radians(3.0), 0.015)  # radians, metres: standard deviations beyond which a correction is refused
 VISIBLE = 0.4  # what shows less of the object is no observation
 BEST = 2.0  # pixels: no prediction is taken for better than this
@@ -49,7 +50,7 @@ class Observation:
 class Correction:
     """Of one arrangement. T_world_object (4, 4): where the object is to be; the label's place where the correction is
     refused. angle, distance: between the label's and the estimated place, radians and metres; sigma_angle,
-    sigma_distance: their standard deviations, from leaving out a part of the images in turn. before, after: distance of
+    sigma_distance: their standard deviations, see `_uncertainty`. before, after: distance of
     the predicted corners from the label's and from the estimated ones, pixels, median over the images. reason: why it
     is refused, or empty."""
 
@@ -140,10 +141,9 @@ def correct(
         reason = f"{len(seen)} images show it, {FEWEST} are needed"
         return Correction(arrangement, label, nan, nan, nan, nan, nan, nan, reason)
     everything = _Place(seen, box, symmetries)
-    found = everything.solve(label)
-    parts = [_Place(_without(seen, fold), box, symmetries).solve(found) for fold in range(FOLDS)]
-    away = np.array([_difference(found, part) for part in parts])  # (FOLDS, 6)
-    sigma = np.sqrt((FOLDS - 1) / FOLDS * np.square(away - away.mean(0)).sum(0))  # jackknife
+    found, J = everything.solve(label)
+    parts = [_Place(_without(seen, fold), box, symmetries).solve(found)[0] for fold in range(FOLDS)]
+    sigma = _uncertainty(found, parts, J, [s[0] @ found for s in seen])
     sigmas = float(np.linalg.norm(sigma[3:])), float(np.linalg.norm(sigma[:3]))
     error = _difference(found, label)
     sizes = float(np.linalg.norm(error[3:])), float(np.linalg.norm(error[:3]))
@@ -190,9 +190,10 @@ class _Place:
         self.seen, self.box = seen, box
         self.twins = [np.eye(4), *symmetries]
 
-    def solve(self, start: Array) -> Array:
-        """T_world_object (4, 4) with the smallest robust sum of the corners' distances, from `start` on."""
-        T = start
+    def solve(self, start: Array) -> tuple[Array, Array]:
+        """T_world_object (4, 4) with the smallest robust sum of the corners' distances, from `start` on, and the
+        Jacobian (N, R, 6) of its N images' R residuals in metres and radians of the object's frame."""
+        T, J = start, np.empty((0, 6))
         for _ in range(3):  # which of the equivalent poses an image shows depends on the place
             twins = [self._twin(T, s) for s in self.seen]
 
@@ -200,9 +201,9 @@ class _Place:
                 moved = T @ _moved(x)
                 return np.concatenate([self._residual(moved @ S, s) for S, s in zip(twins, self.seen, strict=True)])
 
-            x = least_squares(residuals, np.zeros(6), loss="soft_l1", x_scale=[0.01] * 3 + [0.1] * 3).x
-            T = T @ _moved(x)
-        return T
+            found = least_squares(residuals, np.zeros(6), loss="soft_l1", x_scale=[0.01] * 3 + [0.1] * 3)
+            T, J = T @ _moved(found.x), found.jac
+        return T, J.reshape(len(self.seen), -1, 6)
 
     def distance(self, T: Array) -> float:
         """Median over the images of the corners' mean distance, pixels."""
@@ -222,6 +223,22 @@ class _Place:
         points = apply(s[0] @ T, self.box)
         points[:, 2] = np.maximum(points[:, 2], NEAR)
         return s[1].camera.pixels(points)
+
+
+def _uncertainty(found: Array, parts: Sequence[Array], J: Array, T_camera_object: Sequence[Array]) -> Array:
+    """Standard deviations (6,) in the object's frame, metres and radians: the larger of two.
+
+    What the answer loses when a part of the images is left out (jackknife), and what the network's own expectation of
+    its errors amounts to, if images from the same direction count as one: its error in them is the same, and more of
+    them don't make it smaller."""
+    away = np.array([_difference(found, part) for part in parts])  # (FOLDS, 6)
+    jackknife = (FOLDS - 1) / FOLDS * np.square(away - away.mean(0)).sum(0)
+    directions = np.array([-T[:3, :3].T @ T[:3, 3] for T in T_camera_object])  # of the camera from the object
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    alike = (directions @ directions.T > np.cos(SAME_VIEW)).sum(1)  # (N,)
+    information = np.einsum("nri,nrj,n->ij", J, J, 1 / alike)
+    expected = np.diag(np.linalg.pinv(information, hermitian=True))
+    return np.asarray(np.sqrt(np.maximum(jackknife, expected)))
 
 
 def _without(seen: Sequence[Seen], fold: int) -> list[Seen]:
