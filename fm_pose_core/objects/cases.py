@@ -142,7 +142,9 @@ class Evaluation:
             for row in rows
         ]
         lines.insert(1, "-" * len(lines[0]))
-        lines.append(f"rank correlation of score and 2D projection error: {self.score_correlation:+.2f} (-1 is best)")
+        if np.isfinite(self.score_correlation):
+            known = f"{self.score_correlation:+.2f} (-1 is best)"
+            lines.append(f"rank correlation of score and 2D projection error: {known}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:

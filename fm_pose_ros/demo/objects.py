@@ -175,7 +175,9 @@ def summary(rows: Sequence[ObjectRow], thing: BundledObject) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """The demo, of a bundle of one object. Raises InputError for what is missing, and if no frame has a pose."""
-    thing = ObjectBundle.load(args.bundle).object()
+    bundle = ObjectBundle.load(args.bundle)
+    expect(len(bundle.objects) == 1, str(args.bundle), "a bundle of one object for the demo", bundle.name)
+    thing = bundle.object()
     dataset = BopDataset(args.sequence)
     instances = dataset.instances(args.split, [thing.object_id])
     if args.frames:
