@@ -113,6 +113,40 @@ def _check_range(f: "dataclasses.Field[Any]", value: Any, where: str) -> None:
             expect(high is None or number <= high, where, f"at most {high}", number)
 
 
+@dataclass(frozen=True)
+class Key:
+    """A key of a configuration: its path, as "data.split" or "objects[].id", and what its knob says."""
+
+    path: str
+    default: Any
+    span: str
+    description: str
+
+
+def keys(cls: type[Any], where: str = "") -> list[Key]:
+    """All keys that `from_dict` takes for `cls`, in the order of the fields."""
+    hints = typing.get_type_hints(cls)
+    result = []
+    for f in dataclasses.fields(cls):
+        path = f"{where}.{f.name}" if where else f.name
+        inner = next((h for h in (hints[f.name], *typing.get_args(hints[f.name])) if dataclasses.is_dataclass(h)), None)
+        if inner is not None:
+            result += keys(inner, path if inner is hints[f.name] else f"{path}[]")  # type: ignore[arg-type]
+            continue
+        low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
+        ends = [f"{word} {end:g}" for word, end in (("from", low), ("to", high)) if end is not None]
+        default = None if f.default is dataclasses.MISSING else f.default
+        result.append(
+            Key(
+                path,
+                default,
+                "one of " + ", ".join(choices) if choices else " ".join(ends),
+                f.metadata.get("description", ""),
+            )
+        )
+    return result
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises InputError that begins with the file's name."""
     import yaml

@@ -41,13 +41,20 @@ def load_bundle(path: str | Path) -> Bundle:
 
 def experiment_from(values: dict[str, Any]) -> "Experiment":
     """The experiment that a configuration describes, by its section. Raises InputError that names an unknown key."""
-    sections = {task.section: task for task in TASKS.values()}
+    sections = [task.section for task in TASKS.values()]
     named = [s for s in sections if s in values]
     hint = "" if "object" not in values else " (is `object` meant for `objects`?)" if "data" in values else MOVED
     got = ", ".join(named) or f"none{hint}"
     expect(len(named) == 1, "configuration", f"one of the sections {', '.join(sections)}", got)
-    experiment: Experiment = from_dict(_class(sections[named[0]].experiment), values)
+    experiment: Experiment = from_dict(experiment_class(named[0]), values)
     return experiment
+
+
+def experiment_class(section: str) -> "type[Experiment]":
+    """The class of the experiments whose configuration has this section."""
+    (task,) = (task for task in TASKS.values() if task.section == section)
+    found: type[Experiment] = _class(task.experiment)
+    return found
 
 
 def load_experiment(path: str | Path, changes: list[str] | None = None) -> "Experiment":

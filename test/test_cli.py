@@ -5,6 +5,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_bop
 import toy_bundle as toy
+import yaml
 
 from fm_pose_core.cli import main
 from fm_pose_core.cli.bundle import architecture_text
@@ -182,6 +185,32 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("fm-pose:")]
     assert message in error and len(lines) == 1 and "Traceback" not in error
+
+
+@pytest.mark.parametrize("section", ["objects", "hand"])
+def test_train_lists_all_keys_of_a_configuration(section: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--keys", section]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = {line.split(" (default: ")[0]: after for line, after in pairwise([*lines, ""]) if " (default: " in line}
+    assert all(after.startswith("    ") for after in listed.values())  # each has a description
+    files = [
+        yaml.safe_load(path.read_text())
+        for path in sorted((Path(__file__).parents[1] / "config" / "train").glob("*.yaml"))
+    ]
+    for values in (v for v in files if section in v):
+        assert set(paths(values)) <= listed.keys()
+    assert len(listed) > 30
+
+
+def paths(values: object, where: str = "") -> Iterator[str]:
+    if isinstance(values, dict):
+        for key, inner in values.items():
+            yield from paths(inner, f"{where}.{key}" if where else key)
+    elif isinstance(values, list) and values and isinstance(values[0], dict):
+        for inner in values:
+            yield from paths(inner, f"{where}[]")
+    else:
+        yield where
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:

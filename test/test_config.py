@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fm_pose_core.config import EstimatorConfig, from_dict, knob, read_yaml, to_dict
+from fm_pose_core.config import EstimatorConfig, from_dict, keys, knob, read_yaml, to_dict
 from fm_pose_core.errors import InputError
 
 
@@ -96,3 +96,23 @@ def test_one_value_can_be_changed_by_name() -> None:
     for wrong in ("method", "=3", "nothing.images=3"):
         with pytest.raises(InputError):
             changed(values, [wrong])
+
+
+def test_keys_are_those_of_a_file() -> None:
+    """All keys of a configuration, also in a list's items, with what their knobs say."""
+
+    @dataclass(frozen=True)
+    class Item:
+        id: int = knob(1, "Number.", 1)
+        colour: str = knob("red", "Paint.", choices=("red", "blue"))
+
+    @dataclass(frozen=True)
+    class Whole:
+        items: tuple[Item, ...] = ()
+        one: Item = field(default_factory=Item)
+        size: tuple[float, float] = knob((0.5, 1.0), "Extent.", 0.0, 2.0)
+
+    told = [(k.path, k.default, k.span, k.description) for k in keys(Whole)]
+    assert told[:2] == [("items[].id", 1, "from 1", "Number."), ("items[].colour", "red", "one of red, blue", "Paint.")]
+    assert told[2:4] == [("one." + path[len("items[].") :], *rest) for path, *rest in told[:2]]
+    assert told[4] == ("size", (0.5, 1.0), "from 0 to 2", "Extent.")

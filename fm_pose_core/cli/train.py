@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from fm_pose_core.cli.options import command
@@ -22,10 +23,35 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
     p.add_argument("--pretrained", metavar="RUN_DIR", help=PRETRAINED)
     text = "change one value of CONFIG, such as method=real_only or schedule.images=50000; may be repeated"
+    text = "list all keys of a CONFIG for objects, or for hands, with their defaults, and stop"
+    p.add_argument("--keys", choices=("objects", "hand"), help=text)
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
+def keys_text(section: str) -> str:
+    """A paragraph for each key of the task's configuration."""
+    from fm_pose_core.config import keys
+    from fm_pose_core.tasks import experiment_class
+
+    paragraphs = []
+    for key in keys(experiment_class(section)):
+        span = f", {key.span}" if key.span else ""
+        text = fill(key.description, 100, initial_indent="    ", subsequent_indent="    ")
+        paragraphs.append(f"{key.path} (default: {shown(key.default)}{span})\n{text}".rstrip())
+    return "\n".join(paragraphs)
+
+
+def shown(value: object) -> str:
+    """As YAML has it."""
+    import yaml
+
+    return str(yaml.safe_dump(value, default_flow_style=True)).removesuffix("\n").removesuffix("\n...").strip()
+
+
 def run(args: argparse.Namespace) -> None:
+    if args.keys:
+        print(keys_text(args.keys))
+        return
     # Torch and the data process share the cores: torch's waiting threads shall sleep, not spin (a sixth of the speed on
     # two cores), and a software rasteriser shall keep to one core. Both are read when the libraries load.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
