@@ -22,9 +22,9 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
     p.add_argument("--pretrained", metavar="RUN_DIR", help=PRETRAINED)
-    text = "change one value of CONFIG, such as method=real_only or schedule.images=50000; may be repeated"
     text = "list all keys of a CONFIG for objects, or for hands, with their defaults, and stop"
     p.add_argument("--keys", choices=("objects", "hand"), help=text)
+    text = "change one value of CONFIG, such as method=real_only or schedule.images=50000; may be repeated"
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
