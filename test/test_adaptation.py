@@ -234,8 +234,8 @@ def test_the_adversaries_have_opposite_aims(tmp_path: Path) -> None:
     assert isinstance(term, Adversary)
     seen = objective.look(batch)
     synthetic, real = torch.cat([seen.features["x_s"], seen.features["x_m"]]), seen.features["x_r"]
-    told = domain_error(term.discriminator(synthetic.detach()), term.discriminator(real.detach()))
-    fooled = F.softplus(term.discriminator(real)).mean()  # −log(1 − D)
+    told = domain_error(term.classifier(synthetic.detach()), term.classifier(real.detach()))
+    fooled = F.softplus(term.classifier(real)).mean()  # −log(1 − D)
     loss = term(seen)
     assert loss is not None and loss.item() == pytest.approx((told + fooled).item(), rel=1e-5)
     for part, want in (("L_d", gradients(objective, told, "L_d")), ("f", gradients(objective, fooled, "f"))):

@@ -75,26 +75,18 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
 
 
+def evaluate(root: Path, bundle: Path, *options: str) -> int:
+    fast = ["--views", "1", "--backend", "onnxruntime"]
+    return main(["evaluate", "bop", "--bundle", str(bundle), "--root", str(root), *fast, *options])
+
+
 def test_evaluate_a_bundle_from_end_to_end(
     root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The toy network finds the box in frames 2 and 3, and nothing in frame 5."""
     out, report = tmp_path / "out.csv", tmp_path / "report"
-    arguments = [
-        "evaluate",
-        "bop",
-        "--bundle",
-        str(toy_bundle),
-        "--root",
-        str(root),
-        "--split",
-        "test",
-        "--window",
-        "gt",
-        "--views",
-        "1",
-    ]
-    assert main([*arguments, "--csv", str(out), "--output", str(report), "--backend", "onnxruntime"]) == 0
+    options = ["--split", "test", "--window", "gt", "--csv", str(out), "--output", str(report)]
+    assert evaluate(root, toy_bundle, *options) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")).split()
     assert row[2:4] == ["3", "2"] and row[4:7] == ["66.7", "66.7", "66.7"]  # n, found; shares
     found = read_results(out)
@@ -114,23 +106,10 @@ def test_evaluate_a_bundle_from_end_to_end(
 def test_evaluate_displaced_and_a_part_of_the_frames(
     root: Path, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "evaluate",
-        "bop",
-        "--bundle",
-        str(toy_bundle),
-        "--root",
-        str(root),
-        "--frames",
-        "3,5",
-        "--views",
-        "1",
-        "--backend",
-        "onnxruntime",
-    ]
     poses = []
     for name in ("a.csv", "b.csv"):
-        assert main([*arguments, "--displace", "5", "--seed", "4", "--csv", str(tmp_path / name)]) == 0
+        options = ["--frames", "3,5", "--displace", "5", "--seed", "4", "--csv", str(tmp_path / name)]
+        assert evaluate(root, toy_bundle, *options) == 0
         (result,) = read_results(tmp_path / name)
         poses.append(result.T_camera_object)
     np.testing.assert_array_equal(*poses)
@@ -290,25 +269,7 @@ def test_the_architecture_as_text() -> None:
 
 def test_the_written_csv_is_what_bop_reads(root: Path, toy_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
-    assert (
-        main(
-            [
-                "evaluate",
-                "bop",
-                "--bundle",
-                str(toy_bundle),
-                "--root",
-                str(root),
-                "--csv",
-                str(out),
-                "--views",
-                "1",
-                "--backend",
-                "onnxruntime",
-            ]
-        )
-        == 0
-    )
+    assert evaluate(root, toy_bundle, "--csv", str(out)) == 0
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]

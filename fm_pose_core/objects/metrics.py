@@ -32,7 +32,7 @@ DEGREE = np.deg2rad(5.0)  # radians of "5°"
 class PoseErrors:
     """projection_2d: pixels, infinite if a vertex lies behind the camera. add: metres, ADD-S if the object has
     symmetries. rotation: radians, translation: metres, both under the symmetry with the smallest rotation error.
-    within_5cm_5deg: one symmetry satisfies both. diameter: metres."""
+    within_5cm_5deg: one symmetry satisfies both (Shotton et al., CVPR 2013). diameter: metres."""
 
     projection_2d: float
     add: float
@@ -101,23 +101,6 @@ def adds_error(T_est: Array, T_gt: Array, vertices: Array) -> float:
     (Hinterstoisser et al., ACCV 2012, Eq. 8)."""
     T_est, T_gt, vertices = _pose("T_est", T_est), _pose("T_gt", T_gt), _vertices(vertices)
     return float(_nearest(apply(T_gt, vertices), apply(T_est, vertices)).mean())
-
-
-def rotation_error(T_est: Array, T_gt: Array, symmetries: Sequence[Array] = ()) -> float:
-    """Angle in radians between the two rotations of SO(3), smallest over the symmetries."""
-    return float(_rotation_translation_errors(_pose("T_est", T_est), _pose("T_gt", T_gt), symmetries)[0].min())
-
-
-def translation_error(T_est: Array, T_gt: Array, symmetries: Sequence[Array] = ()) -> float:
-    """Distance in metres between the two origins, under the symmetry with the smallest rotation error."""
-    angles, distances = _rotation_translation_errors(_pose("T_est", T_est), _pose("T_gt", T_gt), symmetries)
-    return float(distances[np.argmin(angles)])
-
-
-def within_5cm_5deg(T_est: Array, T_gt: Array, symmetries: Sequence[Array] = ()) -> bool:
-    """True if one symmetry leaves less than 5 cm and less than 5° (Shotton et al., CVPR 2013)."""
-    angles, distances = _rotation_translation_errors(_pose("T_est", T_est), _pose("T_gt", T_gt), symmetries)
-    return bool(((angles < DEGREE) & (distances < CM)).any())
 
 
 def rank_correlation(a: Array, b: Array) -> float:

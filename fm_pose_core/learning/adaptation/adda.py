@@ -6,33 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fm_pose_core.learning.adaptation.domains import DomainClassifier, domain_error
+from fm_pose_core.learning.adaptation.domains import DomainTerm, domain_error
 from fm_pose_core.learning.adaptation.method import Method, both
-from fm_pose_core.learning.losses import LossConfig, Seen, Term
-from fm_pose_core.learning.networks import FeatureMapping
+from fm_pose_core.learning.losses import Seen
 
 
-class Adversary(Term):
+class Adversary(DomainTerm):
     """L_d: the discriminator's cross entropy, plus that of f with the labels turned round (their Eq. 7 and 8). The
     first moves the discriminator alone, the second f alone, in the same step."""
-
-    name, knobs = "L_d", ("domain",)
-
-    def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
-        super().__init__(model, config)
-        self.discriminator = DomainClassifier(model.f.feature_size)
-
-    @staticmethod
-    def weight(config: LossConfig) -> float:
-        return config.domain
 
     def forward(self, seen: Seen) -> Tensor | None:
         if seen.domains is None:
             return None
         synthetic, real = seen.domains
-        told = domain_error(self.discriminator(synthetic.detach()), self.discriminator(real.detach()))
-        fixed = {k: v.detach() for k, v in self.discriminator.named_parameters()}
-        logits = torch.func.functional_call(self.discriminator, fixed, (real,))
+        told = domain_error(self.classifier(synthetic.detach()), self.classifier(real.detach()))
+        fixed = {k: v.detach() for k, v in self.classifier.named_parameters()}
+        logits = torch.func.functional_call(self.classifier, fixed, (real,))
         return told + F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fm_pose_core.learning.adaptation.domains import DomainClassifier, domain_error
+from fm_pose_core.learning.adaptation.domains import DomainTerm, domain_error
 from fm_pose_core.learning.adaptation.method import Method, both
-from fm_pose_core.learning.losses import POSE_TERMS, LossConfig, Seen, Term
-from fm_pose_core.learning.networks import FeatureMapping
+from fm_pose_core.learning.losses import POSE_TERMS, Seen
 
 
 class Reversal(torch.autograd.Function):
@@ -27,19 +26,9 @@ class Reversal(torch.autograd.Function):
         return -ctx.scale * gradients[0], None
 
 
-class ReversedDomain(Term):
+class ReversedDomain(DomainTerm):
     """L_d: the classifier's cross entropy over all cells. It learns to tell the domains apart, f to confuse it, with a
     strength 2 / (1 + exp(−10 p)) − 1 that grows with the progress p of the phase (their section 4)."""
-
-    name, knobs = "L_d", ("domain",)
-
-    def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
-        super().__init__(model, config)
-        self.classifier = DomainClassifier(model.f.feature_size)
-
-    @staticmethod
-    def weight(config: LossConfig) -> float:
-        return config.domain
 
     def forward(self, seen: Seen) -> Tensor | None:
         if seen.domains is None:
