@@ -49,7 +49,8 @@ Key = tuple[int, int, int]  # scene_id, im_id, object_id
 
 @dataclass(frozen=True)
 class Instance:
-    """One object in one image. `visible_fraction` is BOP's visib_fract, NaN where the dataset does not tell."""
+    """One object in one image. `visible_fraction` is BOP's visib_fract, NaN where the dataset does not tell;
+    `T_camera_world` (4, 4) its cam_R_w2c and cam_t_w2c, None where it does not."""
 
     scene_id: int
     im_id: int
@@ -58,6 +59,7 @@ class Instance:
     visible_fraction: float
     camera: Camera
     image_path: Path
+    T_camera_world: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,13 @@ class BopDataset:
                 image_path = self.image_path(split, scene_id, int(key))
                 width, height = _image_size(image_path)
                 camera = Camera(np.array(cameras[key]["cam_K"]).reshape(3, 3), width, height)
+                world = _pose(cameras[key], "w2c") if "cam_R_w2c" in cameras[key] else None
                 for i, truth in enumerate(truths[key]):
                     if wanted is not None and truth["obj_id"] not in wanted:
                         continue
                     T = _pose(truth)
                     visible = infos[key][i].get("visib_fract", float("nan")) if key in infos else float("nan")
-                    result.append(Instance(scene_id, int(key), truth["obj_id"], T, visible, camera, image_path))
+                    result.append(Instance(scene_id, int(key), truth["obj_id"], T, visible, camera, image_path, world))
         result.sort(key=lambda x: (x.scene_id, x.im_id, x.object_id))
         return relabelled(result, self.labels) if self.labels is not None else result
 
@@ -193,10 +196,10 @@ def relabelled(instances: Sequence[Instance], labels: str | Path) -> list[Instan
     return result
 
 
-def _pose(truth: dict[str, Any]) -> Array:
-    """T_camera_object (4, 4), metres, of an entry of scene_gt.json."""
-    R = project_to_so3(np.array(truth["cam_R_m2c"], dtype=np.float64).reshape(3, 3))
-    return transform(R, np.array(truth["cam_t_m2c"]) * MM)
+def _pose(entry: dict[str, Any], kind: str = "m2c") -> Array:
+    """T_camera_object (4, 4), metres, of an entry of scene_gt.json; T_camera_world, kind w2c, of scene_camera.json."""
+    R = project_to_so3(np.array(entry[f"cam_R_{kind}"], dtype=np.float64).reshape(3, 3))
+    return transform(R, np.array(entry[f"cam_t_{kind}"]) * MM)
 
 
 def read_results(path: str | Path) -> list[Result]:

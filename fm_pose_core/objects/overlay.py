@@ -16,6 +16,7 @@ AXES: tuple[Colour, ...] = ((230, 30, 30), (30, 200, 30), (50, 80, 255))  # x re
 
 NEAR = 0.01  # metres; what is closer to the camera's plane is cut off
 SHIFT = 4  # fractional bits of OpenCV's pixel coordinates
+CLOSEUP = 220  # pixels, the size of a closeup
 LIMIT = 1e5  # pixels; lines that reach farther out are left out, OpenCV counts in 32 bits
 
 
@@ -57,6 +58,48 @@ def draw_pose(
         if np.isfinite(pixel).all() and np.abs(pixel).max() < LIMIT:
             cv2.circle(canvas, _fixed(pixel), (2 * thickness) << SHIFT, colour, -1, cv2.LINE_AA, SHIFT)
     return canvas
+
+
+def draw_contour(
+    image: Image,
+    camera: Camera,
+    T_camera_object: Array,
+    vertices: Array,
+    triangles: NDArray[np.integer],
+    colour: Colour,
+) -> Image:
+    """A copy of `image` (H, W, 3) uint8 RGB with the outline of a mesh.
+
+    vertices: (N, 3), object frame, metres. triangles: (M, 3); without any (M = 0) it is the vertices' convex hull. A
+    mesh that reaches behind the camera is not drawn."""
+    import cv2
+
+    canvas = np.ascontiguousarray(image).copy()
+    points = apply(T_camera_object, vertices)
+    if points[:, 2].min() <= NEAR:
+        return canvas
+    pixels = camera.pixels(points)
+    if not np.isfinite(pixels).all() or np.abs(pixels).max() >= LIMIT:
+        return canvas
+    polygons = pixels[triangles] if len(triangles) else cv2.convexHull(pixels.astype(np.float32)).swapaxes(0, 1)
+    mask = np.zeros(canvas.shape[:2], np.uint8)
+    for polygon in np.rint(polygons * (1 << SHIFT)).astype(np.int32):
+        cv2.fillConvexPoly(mask, polygon, 255, shift=SHIFT)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_AA)
+    return canvas
+
+
+def closeup(image: Image, camera: Camera, pixels: Array, size: int = CLOSEUP) -> tuple[Image, Camera]:
+    """The surroundings of (N, 2) pixels as an image of size x size, and its camera: lines drawn with it are sharp."""
+    import cv2
+
+    center, scale = pixels.mean(0), size / (1.7 * float(np.ptp(pixels, axis=0).max()))
+    shift = (size - 1) / 2 - scale * center
+    M = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    view: Image = cv2.warpAffine(image, M, (size, size))
+    K = np.vstack([M, [0, 0, 1]]) @ camera.K
+    return view, Camera(K, size, size, camera.distortion, camera.distortion_model)
 
 
 def _segment(canvas: Image, camera: Camera, a: Array, b: Array, colour: Colour, thickness: int) -> None:

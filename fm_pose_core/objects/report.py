@@ -9,25 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fm_pose_core.files import read_image, write_atomically
-from fm_pose_core.geometry import Array, apply, box_corners
+from fm_pose_core.geometry import apply, box_corners
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.cases import Case, Evaluation
 from fm_pose_core.objects.metrics import PROJECTION_THRESHOLD, PoseErrors
-from fm_pose_core.objects.overlay import BLUE, GREEN, draw_pose
+from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_pose
+from fm_pose_core.objects.page import figure, table, write_page
 
 PICTURES = 4  # per object and kind (best, median, worst)
-PICTURE_SIZE = 220  # pixels
 SCORE_BINS = 10
-
-STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1000px; padding: 0 1em; }
-body { color: #222; } img { max-width: 100%; }
-table { border-collapse: collapse; } td, th { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; }
-td:first-child, th:first-child { text-align: left; } tr.mean td { font-weight: 600; border-top: 2px solid #888; }
-figure { display: inline-block; margin: 0 .5em .8em 0; } figcaption { font-size: 12px; color: #555; }
-.note { color: #a33; } .green { color: #090; } .blue { color: #15c; }"""
 
 METRICS = """<p>2D proj: mean vertex projection error below 5 px. ADD(-S): mean vertex distance below 10 % of the
 diameter, to the nearest vertex for symmetric objects. 5cm5°: both below. An absent or rejected prediction is a failure;
@@ -49,19 +41,16 @@ def write_report(
     """
     folder = Path(folder)
     write_json(evaluation, folder / "evaluation.json")
+    head, *rows = evaluation.rows("–")
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        _table(evaluation),
+        table(head, rows, evaluation.mean.name),
         *(f'<p class="note">{html.escape(note)}</p>' for note in evaluation.notes),
         METRICS,
         *_plots(evaluation),
         *_pictures(evaluation, dataset),
         f"<h2>Settings</h2><pre>{html.escape(json.dumps(evaluation.settings, indent=1, default=str))}</pre>",
     ]
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
-    write_atomically(folder / "index.html", page.encode())
-    return folder / "index.html"
+    return write_page(folder / "index.html", title, parts)
 
 
 def score_bins(evaluation: Evaluation, bins: int = SCORE_BINS) -> list[dict[str, float]]:
@@ -80,15 +69,6 @@ def score_bins(evaluation: Evaluation, bins: int = SCORE_BINS) -> list[dict[str,
         for p in np.array_split(pairs, min(bins, max(1, len(pairs))))
         if len(p)
     ]
-
-
-def _table(evaluation: Evaluation) -> str:
-    head, *rows = evaluation.rows("–")
-    lines = [f"<tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>"]
-    for row in rows:
-        kind = " class=mean" if row[0] == evaluation.mean.name else ""
-        lines.append(f"<tr{kind}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
@@ -187,29 +167,13 @@ def choose_cases(cases: Sequence[Case]) -> dict[str, Sequence[Case]]:
 
 
 def _picture(case: Case, dataset: BopDataset) -> str:
-    import cv2
-
     i, model = case.instance, dataset.model(case.instance.object_id)
     box = box_corners(model.minimum, model.maximum)
-    pixels = i.camera.pixels(apply(i.T_camera_object, box))
-    M = _closeup(pixels)
-    # The view is a camera of its own, so that lines are drawn at its resolution.
-    view: NDArray[np.uint8] = cv2.warpAffine(read_image(i.image_path), M, (PICTURE_SIZE, PICTURE_SIZE))
-    K = np.vstack([M, [0, 0, 1]]) @ i.camera.K
-    camera = type(i.camera)(K, PICTURE_SIZE, PICTURE_SIZE, i.camera.distortion, i.camera.distortion_model)
+    view, camera = closeup(read_image(i.image_path), i.camera, i.camera.pixels(apply(i.T_camera_object, box)))
     view = draw_pose(view, camera, i.T_camera_object, box, GREEN, axes=False)
     if case.prediction is not None:
         view = draw_pose(view, camera, case.prediction.result.T_camera_object, box, BLUE, axes=False)
-    _, jpeg = cv2.imencode(".jpg", view[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}">'
-    return f"<figure>{image}<figcaption>{html.escape(_caption(case))}</figcaption></figure>"
-
-
-def _closeup(pixels: Array) -> Array:
-    """The affine map (2, 3) that takes the surroundings of (N, 2) pixels to a picture of PICTURE_SIZE."""
-    center, scale = pixels.mean(0), PICTURE_SIZE / (1.7 * float(np.ptp(pixels, axis=0).max()))
-    shift = (PICTURE_SIZE - 1) / 2 - scale * center
-    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    return figure(view, _caption(case))
 
 
 def _caption(case: Case) -> str:

@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,17 +76,34 @@ def load_mesh(path: str | Path, unit: float = 1.0) -> Mesh:
 def read_vertices(path: str | Path) -> Array:
     """(N, 3) vertices of a PLY file, in the file's unit, without a mesh library: evaluating needs no more. Raises
     InputError for anything else."""
-    from plyfile import PlyData, PlyParseError
-
-    path = Path(path)
-    expect(path.is_file(), str(path), "a PLY file", "nothing there")
+    vertex = _read_ply(path)["vertex"]
     try:
-        vertex = PlyData.read(path)["vertex"]
         vertices = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float64)
-    except (PlyParseError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: expected a whole PLY file with x, y, z per vertex, got {error}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: expected x, y, z per vertex, got {error}") from None
     expect(bool(np.isfinite(vertices).all()), str(path), "finite vertices", "others")
     return vertices
+
+
+def read_triangles(path: str | Path) -> NDArray[np.int64]:
+    """(M, 3) vertex numbers of a PLY file, without a mesh library; M = 0 in a file of vertices alone. Raises InputError
+    for anything else."""
+    ply = _read_ply(path)
+    faces = ply["face"].data[ply["face"].properties[0].name] if "face" in ply else []
+    triangles = [(f[0], f[k], f[k + 1]) for f in faces for k in range(1, len(f) - 1)]
+    return np.array(triangles, dtype=np.int64).reshape(-1, 3)
+
+
+def _read_ply(path: str | Path) -> Any:
+    from plyfile import PlyData, PlyParseError
+
+    expect(Path(path).is_file(), str(path), "a PLY file", "nothing there")
+    try:
+        ply = PlyData.read(path)
+        expect("vertex" in ply, str(path), "a PLY file with vertices", "none")
+    except (PlyParseError, ValueError) as error:
+        raise InputError(f"{path}: expected a whole PLY file, got {error}") from None
+    return ply
 
 
 def ply_file(mesh: Mesh, unit: float) -> bytes:

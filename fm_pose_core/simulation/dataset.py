@@ -119,10 +119,10 @@ def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: 
         content = cv2.imencode(".jpg", photo.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         write_atomically(scene / "rgb" / f"{i:06d}.jpg", content.tobytes())
         T = photo.T_camera_object
-        cameras[str(i)] = {"cam_K": camera.K.ravel().tolist(), "depth_scale": 1.0}
-        truths[str(i)] = [
-            {"cam_R_m2c": T[:3, :3].ravel().tolist(), "cam_t_m2c": (T[:3, 3] / MM).tolist(), "obj_id": OBJECT_ID}
-        ]
+        R, t = T[:3, :3].ravel().tolist(), (T[:3, 3] / MM).tolist()
+        world = {"cam_R_w2c": R, "cam_t_w2c": t}  # the object stands in the world's origin
+        cameras[str(i)] = {"cam_K": camera.K.ravel().tolist(), "depth_scale": 1.0, **world}
+        truths[str(i)] = [{"cam_R_m2c": R, "cam_t_m2c": t, "obj_id": OBJECT_ID}]
         infos[str(i)] = [
             {
                 "bbox_obj": bounding_box(photo.silhouette),
