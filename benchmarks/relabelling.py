@@ -3,7 +3,7 @@ rigid transform in each arrangement and by trembling from image to image, and co
 disturbance the errors of the labels of all images, before and after, degrees and millimetres.
 
     fm-pose simulate DIR --seed 7 --photos 0 --frames 180
-    python benchmarks/relabelling.py DIR --bundle models/tugboat [--images 30]
+    python benchmarks/relabelling.py DIR [--images 30] [--around]
 """
 
 import argparse
@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 from hardware import hardware
 
-from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects.arrangements import apart
-from fm_pose_core.objects.bop import BopDataset, Instance
-from fm_pose_core.objects.estimator import PoseEstimator
-from fm_pose_core.objects.relabel import corrected, relabel
+from fm_pose_core.objects.bop import BopDataset, Instance, key
+from fm_pose_core.objects.relabel import Correction, corrected, relabel
 
 # Degrees and millimetres of an arrangement, degrees of trembling.
 DISTURBANCES = {
@@ -35,25 +33,29 @@ DISTURBANCES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--images", type=int, default=30, help="images of an arrangement (default: %(default)s)")
+    text = "the images of an arrangement are from all around; else they are neighbours"
+    parser.add_argument("--around", action="store_true", help=text)
+    parser.add_argument("--disturbances", nargs="+", default=list(DISTURBANCES), choices=list(DISTURBANCES))
     args = parser.parse_args()
     dataset = BopDataset(args.root)
-    estimator = PoseEstimator.load(args.bundle, EstimatorConfig(min_score=0.0, max_reprojection_error=1000.0))
-    (known,) = estimator.bundle.objects
-    # Consecutive images are a scene of their own, so that each can have labels that are wrong in another way.
-    exact = [replace(x, scene_id=k // args.images) for k, x in enumerate(dataset.instances("test"))]
+    # The images of an arrangement become a scene of their own, whose labels are wrong in their own way.
+    given = dataset.instances("test")
+    scenes = len(given) // args.images
+    exact = [replace(x, scene_id=k % scenes if args.around else k // args.images) for k, x in enumerate(given)]
+    exact.sort(key=key)
     report: dict[str, Any] = {}
-    for name, (degrees, millimetres, trembling) in DISTURBANCES.items():
-        wrong = disturbed(exact, degrees, millimetres, trembling)
-        corrections = relabel(dataset, wrong, {known.object_id: estimator})
+    for name in args.disturbances:
+        wrong = disturbed(exact, *DISTURBANCES[name])
+        corrections = relabel(dataset, wrong)
         report[name] = {
             "arrangements": len(corrections),
             "corrected": sum(c.accepted for c in corrections),
             "before": errors(wrong, exact),
             "after": errors(corrected(wrong, corrections), exact),
+            "each": [found(c, exact) for c in corrections],
         }
-    print(json.dumps({"results": report, "images": args.images, "hardware": hardware()}, indent=1))
+    print(json.dumps({"results": report, "images": args.images, "around": args.around, "hardware": hardware()}, indent=1))
 
 
 def disturbed(instances: Sequence[Instance], degrees: float, millimetres: float, trembling: float) -> list[Instance]:
@@ -76,6 +78,11 @@ def errors(labels: Sequence[Instance], truth: Sequence[Instance]) -> dict[str, l
         "degrees": [float(f(np.degrees(angles))) for f in (np.median, np.max)],
         "millimetres": [float(f(1e3 * distances)) for f in (np.median, np.max)],
     }
+
+
+def found(correction: Correction, exact: Sequence[Instance]) -> dict[str, Any]:
+    """What the correction says, and how far its place is from the true one."""
+    return {k: v for k, v in correction.to_json().items() if k != "images"}
 
 
 def _direction(rng: np.random.Generator) -> Array:

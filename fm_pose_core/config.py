@@ -163,6 +163,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def read_configuration(path: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file with what it takes over from another one: its key `base` names that file, beside it. Sections are
+    joined key by key; where both have a value, or a list, the file's own holds. above: files whose base this one is.
+    Raises InputError, also for a file that is its own base."""
+    path = Path(path)
+    values = read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    expect(isinstance(base, str), f"{path}: base", "the name of a YAML file", repr(base))
+    chain = (*above, path.resolve())
+    expect((path.parent / base).resolve() not in chain, f"{path}: base", "another file than itself", base)
+    return _joined(read_configuration(path.parent / base, chain), values)
+
+
+def _joined(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _joined(base[key], value) if both else value
+    return result
+
+
 def _expect_each_key_once(node: Any, path: Path) -> None:
     """YAML's own reader would take the last one without a word."""
     import yaml

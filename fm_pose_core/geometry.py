@@ -58,6 +58,15 @@ def log_so3(R: Array) -> Array:
     return np.asarray(Rotation.from_matrix(R).as_rotvec())
 
 
+def left_jacobian(w: Array) -> Array:
+    """(3, 3) J with exp_so3(w + d) = exp_so3(J d) exp_so3(w) for a small d (Sola et al., arXiv:1812.01537, Eq. 145)."""
+    angle = float(np.linalg.norm(w))
+    W = skew(w)
+    if angle < 1e-6:
+        return np.eye(3) + W / 2
+    return np.eye(3) + (1.0 - np.cos(angle)) / angle**2 * W + (angle - np.sin(angle)) / angle**3 * W @ W
+
+
 def quaternion_from_rotation(R: Array) -> Array:
     """(3, 3) rotation -> unit quaternion (4,) in ROS order x, y, z, w, with w >= 0."""
     return np.asarray(Rotation.from_matrix(R).as_quat(canonical=True))

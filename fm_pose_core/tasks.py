@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm_pose_core.bundle import Bundle, read_manifest
-from fm_pose_core.config import changed, from_dict, read_yaml, to_dict
+from fm_pose_core.config import changed, from_dict, read_configuration, to_dict
 from fm_pose_core.errors import InputError, expect
 
 if TYPE_CHECKING:  # an experiment needs torch, a bundle does not
@@ -58,9 +58,9 @@ def experiment_class(section: str) -> "type[Experiment]":
 
 
 def load_experiment(path: str | Path, changes: list[str] | None = None) -> "Experiment":
-    """Read a YAML file, put `changes` (key.key=value) in, and build the experiment; errors begin with the file's
+    """Read a YAML file with its `base`, put `changes` (key.key=value) in, and build the experiment; errors begin with the file's
     name."""
-    values = read_yaml(path)
+    values = read_configuration(path)
     try:
         experiment = experiment_from(values)
         return experiment_from(changed(to_dict(experiment), changes)) if changes else experiment

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fm_pose_core.cli.options import Noted, add_engine_options, command, given, load_estimators
+from fm_pose_core import __version__
+from fm_pose_core.cli.options import Noted, add_engine_options, command, estimator_config, given
 from fm_pose_core.errors import expect
 
 if TYPE_CHECKING:
     from fm_pose_core.objects.bop import BopDataset
     from fm_pose_core.objects.cases import Evaluation
+    from fm_pose_core.objects.evaluation import Estimator
 
 OF_A_RUN = ("--window", "--displace", "--seed", "--csv", "--keep-rejected", "--backend", "--precision", "--views")
 
@@ -105,7 +107,7 @@ def _of_bundles(args: argparse.Namespace, dataset: "BopDataset") -> "Evaluation"
 
     expect(not args.object, "--object", "to be used with --results", "--bundle")
     choice = _choice(args)
-    estimators, description = load_estimators(args)
+    estimators, description = _load_estimators(args)
     evaluation = evaluate_bop(
         dataset,
         args.split,
@@ -127,3 +129,25 @@ def _choice(args: argparse.Namespace) -> dict[str, Any]:
 
     frames = Frames.parse(args.frames) if args.frames else None
     return {"frames": frames, "min_visibility": args.min_visibility, "all_instances": args.all_instances}
+
+
+def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, Estimator], dict[str, Any]]":
+    """The estimators by object id, and what to note about them."""
+    from fm_pose_core.objects.estimator import PoseEstimator
+    from fm_pose_core.objects.evaluation import OfObject
+
+    config = estimator_config(args)
+    loaded = [PoseEstimator.load(path, config) for path in args.bundle]
+    estimators: dict[int, Estimator] = {}
+    for estimator in loaded:
+        for known in estimator.bundle.objects:
+            again = known.object_id in estimators
+            expect(not again, "--bundle", "one bundle per object", f"two of object {known.object_id}")
+            estimators[known.object_id] = OfObject(estimator, known.name)
+    backend = loaded[0].backend
+    return estimators, {
+        "bundles": [str(b) for b in args.bundle],
+        "backend": f"{backend.name} {backend.precision} on {backend.device}",
+        "views": config.views,
+        "fm_pose_version": __version__,
+    }

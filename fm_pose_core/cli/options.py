@@ -2,14 +2,9 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fm_pose_core import __version__
 from fm_pose_core.config import EstimatorConfig, from_dict
-from fm_pose_core.errors import expect
-
-if TYPE_CHECKING:
-    from fm_pose_core.objects.evaluation import Estimator
 
 
 class Noted(argparse.Action):
@@ -64,26 +59,3 @@ def estimator_config(args: argparse.Namespace, **more: object) -> EstimatorConfi
     """Of the engine's options, and `more` of its fields."""
     options = {"backend": args.backend, "precision": args.precision, "views": args.views}
     return from_dict(EstimatorConfig, {**options, **more})
-
-
-def load_estimators(args: argparse.Namespace, **more: object) -> "tuple[dict[int, Estimator], dict[str, Any]]":
-    """The estimators of the bundles in `args.bundle` by object id, and what to note about them. more: fields of
-    EstimatorConfig."""
-    from fm_pose_core.objects.estimator import PoseEstimator
-    from fm_pose_core.objects.evaluation import OfObject
-
-    config = estimator_config(args, **more)
-    loaded = [PoseEstimator.load(path, config) for path in args.bundle]
-    estimators: dict[int, Estimator] = {}
-    for estimator in loaded:
-        for known in estimator.bundle.objects:
-            again = known.object_id in estimators
-            expect(not again, "--bundle", "one bundle per object", f"two of object {known.object_id}")
-            estimators[known.object_id] = OfObject(estimator, known.name)
-    backend = loaded[0].backend
-    return estimators, {
-        "bundles": [str(b) for b in args.bundle],
-        "backend": f"{backend.name} {backend.precision} on {backend.device}",
-        "views": config.views,
-        "fm_pose_version": __version__,
-    }

@@ -37,8 +37,11 @@ class DataConfig:
         "Other labels in place of the dataset's: a scene_gt.json, or a folder with SCENE/scene_gt.json. Images without "
         "one are left out.",
     )
-    training_frames: str = knob("", f"Real images to train with, {FRAMES}; empty for all that are not for validation.")
+    training_frames: str = knob("", f"Real images to train with, {FRAMES}; empty for all that are not named below.")
     validation_frames: str = knob("", f"Real images to validate with, never trained on, {FRAMES}; empty for none.")
+    report_frames: str = knob(
+        "", f"Real images that results are reported on; they neither train nor choose anything, {FRAMES}."
+    )
 
 
 @dataclass(frozen=True)
@@ -147,15 +150,19 @@ def _check(experiment: ObjectExperiment) -> None:
 
 
 def _parts(config: DataConfig, real: list[Instance]) -> tuple[list[Instance], list[Instance]]:
-    """The instances for training and those for validation. Raises InputError for an image in both."""
+    """The instances for training and those for validation. Raises InputError for an image in two parts."""
     images = {(x.scene_id, x.im_id) for x in real}
     validation = _named("data.validation_frames", config.validation_frames, images)
-    training = images - validation
+    report = _named("data.report_frames", config.report_frames, images)
+    training = images - validation - report
     if config.training_frames:
         training = _named("data.training_frames", config.training_frames, images)
-    both = sorted(training & validation)
-    shown = ", ".join(f"{scene}/{image}" for scene, image in both[:5])
-    expect(not both, "data", "no image in training and validation", f"SCENE/IMAGE {shown} in both")
+    for what, one, other in (
+        ("no image in training and validation", training, validation),
+        ("no reported image in training or validation", report, training | validation),
+    ):
+        shown = ", ".join(f"{scene}/{image}" for scene, image in sorted(one & other)[:5])
+        expect(not shown, "data", what, f"SCENE/IMAGE {shown} in both")
     chosen = [[x for x in real if (x.scene_id, x.im_id) in part] for part in (training, validation)]
     return chosen[0], chosen[1]
 

@@ -5,6 +5,7 @@ Beyond the paper, `photo_colours` carries each photograph's colours over to the 
 real object, under its real light, from viewpoints near the photographed one (`RealConfig.novel_views`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -66,7 +67,8 @@ def prepare_real_views(
     expect(bool(instances), "real training instances", "at least one", "none")
     camera = Crop(int(crop.size * 1.75), crop.focal)
     patches = [_patch(x, camera, center) for x in instances]
-    occluders = _occluding_depth(dataset, split, instances, patches, camera)
+    others = others_in_image(instances, dataset.instances(split))
+    occluders = occluding_depth(dataset, others, [p.T_view_camera for p in patches], camera)
     renderer = Renderer(mesh, camera.K, camera.size, camera.size)
     rng = np.random.default_rng(0)
     views, colours = [], np.full((len(instances), len(mesh.vertices), 3), np.nan, np.float32)
@@ -88,22 +90,26 @@ def _patch(instance: Instance, camera: Crop, center: Array) -> _Patch:
     return _Patch(photo, T_view_camera, T_view_camera @ instance.T_camera_object)
 
 
-def _occluding_depth(
-    dataset: BopDataset, split: str, instances: list[Instance], patches: list[_Patch], camera: Crop
-) -> NDArray[np.float32]:
-    """(I, P, P) depth of the nearest other object of the dataset in each patch, metres; infinite without any."""
+def others_in_image(instances: Sequence[Instance], everything: Sequence[Instance]) -> list[list[Instance]]:
+    """For each of the instances, the other objects in its image, of `everything` that is labelled."""
     scene: dict[tuple[int, int], list[Instance]] = {}
-    for other in dataset.instances(split):
+    for other in everything:
         scene.setdefault((other.scene_id, other.im_id), []).append(other)
-    own = instances[0].object_id
-    others = [[o for o in scene[x.scene_id, x.im_id] if o.object_id != own] for x in instances]
-    nearest = np.full((len(instances), camera.size, camera.size), np.inf, np.float32)
+    return [[o for o in scene[x.scene_id, x.im_id] if o.object_id != x.object_id] for x in instances]
+
+
+def occluding_depth(
+    dataset: BopDataset, others: Sequence[Sequence[Instance]], T_view_camera: Sequence[Array], camera: Crop
+) -> NDArray[np.float32]:
+    """(I, P, P) depth of the nearest of the `others` of each of I images, metres, infinite without any, as the crop's
+    camera sees it with T_view_camera (4, 4)."""
+    nearest = np.full((len(others), camera.size, camera.size), np.inf, np.float32)
     for object_id in sorted({o.object_id for group in others for o in group}):  # a renderer holds one mesh
         mesh = load_mesh(dataset.model(object_id).mesh_path, MM).simplified(OCCLUDER_FACES)
         renderer = Renderer(mesh, camera.K, camera.size, camera.size)
         for i, group in enumerate(others):
             for other in (o for o in group if o.object_id == object_id):
-                _, depth = renderer.render(patches[i].T_view_camera @ other.T_camera_object)
+                _, depth = renderer.render(T_view_camera[i] @ other.T_camera_object)
                 nearest[i] = np.minimum(nearest[i], np.where(depth > 0, depth, np.inf))
         renderer.close()
     return nearest

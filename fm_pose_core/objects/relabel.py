@@ -1,67 +1,63 @@
 """Labels of objects that stand still, corrected from the images.
 
 People label such objects once for an arrangement, and the error of that label is then the same in all of its images.
-Here one place of the object is estimated from all images of an arrangement together: networks that never saw the labels
-predict the corners of its box in each image, and one rigid transform must explain them all, robustly. The camera's
-motion comes from the labels (arrangements.py), in which such errors cancel.
+Here one place of the object is found that explains the edges in all images of an arrangement together (alignment.py),
+beginning at the label. The camera's motion comes from the labels of all objects (arrangements.py), in which such errors
+cancel.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from scipy.optimize import least_squares
-from tqdm import tqdm
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from fm_pose_core.errors import expect
 from fm_pose_core.files import read_image, write_atomically
-from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, inverse, log_so3, transform
-from fm_pose_core.objects.arrangements import Arrangement, find_arrangements
-from fm_pose_core.objects.bop import MM, BopDataset, Instance
-from fm_pose_core.objects.evaluation import Estimator
-from fm_pose_core.objects.pnp import expected_projection_error
-from fm_pose_core.objects.windows import true_windows
-from fm_pose_core.types import Camera
+from fm_pose_core.geometry import Array, exp_so3, inverse, log_so3, transform
+from fm_pose_core.objects.alignment import BLURS, Aligner, Fit, View
+from fm_pose_core.objects.arrangements import Arrangement, apart, find_arrangements
+from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
+from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.photographs import occluding_depth, others_in_image
+from fm_pose_core.rendering.mesh import load_mesh
 
-FEWEST = 4  # images; fewer say too little about an error that they share
-FOLDS = 4  # parts of the images, each left out once, to see how far the answer depends on it
-SAME_VIEW = np.radians(15.0)  # a network errs alike in images from directions that are nearer than this
-SURE = (np.radians(3.0), 0.015)  # radians, metres: standard deviations beyond which a correction is refused
-VISIBLE = 0.4  # what shows less of the object is no observation
-BEST = 2.0  # pixels: no prediction is taken for better than this
-NEAR = 0.05  # metres: what is nearer to the camera counts as there
+VISIBLE = 0.3  # what shows less of the object says little of its place
+MOST = 40  # images of an arrangement that are compared
+MARGIN, LARGEST = 1.5, 256  # of the patch: share of the object's diameter; pixels
+FACES = 15_000  # of the model: finer is not seen
+FIRST_TURN = np.radians(10.0)  # from the label to the places where the search begins as well
+COARSE, FINE = 6, 12  # images that are enough to search with
+BEST = 4  # places of the coarse search that are followed
+SAME = 0.03  # agreement: two places whose agreement differs by less explain the images alike
+OTHER = np.radians(4.0)  # two places of which one is turned by more are not the same
+SURE = (np.radians(2.5), 0.012)  # radians, metres: standard deviations beyond which a correction is refused
+FAR = (np.radians(45.0), 0.5)  # radians, diameters: nobody labels so wrong; it is another object, or a mistake here
+FITS = 0.35  # inliers: fewer, and it is not the model's edges that were found
 
-
-@dataclass(frozen=True)
-class Observation:
-    """What a network says of one image. corners (8, 2): of the box, image pixels. deviation: the error to expect,
-    pixels."""
-
-    camera: Camera
-    corners: Array
-    deviation: float
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Correction:
     """Of one arrangement. T_world_object (4, 4): where the object is to be; the label's place where the correction is
-    refused. angle, distance: between the label's and the estimated place, radians and metres; sigma_angle,
-    sigma_distance: their standard deviations, see `_uncertainty`. before, after: distance of
-    the predicted corners from the label's and from the estimated ones, pixels, median over the images. reason: why it
-    is refused, or empty."""
+    refused. angle, distance: between the label's and the found place, radians and metres (of the centre); sigma_angle,
+    sigma_distance: their standard deviations. before, after: how well the model's edges agree with the images', from 0
+    to 1, at the label's and at the found place. reason: why it is refused, or empty."""
 
     arrangement: Arrangement
     T_world_object: Array
-    angle: float
-    distance: float
-    sigma_angle: float
-    sigma_distance: float
-    before: float
-    after: float
+    angle: float = float("nan")
+    distance: float = float("nan")
+    sigma_angle: float = float("nan")
+    sigma_distance: float = float("nan")
+    before: float = float("nan")
+    after: float = float("nan")
     reason: str = ""
 
     @property
@@ -82,78 +78,33 @@ class Correction:
             "rotation_sigma_deg": _finite(np.degrees(self.sigma_angle)),
             "translation_mm": _finite(self.distance / MM),
             "translation_sigma_mm": _finite(self.sigma_distance / MM),
-            "corners_before_px": _finite(self.before),
-            "corners_after_px": _finite(self.after),
+            "agreement_before": _finite(self.before),
+            "agreement_after": _finite(self.after),
         }
 
 
 def relabel(
-    dataset: BopDataset, instances: Sequence[Instance], estimators: Mapping[int, Estimator], show_progress: bool = False
+    dataset: BopDataset,
+    instances: Sequence[Instance],
+    object_ids: Sequence[int] = (),
+    tell: Callable[[int], object] = lambda images: None,
 ) -> list[Correction]:
-    """Corrections for the objects that `estimators` (by object id) know, one for each of their arrangements.
+    """Corrections for all objects, or for those of `object_ids`, one for each of their arrangements.
 
-    instances: all of a split, because the labels of all objects tell how the camera moved. Raises InputError where none
-    of them is to be corrected, and for an image that can't be read.
+    instances: all of the split, because the labels of all objects tell how the camera moved. tell: is called with the
+    number of images that are done. Raises InputError for an image or a mesh that can't be read.
     """
-    chosen = [x for x in instances if x.object_id in estimators and not x.visible_fraction < VISIBLE]
-    expect(bool(chosen), str(dataset.root), "images that show the bundles' objects", "none")
-    seen = observe(dataset, chosen, estimators, show_progress)
+    wanted = set(object_ids) or {x.object_id for x in instances}
+    missing = wanted - {x.object_id for x in instances}
+    expect(not missing, str(dataset.root), f"images of objects {sorted(wanted)}", f"none of {sorted(missing)}")
+    arrangements = find_arrangements(instances)
     corrections = []
-    for a in find_arrangements(instances):
-        if a.object_id in estimators:
-            model = dataset.model(a.object_id)
-            box = box_corners(model.minimum, model.maximum)
-            corrections.append(correct(a, seen[a.scene_id, a.object_id], box, model.symmetries))
+    with threadpool_limits(1):  # the matrices are small
+        for object_id in sorted(wanted):
+            own = _Object(dataset, instances, [a for a in arrangements if a.object_id == object_id])
+            corrections += own.corrections(tell)
+            own.close()
     return corrections
-
-
-def observe(
-    dataset: BopDataset, instances: Sequence[Instance], estimators: Mapping[int, Estimator], show_progress: bool = False
-) -> dict[tuple[int, int], dict[int, Observation]]:
-    """What the estimators say, by (scene, object) and image; each looks where the label has the object."""
-    seen: dict[tuple[int, int], dict[int, Observation]] = defaultdict(dict)
-    windows = true_windows(dataset, instances)
-    for x, window in tqdm(zip(instances, windows, strict=True), "relabel", len(instances), disable=not show_progress):
-        if window is None:
-            continue
-        pose = estimators[x.object_id].estimate(read_image(x.image_path), x.camera, window)
-        if np.isfinite(pose.reprojection_error):
-            model = dataset.model(x.object_id)
-            box = box_corners(model.minimum, model.maximum)
-            expected = expected_projection_error(pose.T_camera_object, pose.covariance, box, x.camera.K)
-            seen[x.scene_id, x.object_id][x.im_id] = Observation(x.camera, pose.corners, max(BEST, expected))
-    return seen
-
-
-def correct(
-    arrangement: Arrangement, observations: Mapping[int, Observation], box: Array, symmetries: Sequence[Array] = ()
-) -> Correction:
-    """Where the object stands in an arrangement.
-
-    observations: by image; those of other images do not count. box (8, 3): its corners, metres. symmetries (4, 4) each,
-    without the identity. The label stays where the evidence is weak (few images, or images that disagree), and where it
-    agrees with the images.
-    """
-    pairs = zip(arrangement.images, arrangement.T_camera_world, strict=True)
-    seen = [(T, observations[image]) for image, T in pairs if image in observations]
-    label, nan = arrangement.T_world_object, float("nan")
-    if len(seen) < FEWEST:
-        reason = f"{len(seen)} images show it, {FEWEST} are needed"
-        return Correction(arrangement, label, nan, nan, nan, nan, nan, nan, reason)
-    everything = _Place(seen, box, symmetries)
-    found, J = everything.solve(label)
-    parts = [_Place(_without(seen, fold), box, symmetries).solve(found)[0] for fold in range(FOLDS)]
-    sigma = _uncertainty(found, parts, J, [s[0] @ found for s in seen])
-    sigmas = float(np.linalg.norm(sigma[3:])), float(np.linalg.norm(sigma[:3]))
-    error = _difference(found, label)
-    sizes = float(np.linalg.norm(error[3:])), float(np.linalg.norm(error[:3]))
-    reason = ""
-    if sigmas[0] > SURE[0] or sigmas[1] > SURE[1]:
-        reason = f"the images disagree: ± {np.degrees(sigmas[0]):.1f}°, ± {sigmas[1] / MM:.0f} mm"
-    elif sizes[0] < 2 * sigmas[0] and sizes[1] < 2 * sigmas[1]:
-        reason = "the label agrees with the images"
-    distances = everything.distance(label), everything.distance(found)
-    return Correction(arrangement, label if reason else found, *sizes, *sigmas, *distances, reason)
 
 
 def corrected(instances: Sequence[Instance], corrections: Sequence[Correction]) -> list[Instance]:
@@ -164,8 +115,7 @@ def corrected(instances: Sequence[Instance], corrections: Sequence[Correction]) 
             a = c.arrangement
             for image, T_camera_world in zip(a.images, a.T_camera_world, strict=True):
                 poses[a.scene_id, image, a.object_id] = T_camera_world @ c.T_world_object
-    keys = [(x.scene_id, x.im_id, x.object_id) for x in instances]
-    return [replace(x, T_camera_object=poses[k]) if k in poses else x for x, k in zip(instances, keys, strict=True)]
+    return [replace(x, T_camera_object=poses[key(x)]) if key(x) in poses else x for x in instances]
 
 
 def write_labels(output: str | Path, instances: Sequence[Instance]) -> None:
@@ -180,81 +130,180 @@ def write_labels(output: str | Path, instances: Sequence[Instance]) -> None:
         write_atomically(path, (json.dumps(truths, indent=1) + "\n").encode())
 
 
-Seen = tuple[Array, Observation]  # T_camera_world, and what was seen from there
+@dataclass
+class _Group:
+    """Arrangements in which the object stands in the same place, by the images. views: of all of them. fit: where.
+    agreement: of the views with it. rival: the largest agreement of a place that is another one."""
+
+    arrangements: list[Arrangement]
+    views: list[View]
+    fit: Fit
+    agreement: float
+    rival: float
+    own: list[list[View]] = field(default_factory=list)
 
 
-class _Place:
-    """One place of an object, seen from many."""
+@dataclass(frozen=True)
+class _Patch:
+    """The surroundings of the object in an image, see `Aligner.patch`. front: see `View`."""
 
-    def __init__(self, seen: Sequence[Seen], box: Array, symmetries: Sequence[Array]) -> None:
-        self.seen, self.box = seen, box
-        self.twins = [np.eye(4), *symmetries]
-
-    def solve(self, start: Array) -> tuple[Array, Array]:
-        """T_world_object (4, 4) with the smallest robust sum of the corners' distances, from `start` on, and the
-        Jacobian (N, R, 6) of its N images' R residuals in metres and radians of the object's frame."""
-        T, J = start, np.empty((0, 6))
-        for _ in range(3):  # which of the equivalent poses an image shows depends on the place
-            twins = [self._twin(T, s) for s in self.seen]
-
-            def residuals(x: Array, T: Array = T, twins: list[Array] = twins) -> Array:
-                moved = T @ _moved(x)
-                return np.concatenate([self._residual(moved @ S, s) for S, s in zip(twins, self.seen, strict=True)])
-
-            found = least_squares(residuals, np.zeros(6), loss="soft_l1", x_scale=[0.01] * 3 + [0.1] * 3)
-            T, J = T @ _moved(found.x), found.jac
-        return T, J.reshape(len(self.seen), -1, 6)
-
-    def distance(self, T: Array) -> float:
-        """Median over the images of the corners' mean distance, pixels."""
-        pixels = [self._pixels(T @ self._twin(T, s), s) for s in self.seen]
-        each = [np.linalg.norm(p - s[1].corners, axis=1).mean() for p, s in zip(pixels, self.seen, strict=True)]
-        return float(np.median(each))
-
-    def _twin(self, T: Array, s: Seen) -> Array:
-        return min(self.twins, key=lambda S: float(np.square(self._residual(T @ S, s)).sum()))
-
-    def _residual(self, T: Array, s: Seen) -> Array:
-        """The corners of an image hang together: all of them count as one observation of two coordinates."""
-        away = (self._pixels(T, s) - s[1].corners) / s[1].deviation
-        return away.ravel() / np.sqrt(len(self.box))
-
-    def _pixels(self, T: Array, s: Seen) -> Array:
-        points = apply(s[0] @ T, self.box)
-        points[:, 2] = np.maximum(points[:, 2], NEAR)
-        return s[1].camera.pixels(points)
+    pixels: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    T_view_world: Array
+    front: NDArray[np.float32]
 
 
-def _uncertainty(found: Array, parts: Sequence[Array], J: Array, T_camera_object: Sequence[Array]) -> Array:
-    """Standard deviations (6,) in the object's frame, metres and radians: the larger of two.
+class _Object:
+    """All arrangements of one object. Places are of its centre here, as in `Aligner`."""
 
-    What the answer loses when a part of the images is left out (jackknife), and what the network's own expectation of
-    its errors amounts to, if images from the same direction count as one: its error in them is the same, and more of
-    them don't make it smaller."""
-    away = np.array([_difference(found, part) for part in parts])  # (FOLDS, 6)
-    jackknife = (FOLDS - 1) / FOLDS * np.square(away - away.mean(0)).sum(0)
-    directions = np.array([-T[:3, :3].T @ T[:3, 3] for T in T_camera_object])  # of the camera from the object
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    alike = (directions @ directions.T > np.cos(SAME_VIEW)).sum(1)  # (N,)
-    information = np.einsum("nri,nrj,n->ij", J, J, 1 / alike)
-    expected = np.diag(np.linalg.pinv(information, hermitian=True))
-    return np.asarray(np.sqrt(np.maximum(jackknife, expected)))
+    def __init__(self, dataset: BopDataset, instances: Sequence[Instance], arrangements: Sequence[Arrangement]) -> None:
+        self.model = dataset.model(arrangements[0].object_id)
+        self.arrangements = arrangements
+        self.instances = {key(x): x for x in instances if x.object_id == self.model.id}
+        own = list(self.instances.values())
+        nearest = float(np.quantile([x.T_camera_object[2, 3] for x in own], 0.05))
+        native = MARGIN * self.model.diameter / nearest * max(x.camera.K[0, 0] for x in own)
+        crop = Crop.around(self.model.diameter, nearest, MARGIN, int(np.clip(native, 64, LARGEST)))
+        self.aligner = Aligner(load_mesh(self.model.mesh_path, MM).simplified(FACES), crop)
+        self.to_center = transform(np.eye(3), self.aligner.center)
+        self.patches = self._patches(dataset, instances)
+
+    def close(self) -> None:
+        self.aligner.close()
+
+    def corrections(self, tell: Callable[[int], object]) -> list[Correction]:
+        done: list[Correction] = []
+        last: _Group | None = None
+        for a in self.arrangements:
+            views = [
+                self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front)
+                for p in self.patches[a.scene_id, a.images[0]]
+            ]
+            group = self._search(a, views) if views else None
+            if group is None:
+                reason = "too few edges are found" if views else f"no image shows {100 * VISIBLE:.0f} % of it"
+                done.append(Correction(a, a.T_world_object, reason=reason))
+            else:
+                merged = last and self._merged(last, group)
+                if last and not merged:
+                    done += self._decided(last)
+                last = merged or group
+            tell(len(a.images))
+        return sorted(done + (self._decided(last) if last else []), key=lambda c: c.arrangement.images)
+
+    def _patches(self, dataset: BopDataset, instances: Sequence[Instance]) -> dict[tuple[int, int], list[_Patch]]:
+        """Of each arrangement, by its scene and first image."""
+        shown: list[tuple[tuple[int, int], Array, Instance]] = []
+        for a in self.arrangements:
+            own = [self.instances[a.scene_id, image, a.object_id] for image in a.images]
+            pairs = list(zip(a.T_camera_world, own, strict=True))
+            visible = [(T, x) for T, x in pairs if not x.visible_fraction < VISIBLE]
+            shown += [((a.scene_id, a.images[0]), T, x) for T, x in _spread(visible, MOST)]
+        seen = [
+            self.aligner.patch(read_image(x.image_path), x.camera, x.T_camera_object @ self.to_center)
+            for _, _, x in shown
+        ]
+        others = others_in_image([x for _, _, x in shown], instances)
+        fronts = occluding_depth(dataset, others, [T_view_camera for _, _, T_view_camera in seen], self.aligner.crop)
+        patches: dict[tuple[int, int], list[_Patch]] = {(a.scene_id, a.images[0]): [] for a in self.arrangements}
+        for (first, T_camera_world, _), (pixels, inside, T_view_camera), front in zip(shown, seen, fronts, strict=True):
+            patches[first].append(_Patch(pixels, inside, T_view_camera @ T_camera_world, front))
+        return patches
+
+    def _search(self, a: Arrangement, views: list[View]) -> _Group | None:
+        """The place near the label that explains the views best."""
+        label, align = a.T_world_object @ self.to_center, self.aligner
+        few, some = _spread(views, COARSE), _spread(views, FINE)
+        starts = [align.match(few, T, BLURS[:1]) for T in _around(label)]
+        starts.sort(key=lambda T: -align.agreement(few, T, BLURS[0]))
+        found: list[tuple[float, Fit]] = []
+        for T in _distinct(starts)[:BEST]:
+            fit = align.refine(views, align.match(some, T, BLURS[1:]))
+            if fit is not None and self._near(fit.T_world_center, label):
+                found.append((align.agreement(views, fit.T_world_center), fit))
+        if not found:
+            return None
+        found.sort(key=lambda f: -f[0])
+        agreement, best = found[0]
+        rivals = [v for v, f in found[1:] if apart(f.T_world_center, best.T_world_center)[0] > OTHER]
+        return _Group([a], views, best, agreement, max(rivals, default=-1.0), [views])
+
+    def _near(self, T: Array, label: Array) -> bool:
+        angle, distance = apart(T, label)
+        return angle < FAR[0] and distance < FAR[1] * self.model.diameter
+
+    def _merged(self, last: _Group, group: _Group) -> _Group | None:
+        """Both in one, if the object did not move between them: the place of one explains the images of both."""
+        if last.arrangements[0].stretch != group.arrangements[0].stretch:
+            return None
+        for start, other in ((last.fit, group), (group.fit, last)):
+            if self.aligner.agreement(other.views, start.T_world_center) > other.agreement - SAME:
+                views = [*last.views, *group.views]
+                fit = self.aligner.refine(views, start.T_world_center)
+                if fit is not None:
+                    agreement = self.aligner.agreement(views, fit.T_world_center)
+                    rival = min(last.rival, group.rival)
+                    arrangements = [*last.arrangements, *group.arrangements]
+                    return _Group(arrangements, views, fit, agreement, rival, [*last.own, *group.own])
+        return None
+
+    def _decided(self, group: _Group) -> list[Correction]:
+        return [self._decide(a, views, group) for a, views in zip(group.arrangements, group.own, strict=True)]
+
+    def _decide(self, a: Arrangement, views: list[View], group: _Group) -> Correction:
+        fit, label = group.fit, a.T_world_object @ self.to_center
+        found = fit.T_world_center
+        angle, distance = apart(found, label)
+        sigma_angle, sigma_distance = (float(np.sqrt(np.trace(fit.covariance[k, k]))) for k in (slice(3, 6), slice(3)))
+        before, after = (self.aligner.agreement(views, T) for T in (label, found))
+        reason = ""
+        if fit.inliers < FITS:
+            reason = f"the images show only {100 * fit.inliers:.0f} % of the model's edges"
+        elif sigma_angle > SURE[0] or sigma_distance > SURE[1]:
+            reason = f"the images leave it open: ± {np.degrees(sigma_angle):.1f}°, ± {sigma_distance / MM:.0f} mm"
+        elif group.rival > group.agreement - SAME:
+            reason = "the images agree with two places alike"
+        elif not self._near(found, label):
+            reason = "too far from the label"
+        elif before > after:
+            reason = "the label fits better"
+        elif self._right(a, fit):
+            reason = "the label agrees with the images"
+        place = a.T_world_object if reason else found @ inverse(self.to_center)
+        return Correction(a, place, angle, distance, sigma_angle, sigma_distance, before, after, reason)
+
+    def _right(self, a: Arrangement, fit: Fit) -> bool:
+        """Whether the labels of the images are as near as the uncertainty lets one say: within two deviations."""
+        precision = np.linalg.inv(fit.covariance)
+        far = []
+        for image, T_camera_world in zip(a.images, a.T_camera_world, strict=True):
+            label = self.instances[a.scene_id, image, a.object_id].T_camera_object @ self.to_center
+            D = inverse(fit.T_world_center) @ inverse(T_camera_world) @ label
+            d = np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
+            far.append(d @ precision @ d / 6)
+        return float(np.mean(far)) < 4.0
 
 
-def _without(seen: Sequence[Seen], fold: int) -> list[Seen]:
-    """Without one stretch of the images: neighbours err alike."""
-    length = len(seen)
-    return [s for k, s in enumerate(seen) if k * FOLDS // length != fold]
+def _around(T: Array) -> list[Array]:
+    """The place, and twelve that are turned from it, about the vertices of an icosahedron."""
+    g = (1 + np.sqrt(5)) / 2
+    axes = [np.roll([0.0, s, t * g], k) / np.hypot(1, g) for k in range(3) for s in (1, -1) for t in (1, -1)]
+    return [T, *(T @ transform(exp_so3(FIRST_TURN * axis), np.zeros(3)) for axis in axes)]
 
 
-def _moved(x: Array) -> Array:
-    return transform(exp_so3(x[3:]), x[:3])
+def _distinct(places: Sequence[Array]) -> list[Array]:
+    """Without those that are as good as an earlier one."""
+    kept: list[Array] = []
+    for T in places:
+        if all(apart(T, other)[0] > np.radians(1.0) for other in kept):
+            kept.append(T)
+    return kept
 
 
-def _difference(A: Array, B: Array) -> Array:
-    """(6,) metres and radians, in the frame of A's object."""
-    D = inverse(A) @ B
-    return np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of them at the most, evenly."""
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
+    return [items[k] for k in chosen]
 
 
 def _finite(value: float) -> float | None:

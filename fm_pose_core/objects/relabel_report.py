@@ -17,11 +17,11 @@ from fm_pose_core.rendering.mesh import read_triangles, read_vertices
 PICTURES = 3  # of each correction
 SIZE = 300  # pixels
 
-HEAD = ("object", "arrangement", "images", "corrected", "rotation, °", "translation, mm", "corners, px", "")
+HEAD = ("object", "arrangement", "images", "corrected", "rotation, °", "translation, mm", "agreement", "")
 
 EXPLANATION = """<p>The outline of the model: left at the <span class="green">given label, green</span>, right at the
-<span class="blue">corrected one, blue</span>. Corners: the distance of the predicted corners from those of the label
-before → after.</p>"""
+<span class="blue">corrected one, blue</span>. Agreement: of the model's edges with those of the images, before → after;
+1 where all have the same direction.</p>"""
 
 
 def summary(dataset: BopDataset, corrections: Sequence[Correction]) -> str:
@@ -77,7 +77,7 @@ def _row(dataset: BopDataset, c: Correction) -> list[str]:
         return [*start, "", "", "", c.reason]
     rotation = f"{np.degrees(c.angle):.1f} ± {np.degrees(c.sigma_angle):.1f}"
     translation = f"{c.distance / MM:.1f} ± {c.sigma_distance / MM:.1f}"
-    return [*start, rotation, translation, f"{c.before:.1f} → {c.after:.1f}", c.reason]
+    return [*start, rotation, translation, f"{c.before:.2f} → {c.after:.2f}", c.reason]
 
 
 def _pictures(dataset: BopDataset, labelled: dict[tuple[int, int, int], Instance], c: Correction) -> list[str]:

@@ -1,0 +1,367 @@
+"""Where an object stands, from the edges in all photographs of it at once.
+
+Two stages, both on renderings of the model as it would look in each photograph:
+
+1. `match` compares the orientation of edges, without their sign, as LINE-2D does (Hinterstoisser et al., Gradient
+   Response Maps for Real-Time Detection of Textureless Objects, PAMI 2012). Fields of orientations are blurred, from 8
+   pixels down to 1, so that it finds its way from far off, and compared by their normalised correlation.
+2. `refine` lets each edge point of the rendering look for an edge of the photograph along its normal, and moves the
+   object so that the distances become small (Harris and Stennett, RAPID, BMVC 1990), with Tukey's robust weights.
+
+Light and paint change how strong an edge is, but not where it is. So neither needs to know them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from fm_pose_core.geometry import Array, apply, exp_so3, inverse, left_jacobian, transform
+from fm_pose_core.objects.crop import Crop
+from fm_pose_core.rendering.mesh import Mesh
+from fm_pose_core.rendering.renderer import Renderer
+from fm_pose_core.types import Camera, Window
+
+Field = NDArray[np.float32]
+
+BLURS = (8.0, 4.0, 2.0, 1.0)  # pixels, of the orientation fields
+DERIVATIVE = 1.0  # pixels, Gaussian of all derivatives
+CONTRAST = 4.0  # grey values a pixel: an edge of this gradient counts half
+POINTS = 600  # of the object that are compared in each photograph
+EDGE_POINTS = 500  # likewise, in `refine`
+WEAK = 6.0  # grey values a pixel: a weaker edge of the rendering is none
+NOISE = 2.0  # likewise of the photograph
+REACH = 5.0  # pixels: how far an edge is looked for
+STEP = 0.5  # pixels, of the search
+TUKEY = 3.0  # pixels: an edge farther off is another one
+OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
+FEWEST = 30  # points; a photograph that shows fewer says nothing
+ITERATIONS = 15  # of `refine`
+
+
+@dataclass(frozen=True)
+class View:
+    """One photograph, as a virtual camera sees it that looks at the object. T_view_world (4, 4). fields (S, H, W, 2):
+    orientations of edges at each of BLURS. gradients (2, H, W, C): along u and v. front (H, W): depth of what may stand
+    before the object, metres."""
+
+    T_view_world: Array
+    fields: Field
+    gradients: Field
+    front: Field
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The end of `refine`. T_world_center (4, 4). covariance (6, 6): of the place, metres and radians in the object's
+    frame, see `_covariance`. inliers: mean weight of the edge points, in [0, 1]."""
+
+    T_world_center: Array
+    covariance: Array
+    inliers: float
+
+
+class Aligner:
+    """Aligns one model. Poses are of the centre of its box (T_world_center), so that turning and moving it are as
+    independent as can be. `close` it where it was made, for it holds a renderer."""
+
+    def __init__(self, mesh: Mesh, crop: Crop) -> None:
+        low, high = mesh.box
+        self.center = (low + high) / 2
+        self.radius = float(np.linalg.norm(high - low)) / 2
+        self.crop = crop
+        centred = Mesh(mesh.vertices - self.center, mesh.normals, mesh.colours, mesh.faces)
+        self.renderer = Renderer(centred, crop.K, crop.size, crop.size)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self.renderer.close()
+
+    def patch(
+        self, image: NDArray[np.uint8], camera: Camera, T_camera_center: Array
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Array]:
+        """What a virtual camera sees that looks at the object: (size, size, 3), where that is inside of the image, and
+        T_view_camera (4, 4)."""
+        window = Window(*camera.pixels(T_camera_center[None, :3, 3])[0])
+        pixels, R_camera_view = self.crop.cut(image, camera, window)
+        inside, _ = self.crop.cut(np.full(image.shape[:2], 255, np.uint8), camera, window)
+        margin = np.ones((7, 7), np.uint8)  # as far as derivatives see
+        return pixels, cv2.erode(inside, margin) == 255, transform(R_camera_view.T, np.zeros(3))
+
+    def view(self, pixels: NDArray[np.uint8], inside: NDArray[np.bool_], T_view_world: Array, front: Field) -> View:
+        """A patch, prepared for comparing."""
+        gradients = _gradients(pixels) * inside[None, ..., None]
+        return View(T_view_world, _blurred(_orientations(gradients), BLURS), gradients, front)
+
+    def match(self, views: Sequence[View], T_world_center: Array, blurs: Sequence[float], rounds: int = 2) -> Array:
+        """The nearest place with the best agreement of orientations, coarse to fine."""
+        T = T_world_center
+        for blur in blurs:
+            for _ in range(rounds):
+                function = self._match(views, T, blur)
+                if function is None:
+                    return T
+                y = minimize(function, np.zeros(6), jac=True, method="BFGS", options={"maxiter": 30, "gtol": 1e-4}).x
+                T = self._moved(T, y)
+                if np.abs(y).max() < 2e-3:
+                    break
+        return T
+
+    def agreement(self, views: Sequence[View], T_world_center: Array, blur: float = BLURS[-1]) -> float:
+        """Of the orientations: 1 if all are the same, 0 if they have nothing in common."""
+        function = self._match(views, T_world_center, blur)
+        return 0.0 if function is None else -function(np.zeros(6))[0]
+
+    def refine(self, views: Sequence[View], T_world_center: Array) -> Fit | None:
+        """The nearest place with the smallest distances of edges; None where there are too few edges."""
+        T = T_world_center
+        for k in range(ITERATIONS):
+            reach = max(TUKEY, REACH * 0.8**k)
+            edges = self._edges(views, T, reach)
+            if edges is None:
+                return None
+            y = np.linalg.solve(edges.information, edges.gradient.sum(0))
+            if np.abs(y).max() > 1.0:  # more than a radian, or the object's radius: nothing holds it
+                return None
+            T = self._moved(T, y)
+            if reach == TUKEY and np.abs(y).max() < 1e-4:
+                break
+        edges = self._edges(views, T, TUKEY)
+        units = np.repeat([self.radius, 1.0], 3)
+        if edges is None:
+            return None
+        return Fit(T, edges.covariance() * np.outer(units, units), edges.inliers)
+
+    def _moved(self, T: Array, y: Array) -> Array:
+        """y (6,): in the object's frame, moved by so many radii, turned by so many radians."""
+        return T @ transform(exp_so3(y[3:]), self.radius * y[:3])
+
+    def _match(self, views: Sequence[View], T: Array, blur: float) -> "_Match | None":
+        templates = [(v, t) for v in views if (t := self._template(v, T, blur)) is not None]
+        if not templates:
+            return None
+        fields = np.stack([v.fields[BLURS.index(blur)] for v, _ in templates])
+        poses = np.stack([v.T_view_world @ T for v, _ in templates])
+        return _Match(fields, poses, [t for _, t in templates], self.crop.K, self.radius)
+
+    def _template(self, view: View, T_world_center: Array, blur: float) -> tuple[Array, Field] | None:
+        """Points of the object that the view shows (N, 3) and the rendering's orientations there (N, 2)."""
+        T = view.T_view_world @ T_world_center
+        rgba, depth = self.renderer.render(T)
+        depth = _widened(depth, 3 if blur <= 2.0 else 7)
+        v, u = _some((depth > 0) & ~_hidden(depth, view.front), POINTS)
+        if len(u) < FEWEST:
+            return None
+        (field,) = _blurred(_orientations(_gradients(rgba)), (blur,))
+        points = self._points(np.column_stack([u, v]).astype(np.float64), depth[v, u].astype(np.float64))
+        return apply(inverse(T), points), field[v, u]
+
+    def _points(self, pixels: Array, depth: Array) -> Array:
+        """(N, 3) in the view's frame."""
+        return np.column_stack([(pixels - self.crop.K[:2, 2]) / self.crop.focal * depth[:, None], depth])
+
+    def _edges(self, views: Sequence[View], T_world_center: Array, reach: float) -> "_Distances | None":
+        """Distances of the rendering's edges to the photographs', in all views."""
+        rows, distances, groups = [], [], []
+        for k, view in enumerate(views):
+            T = view.T_view_world @ T_world_center
+            edges = self._rendered_edges(T, view.front)
+            if edges is None:
+                continue
+            pixels, normals, depth = edges
+            P = self._points(pixels, depth)
+            slope = normals * self.crop.focal / depth[:, None]  # of the pixel along the normal by the point
+            slope = np.column_stack([slope, -(slope * P[:, :2]).sum(1) / depth]) @ T[:3, :3]
+            rows.append(np.hstack([self.radius * slope, np.cross(apply(inverse(T), P), slope)]))
+            distances.append(_edge_distance(view.gradients, pixels, normals))
+            groups.append(4 * k + _quadrant(pixels - pixels.mean(0)))
+        if not rows:
+            return None
+        return _Distances(np.vstack(rows), np.concatenate(distances), np.concatenate(groups), reach)
+
+    def _rendered_edges(self, T_view_center: Array, front: Field) -> tuple[Array, Array, Array] | None:
+        """Visible edge points: pixels (N, 2), finer than a pixel, unit normals (N, 2) and depth (N,)."""
+        rgba, depth = self.renderer.render(T_view_center)
+        depth = _widened(depth, 5)
+        gu, gv = _strongest(_gradients(rgba))
+        size = np.hypot(gu, gv)
+        n = np.stack([gu, gv], -1) / (size[..., None] + 1e-6)
+        v, u = np.mgrid[: size.shape[0], : size.shape[1]].astype(np.float32)
+        ahead, behind = (cv2.remap(size, u + d * n[..., 0], v + d * n[..., 1], cv2.INTER_LINEAR) for d in (1, -1))
+        offset = _vertex(behind, size, ahead)
+        peak = (size >= ahead) & (size >= behind) & (size > WEAK) & (np.abs(offset) < 0.75)
+        v, u = _some(peak & (depth > 0) & ~_hidden(depth, front), EDGE_POINTS)
+        if len(u) < FEWEST:
+            return None
+        normals = n[v, u].astype(np.float64)
+        return np.column_stack([u, v]) + offset[v, u, None] * normals, normals, depth[v, u].astype(np.float64)
+
+
+class _Match:
+    """Minus the mean normalised correlation between photographs' and rendered fields, as a function of the motion
+    y (6,) of `Aligner._moved`, with its gradient."""
+
+    def __init__(
+        self, fields: Field, poses: Array, templates: Sequence[tuple[Array, Field]], K: Array, radius: float
+    ) -> None:
+        """fields (V, H, W, 2). poses (V, 4, 4): T_view_center. templates: points and orientations of each view."""
+        self.count, self.height, self.width = fields.shape[:3]
+        self.flat, self.radius = fields.reshape(-1, 2), radius
+        self.focal, self.middle = float(K[0, 0]), float(K[0, 2])
+        self.view = np.repeat(np.arange(self.count), [len(points) for points, _ in templates])
+        self.points = np.concatenate([points for points, _ in templates])
+        self.rendered = np.concatenate([field for _, field in templates]).astype(np.float64)
+        self.norm = np.sqrt(self._sum(self.rendered, self.rendered)) + 1e-9  # (V,)
+        self.R, self.t = poses[self.view, :3, :3], poses[self.view, :3, 3]
+
+    def __call__(self, y: Array) -> tuple[float, Array]:
+        shift, turn = self.radius * y[:3], y[3:]
+        turned = self.points @ exp_so3(turn).T
+        p = np.einsum("nij,nj->ni", self.R, turned + shift) + self.t
+        seen, du, dv = self._sample(self.focal * p[:, :2] / p[:, 2:] + self.middle)
+        length = np.sqrt(self._sum(seen, seen) + 1e-3 * np.square(self.norm))
+        scale = self.norm * length
+        correlation = self._sum(seen, self.rendered) / scale  # (V,)
+        slope = self.rendered / scale[self.view, None] - seen * (correlation / length**2)[self.view, None]
+        by_pixel = np.stack([_dot(du, slope), _dot(dv, slope)], -1) * self.focal / p[:, 2:]
+        by_point = np.column_stack([by_pixel, -_dot(by_pixel, p) / p[:, 2]])
+        by_point = np.einsum("nij,ni->nj", self.R, by_point)
+        by_turn = left_jacobian(turn).T @ np.cross(turned, by_point).sum(0)
+        return -float(correlation.mean()), -np.concatenate([self.radius * by_point.sum(0), by_turn]) / self.count
+
+    def _sum(self, a: Array, b: Array) -> Array:
+        """Products of (N, 2) and (N, 2) -> (V,)."""
+        return np.bincount(self.view, _dot(a, b), self.count).astype(np.float64)
+
+    def _sample(self, pixels: Array) -> tuple[Array, Array, Array]:
+        """The photographs' fields (N, 2) between pixels (N, 2), and their derivatives along u and v."""
+        u, v = np.clip(pixels, 0.0, np.array([self.width, self.height]) - 1.001).T
+        column, row = u.astype(int), v.astype(int)
+        a, b = (u - column)[:, None], (v - row)[:, None]
+        at = (self.view * self.height + row) * self.width + column
+        top_left, top_right = self.flat[at], self.flat[at + 1]
+        low_left, low_right = self.flat[at + self.width], self.flat[at + self.width + 1]
+        top, low = top_left + a * (top_right - top_left), low_left + a * (low_right - low_left)
+        return top + b * (low - top), (1 - b) * (top_right - top_left) + b * (low_right - low_left), low - top
+
+
+# An edge is localised to a few hundredths of a pixel at best, however many points agree: the model's surface, light and
+# shadow displace many of them alike. On simulated photographs (benchmarks/relabelling.py) this much explains the error.
+COMMON_ERROR = 0.06  # pixels
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """J (N, 6): of the distances by the motion of `Aligner._moved`. distances (N,), pixels, may be infinite. groups
+    (N,): points that may err alike. reach: of Tukey's weights, pixels."""
+
+    J: Array
+    distances: Array
+    groups: NDArray[np.intp]
+    reach: float
+
+    @property
+    def weights(self) -> Array:
+        """Tukey's biweight (N,)."""
+        return np.asarray(np.square(np.maximum(1.0 - np.square(self.distances / self.reach), 0.0)))
+
+    @property
+    def information(self) -> Array:
+        """(6, 6), the normal equations' matrix, kept invertible."""
+        return (self.J * self.weights[:, None]).T @ self.J + 1e-6 * np.eye(6)
+
+    @property
+    def gradient(self) -> Array:
+        """(G, 6): the normal equations' right hand side of each group."""
+        each = self.J * (self.weights * np.where(np.isfinite(self.distances), self.distances, 0.0))[:, None]
+        return np.stack([np.bincount(self.groups, column) for column in each.T], -1)
+
+    @property
+    def inliers(self) -> float:
+        return float(self.weights.mean())
+
+    def covariance(self) -> Array:
+        """(6, 6): clustered by groups (Liang and Zeger, Biometrika 1986), plus what points may have in common."""
+        spread = np.linalg.inv(self.information)
+        g = self.gradient
+        clustered = spread @ (g.T @ g) @ spread
+        return np.asarray(clustered + COMMON_ERROR**2 * self.weights.sum() * spread)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Of the first two columns (N,); numpy's sum over so short an axis is slow."""
+    return np.asarray(a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1])
+
+
+def _gradients(image: NDArray[np.uint8]) -> Field:
+    """(H, W, C) -> (2, H, W, C), grey values a pixel."""
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), DERIVATIVE)
+    return np.stack([cv2.Sobel(smooth, cv2.CV_32F, *order, ksize=3) / 8 for order in ((1, 0), (0, 1))])
+
+
+def _strongest(gradients: Field) -> Field:
+    """(2, H, W, C) -> (2, H, W): of the channel where it is largest."""
+    channel = np.square(gradients).sum(0).argmax(-1)
+    return np.take_along_axis(gradients, channel[None, ..., None], -1)[..., 0]
+
+
+def _orientations(gradients: Field) -> Field:
+    """(2, H, W, C) -> (H, W, 2): twice the angle of the edge, so that its sign does not matter, as a vector whose
+    length says whether there is an edge."""
+    gu, gv = _strongest(gradients)
+    square = gu * gu + gv * gv
+    weight = 1.0 / (square + CONTRAST**2)
+    return np.stack([weight * (gu * gu - gv * gv), weight * 2 * gu * gv], -1)
+
+
+def _blurred(field: Field, blurs: Sequence[float]) -> Field:
+    return np.stack([cv2.GaussianBlur(field, (0, 0), blur) for blur in blurs])
+
+
+def _widened(depth: Field, size: int) -> Field:
+    """Depth, also a little outside of the object, as of its nearest point there: its outline is an edge."""
+    far = np.where(depth > 0, depth, np.float32(np.inf))
+    near = cv2.erode(far, np.ones((size, size), np.uint8))
+    return np.where(depth > 0, depth, np.where(np.isfinite(near), near, np.float32(0.0)))
+
+
+def _hidden(depth: Field, front: Field) -> NDArray[np.bool_]:
+    """Where something stands before the object, and next to it."""
+    return cv2.dilate((front < depth - OCCLUDED).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+
+
+def _some(mask: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(v, u) of `count` pixels of the mask at the most; the same ones for the same mask."""
+    v, u = np.nonzero(mask)
+    chosen = np.random.default_rng(0).permutation(len(u))[:count]
+    return v[chosen], u[chosen]
+
+
+def _edge_distance(gradients: Field, pixels: Array, normals: Array) -> Array:
+    """(N,) signed distance along the normal to the nearest edge of the photograph; infinite where there is none."""
+    along = np.arange(-REACH - 1, REACH + 1 + STEP / 2, STEP)
+    u, v = ((pixels[:, None, k] + along * normals[:, None, k]).astype(np.float32) for k in (0, 1))
+    gu, gv = (cv2.remap(g, u, v, cv2.INTER_LINEAR) for g in gradients)  # (N, D, C)
+    profile = np.abs(gu * normals[:, None, None, 0] + gv * normals[:, None, None, 1]).max(-1)
+    before, here, after = profile[:, :-2], profile[:, 1:-1], profile[:, 2:]
+    strong = here > np.maximum(NOISE, 0.5 * profile.max(1, keepdims=True))
+    peaks = np.where((here >= before) & (here >= after) & strong, np.abs(along[1:-1]), np.inf)
+    best = peaks.argmin(1)
+    i = np.arange(len(best))
+    found = along[1:-1][best] + STEP * _vertex(before[i, best], here[i, best], after[i, best])
+    return np.where(np.isfinite(peaks[i, best]), found, np.inf)
+
+
+def _vertex(before: Array, here: Array, after: Array) -> Array:
+    """Where the parabola through three values at -1, 0, 1 has its vertex."""
+    bend = before + after - 2 * here
+    flat = np.abs(bend) < 1e-6
+    return np.where(flat, 0.0, 0.5 * (before - after) / np.where(flat, 1.0, bend))
+
+
+def _quadrant(away: Array) -> NDArray[np.intp]:
+    """(N, 2) -> (N,), 0 to 3."""
+    return (2 * (away[:, 0] > 0) + (away[:, 1] > 0)).astype(np.intp)
