@@ -55,7 +55,9 @@ def main() -> None:
             "after": errors(corrected(wrong, corrections), exact),
             "each": [found(c, exact) for c in corrections],
         }
-    print(json.dumps({"results": report, "images": args.images, "around": args.around, "hardware": hardware()}, indent=1))
+    print(
+        json.dumps({"results": report, "images": args.images, "around": args.around, "hardware": hardware()}, indent=1)
+    )
 
 
 def disturbed(instances: Sequence[Instance], degrees: float, millimetres: float, trembling: float) -> list[Instance]:

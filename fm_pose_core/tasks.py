@@ -58,8 +58,8 @@ def experiment_class(section: str) -> "type[Experiment]":
 
 
 def load_experiment(path: str | Path, changes: list[str] | None = None) -> "Experiment":
-    """Read a YAML file with its `base`, put `changes` (key.key=value) in, and build the experiment; errors begin with the file's
-    name."""
+    """Read a YAML file with its `base`, put `changes` (key.key=value) in, and build the experiment; errors begin with
+    the file's name."""
     values = read_configuration(path)
     try:
         experiment = experiment_from(values)

@@ -16,6 +16,7 @@ import tiny_bop
 import toy_bundle as toy
 import yaml
 
+from fm_pose_core.config import read_configuration
 from fm_pose_core.cli import main
 from fm_pose_core.cli.bundle import architecture_text
 from fm_pose_core.objects.bop import read_results
@@ -144,8 +145,8 @@ def test_evaluate_displaced_and_a_part_of_the_frames(
         ("train --resume {root}", "expected the folder of a training run, got no config.yaml"),
         ("export {root} {out}", "expected the folder of a training run, got no config.yaml"),
         ("train config/train/lmo_duck.yaml --set schedul.images=3 --output {out}", "expected one of method, network,"),
-        ("relabel {root} --output {out} --bundle {bundle} --bundle {bundle}", "one bundle per object"),
-        ("relabel {root} --split train --output {out} --bundle {bundle}", "split 'train': expected one of"),
+        ("relabel {root} --output {out} --objects 7", "expected images of objects [7], got none of [7]"),
+        ("relabel {root} --split train --output {out}", "split 'train': expected one of"),
         ("bundle show nowhere", "nowhere: expected a bundle"),
         ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected an image"),
         ("infer --bundle {bundle} --image {image} --camera 1,2,3 --window 1,2", "--camera: expected 4 numbers"),
@@ -175,12 +176,11 @@ def test_train_lists_all_keys_of_a_configuration(section: str, capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     listed = {line.split(" (default: ")[0]: after for line, after in pairwise([*lines, ""]) if " (default: " in line}
     assert all(after.startswith("    ") for after in listed.values())  # each has a description
-    files = [
-        yaml.safe_load(path.read_text())
-        for path in sorted((Path(__file__).parents[1] / "config" / "train").glob("*.yaml"))
-    ]
+    folder = Path(__file__).parents[1] / "config" / "train"
+    files = [read_configuration(path) for path in sorted(folder.glob("*.yaml"))]
     for values in (v for v in files if section in v):
         assert set(paths(values)) <= listed.keys()
+    assert "base" in listed
     assert len(listed) > 30
 
 

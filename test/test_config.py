@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fm_pose_core.config import EstimatorConfig, from_dict, keys, knob, read_yaml, to_dict
+from fm_pose_core.config import EstimatorConfig, from_dict, keys, knob, read_configuration, read_yaml, to_dict
 from fm_pose_core.errors import InputError
 
 
@@ -81,6 +81,23 @@ def test_yaml_errors_begin_with_the_file(tmp_path: Path) -> None:
         read_yaml(file)
     with pytest.raises(InputError, match="nothing there"):
         read_yaml(tmp_path / "missing.yaml")
+
+
+def test_a_file_takes_over_what_its_base_says(tmp_path: Path) -> None:
+    (tmp_path / "split.yaml").write_text("data: {dataset: lmo, frames: 1-9}\n")
+    (tmp_path / "all.yaml").write_text("base: split.yaml\nloss: {gamma: 1.0, beta: 2.0}\nobjects: [1, 2]\n")
+    (tmp_path / "own.yaml").write_text("base: all.yaml\ndata: {frames: 1-3}\nobjects: [3]\nloss: {beta: 5.0}\n")
+    assert read_configuration(tmp_path / "own.yaml") == {
+        "data": {"dataset": "lmo", "frames": "1-3"},
+        "loss": {"gamma": 1.0, "beta": 5.0},
+        "objects": [3],
+    }
+    (tmp_path / "split.yaml").write_text("base: own.yaml\n")
+    with pytest.raises(InputError, match=r"split\.yaml: base: expected another file than itself, got own\.yaml"):
+        read_configuration(tmp_path / "own.yaml")
+    (tmp_path / "split.yaml").write_text("base: [a]\n")
+    with pytest.raises(InputError, match=r"split\.yaml: base: expected the name of a YAML file"):
+        read_configuration(tmp_path / "own.yaml")
 
 
 def test_one_value_can_be_changed_by_name() -> None:

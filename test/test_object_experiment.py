@@ -183,6 +183,7 @@ def named(instances: list[Any]) -> set[tuple[int, int]]:
         ({"validation_frames": "2/1-2"}, {(1, 0), (1, 1), (1, 2), (2, 0)}, {(2, 1), (2, 2)}),
         ({"validation_frames": "2/*", "training_frames": "1/0,1/2"}, {(1, 0), (1, 2)}, {(2, 0), (2, 1), (2, 2)}),
         ({"training_frames": "1/*"}, {(1, 0), (1, 1), (1, 2)}, set()),
+        ({"validation_frames": "2/*", "report_frames": "1/0"}, {(1, 1), (1, 2)}, {(2, 0), (2, 1), (2, 2)}),
         ({}, {(s, i) for s in (1, 2) for i in range(3)}, set()),
     ],
 )
@@ -201,6 +202,10 @@ def test_images_are_chosen_by_scene_and_number(
         ({"training_frames": "0"}, r"data\.training_frames: frames: expected SCENE/IDS"),
         ({"validation_frames": "3/1"}, r"data\.validation_frames: .*scenes 1, 2, got '3/1'"),
         ({"validation_frames": "2/*", "training_frames": "1/*,2/1"}, "training and validation, got SCENE/IMAGE 2/1"),
+        (
+            {"validation_frames": "2/*", "report_frames": "2/0"},
+            "no reported image in training or validation, got .* 2/0",
+        ),
     ],
 )
 def test_images_that_cannot_be_meant_are_refused(scenes: Path, data: dict[str, str], message: str) -> None:

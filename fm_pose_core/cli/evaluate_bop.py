@@ -30,8 +30,8 @@ def add(what: Any) -> None:
     text = "the dataset: models/ (or models_eval/) and the split's folder"
     p.add_argument("--root", type=Path, required=True, metavar="BOP_DIR", help=text)
     p.add_argument("--split", default="test", help="folder with the scenes (default: %(default)s)")
-    text = "also score against these labels: a scene_gt.json, or a folder with SCENE/scene_gt.json"
-    p.add_argument("--labels", type=Path, metavar="FILE", help=text)
+    text = "also score against these labels: a scene_gt.json, or a folder with SCENE/scene_gt.json; may be repeated"
+    p.add_argument("--labels", type=Path, action="append", default=[], metavar="FILE", help=text)
     _add_windows_and_outputs(p)
     _add_choice_of_instances(p)
     text = "count poses that the estimator's own gate refused, too (default: they are absent, so failures)"
@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> None:
     evaluation = (_of_results if args.results else _of_bundles)(args, dataset)
     evaluation.settings["frames"] = args.frames
     evaluations = {"the dataset's labels": (evaluation, args.output)}
-    if args.labels:
-        folder = args.output / "other_labels" if args.output else None
-        evaluations[str(args.labels)] = (against(evaluation, dataset, args.labels), folder)
+    for k, labels in enumerate(args.labels, start=1):
+        folder = args.output / (f"other_labels_{k}" if k > 1 else "other_labels") if args.output else None
+        evaluations[str(labels)] = (against(evaluation, dataset, labels), folder)
     if args.csv:
         write_results(args.csv, evaluation.results())
-    for labels, (scored, folder) in evaluations.items():
-        print((f"against {labels}\n" if len(evaluations) > 1 else "") + scored.table())
+    for name, (scored, folder) in evaluations.items():
+        print((f"against {name}\n" if len(evaluations) > 1 else "") + scored.table())
         if folder:
             from fm_pose_core.objects.report import write_report
 

@@ -33,7 +33,9 @@ def keys_text(section: str) -> str:
     from fm_pose_core.config import keys
     from fm_pose_core.tasks import experiment_class
 
-    paragraphs = []
+    paragraphs = [
+        "base (default: none)\n    Another YAML file, beside this one, whose keys hold where this one has none."
+    ]
     for key in keys(experiment_class(section)):
         span = f", {key.span}" if key.span else ""
         text = fill(key.description, 100, initial_indent="    ", subsequent_indent="    ")

@@ -40,6 +40,7 @@ TUKEY = 3.0  # pixels: an edge farther off is another one
 OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
 ITERATIONS = 15  # of `refine`
+SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,27 @@ class View:
 @dataclass(frozen=True)
 class Fit:
     """The end of `refine`. T_world_center (4, 4). covariance (6, 6): of the place, metres and radians in the object's
-    frame, see `_covariance`. inliers: mean weight of the edge points, in [0, 1]."""
+    frame, see `_Distances.covariance`. inliers: mean weight of the edge points, in [0, 1]. size, size_sigma: of the
+    object, as a share of the model's, where it was free."""
 
     T_world_center: Array
     covariance: Array
     inliers: float
+    size: float
+    size_sigma: float
 
 
 class Aligner:
     """Aligns one model. Poses are of the centre of its box (T_world_center), so that turning and moving it are as
-    independent as can be. `close` it where it was made, for it holds a renderer."""
+    independent as can be. size, size_sigma: of the object, as a share of the model's, and how well that is known; a
+    scanned model can be larger than its object, and then stands too far away. `close` it where it was made, for it
+    holds a renderer."""
 
     def __init__(self, mesh: Mesh, crop: Crop) -> None:
         low, high = mesh.box
         self.center = (low + high) / 2
         self.radius = float(np.linalg.norm(high - low)) / 2
+        self.size, self.size_sigma = 1.0, SIZE_SIGMA
         self.crop = crop
         centred = Mesh(mesh.vertices - self.center, mesh.normals, mesh.colours, mesh.faces)
         self.renderer = Renderer(centred, crop.K, crop.size, crop.size)
@@ -115,29 +122,35 @@ class Aligner:
         function = self._match(views, T_world_center, blur)
         return 0.0 if function is None else -function(np.zeros(6))[0]
 
-    def refine(self, views: Sequence[View], T_world_center: Array) -> Fit | None:
-        """The nearest place with the smallest distances of edges; None where there are too few edges."""
-        T = T_world_center
+    def refine(self, views: Sequence[View], T_world_center: Array, free_size: bool = False) -> Fit | None:
+        """The nearest place with the smallest distances of edges; None where there are too few edges. free_size: the
+        object's size is found, too, beginning at `size`."""
+        T, size, free = T_world_center, self.size, 7 if free_size else 6
         for k in range(ITERATIONS):
             reach = max(TUKEY, REACH * 0.8**k)
-            edges = self._edges(views, T, reach)
+            edges = self._edges(views, T, size, reach)
             if edges is None:
                 return None
-            y = np.linalg.solve(edges.information, edges.gradient.sum(0))
+            y = np.linalg.solve(edges.information[:free, :free], edges.gradient.sum(0)[:free])
             if np.abs(y).max() > 1.0:  # more than a radian, or the object's radius: nothing holds it
                 return None
-            T = self._moved(T, y)
+            T, size = self._moved(T, y), size * (1.0 + y[6:].sum())
             if reach == TUKEY and np.abs(y).max() < 1e-4:
                 break
-        edges = self._edges(views, T, TUKEY)
-        units = np.repeat([self.radius, 1.0], 3)
+        edges = self._edges(views, T, size, TUKEY)
         if edges is None:
             return None
-        return Fit(T, edges.covariance() * np.outer(units, units), edges.inliers)
+        covariance = edges.covariance(np.inf if free_size else self.size_sigma)
+        units = np.repeat([self.radius, 1.0], 3)
+        pose = covariance[:6, :6] * np.outer(units, units)
+        return Fit(T, pose, edges.inliers, size, float(np.sqrt(covariance[6, 6])))
 
     def _moved(self, T: Array, y: Array) -> Array:
-        """y (6,): in the object's frame, moved by so many radii, turned by so many radians."""
-        return T @ transform(exp_so3(y[3:]), self.radius * y[:3])
+        """y (6,) or more: in the object's frame, moved by so many radii, turned by so many radians."""
+        return T @ transform(exp_so3(y[3:6]), self.radius * y[:3])
+
+    def _render(self, T_view_center: Array, size: float) -> tuple[NDArray[np.uint8], Field]:
+        return self.renderer.render(T_view_center @ np.diag([size, size, size, 1.0]))
 
     def _match(self, views: Sequence[View], T: Array, blur: float) -> "_Match | None":
         templates = [(v, t) for v in views if (t := self._template(v, T, blur)) is not None]
@@ -150,7 +163,7 @@ class Aligner:
     def _template(self, view: View, T_world_center: Array, blur: float) -> tuple[Array, Field] | None:
         """Points of the object that the view shows (N, 3) and the rendering's orientations there (N, 2)."""
         T = view.T_view_world @ T_world_center
-        rgba, depth = self.renderer.render(T)
+        rgba, depth = self._render(T, self.size)
         depth = _widened(depth, 3 if blur <= 2.0 else 7)
         v, u = _some((depth > 0) & ~_hidden(depth, view.front), POINTS)
         if len(u) < FEWEST:
@@ -163,36 +176,37 @@ class Aligner:
         """(N, 3) in the view's frame."""
         return np.column_stack([(pixels - self.crop.K[:2, 2]) / self.crop.focal * depth[:, None], depth])
 
-    def _edges(self, views: Sequence[View], T_world_center: Array, reach: float) -> "_Distances | None":
+    def _edges(self, views: Sequence[View], T_world_center: Array, size: float, reach: float) -> "_Distances | None":
         """Distances of the rendering's edges to the photographs', in all views."""
         rows, distances, groups = [], [], []
         for k, view in enumerate(views):
             T = view.T_view_world @ T_world_center
-            edges = self._rendered_edges(T, view.front)
+            edges = self._rendered_edges(T, size, view.front)
             if edges is None:
                 continue
             pixels, normals, depth = edges
             P = self._points(pixels, depth)
             slope = normals * self.crop.focal / depth[:, None]  # of the pixel along the normal by the point
             slope = np.column_stack([slope, -(slope * P[:, :2]).sum(1) / depth]) @ T[:3, :3]
-            rows.append(np.hstack([self.radius * slope, np.cross(apply(inverse(T), P), slope)]))
+            X = apply(inverse(T), P)
+            rows.append(np.column_stack([self.radius * slope, np.cross(X, slope), (X * slope).sum(1)]))
             distances.append(_edge_distance(view.gradients, pixels, normals))
             groups.append(4 * k + _quadrant(pixels - pixels.mean(0)))
         if not rows:
             return None
         return _Distances(np.vstack(rows), np.concatenate(distances), np.concatenate(groups), reach)
 
-    def _rendered_edges(self, T_view_center: Array, front: Field) -> tuple[Array, Array, Array] | None:
+    def _rendered_edges(self, T_view_center: Array, size: float, front: Field) -> tuple[Array, Array, Array] | None:
         """Visible edge points: pixels (N, 2), finer than a pixel, unit normals (N, 2) and depth (N,)."""
-        rgba, depth = self.renderer.render(T_view_center)
+        rgba, depth = self._render(T_view_center, size)
         depth = _widened(depth, 5)
         gu, gv = _strongest(_gradients(rgba))
-        size = np.hypot(gu, gv)
-        n = np.stack([gu, gv], -1) / (size[..., None] + 1e-6)
-        v, u = np.mgrid[: size.shape[0], : size.shape[1]].astype(np.float32)
-        ahead, behind = (cv2.remap(size, u + d * n[..., 0], v + d * n[..., 1], cv2.INTER_LINEAR) for d in (1, -1))
-        offset = _vertex(behind, size, ahead)
-        peak = (size >= ahead) & (size >= behind) & (size > WEAK) & (np.abs(offset) < 0.75)
+        strength = np.hypot(gu, gv)
+        n = np.stack([gu, gv], -1) / (strength[..., None] + 1e-6)
+        v, u = np.mgrid[: strength.shape[0], : strength.shape[1]].astype(np.float32)
+        ahead, behind = (cv2.remap(strength, u + d * n[..., 0], v + d * n[..., 1], cv2.INTER_LINEAR) for d in (1, -1))
+        offset = _vertex(behind, strength, ahead)
+        peak = (strength >= ahead) & (strength >= behind) & (strength > WEAK) & (np.abs(offset) < 0.75)
         v, u = _some(peak & (depth > 0) & ~_hidden(depth, front), EDGE_POINTS)
         if len(u) < FEWEST:
             return None
@@ -255,8 +269,8 @@ COMMON_ERROR = 0.06  # pixels
 
 @dataclass(frozen=True)
 class _Distances:
-    """J (N, 6): of the distances by the motion of `Aligner._moved`. distances (N,), pixels, may be infinite. groups
-    (N,): points that may err alike. reach: of Tukey's weights, pixels."""
+    """J (N, 7): of the distances by the motion of `Aligner._moved`, and by the object's growth. distances (N,), pixels,
+    may be infinite. groups (N,): points that may err alike. reach: of Tukey's weights, pixels."""
 
     J: Array
     distances: Array
@@ -270,12 +284,12 @@ class _Distances:
 
     @property
     def information(self) -> Array:
-        """(6, 6), the normal equations' matrix, kept invertible."""
-        return (self.J * self.weights[:, None]).T @ self.J + 1e-6 * np.eye(6)
+        """(7, 7), the normal equations' matrix, kept invertible."""
+        return (self.J * self.weights[:, None]).T @ self.J + 1e-6 * np.eye(7)
 
     @property
     def gradient(self) -> Array:
-        """(G, 6): the normal equations' right hand side of each group."""
+        """(G, 7): the normal equations' right hand side of each group."""
         each = self.J * (self.weights * np.where(np.isfinite(self.distances), self.distances, 0.0))[:, None]
         return np.stack([np.bincount(self.groups, column) for column in each.T], -1)
 
@@ -283,12 +297,19 @@ class _Distances:
     def inliers(self) -> float:
         return float(self.weights.mean())
 
-    def covariance(self) -> Array:
-        """(6, 6): clustered by groups (Liang and Zeger, Biometrika 1986), plus what points may have in common."""
-        spread = np.linalg.inv(self.information)
-        g = self.gradient
-        clustered = spread @ (g.T @ g) @ spread
-        return np.asarray(clustered + COMMON_ERROR**2 * self.weights.sum() * spread)
+    def covariance(self, size_sigma: float) -> Array:
+        """(7, 7): clustered by groups (Liang and Zeger, Biometrika 1986), plus what points may have in common, and
+        what an error of the size would move, where it was not free. size_sigma: infinite where it was."""
+        free = 6 if np.isfinite(size_sigma) else 7
+        spread = np.linalg.inv(self.information[:free, :free])
+        g = self.gradient[:, :free]
+        found = spread @ (g.T @ g) @ spread + COMMON_ERROR**2 * self.weights.sum() * spread
+        if free == 7:
+            return np.asarray(found)
+        by_size = -spread @ self.information[:6, 6]  # the place's answer to a growing object
+        result = size_sigma**2 * np.outer(np.append(by_size, 1.0), np.append(by_size, 1.0))
+        result[:6, :6] += found
+        return np.asarray(result)
 
 
 def _dot(a: Array, b: Array) -> Array:

@@ -9,7 +9,7 @@ cancel.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,10 +34,13 @@ FACES = 15_000  # of the model: finer is not seen
 FIRST_TURN = np.radians(10.0)  # from the label to the places where the search begins as well
 COARSE, FINE = 6, 12  # images that are enough to search with
 BEST = 4  # places of the coarse search that are followed
-SAME = 0.03  # agreement: two places whose agreement differs by less explain the images alike
+SAME = 0.02  # agreement: two places whose agreement differs by less explain the images alike
+MERGE = 4.0  # deviations, by which two finds of one place may differ
 OTHER = np.radians(4.0)  # two places of which one is turned by more are not the same
+RIGHT = 2.0  # deviations, within which a label agrees with the images
 SURE = (np.radians(2.5), 0.012)  # radians, metres: standard deviations beyond which a correction is refused
 FAR = (np.radians(45.0), 0.5)  # radians, diameters: nobody labels so wrong; it is another object, or a mistake here
+SIZE_KNOWN, SIZE_FAR = 0.01, 0.1  # standard deviation of a size that tells something; none is off by more
 FITS = 0.35  # inliers: fewer, and it is not the model's edges that were found
 
 Item = TypeVar("Item")
@@ -130,17 +133,15 @@ def write_labels(output: str | Path, instances: Sequence[Instance]) -> None:
         write_atomically(path, (json.dumps(truths, indent=1) + "\n").encode())
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Group:
-    """Arrangements in which the object stands in the same place, by the images. views: of all of them. fit: where.
-    agreement: of the views with it. rival: the largest agreement of a place that is another one."""
+    """Arrangements in which the object stands in the same place, by the images. fit: where. agreement: of the views
+    with it. rival: the largest agreement of a place that is another one."""
 
     arrangements: list[Arrangement]
-    views: list[View]
     fit: Fit
     agreement: float
     rival: float
-    own: list[list[View]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -172,24 +173,51 @@ class _Object:
         self.aligner.close()
 
     def corrections(self, tell: Callable[[int], object]) -> list[Correction]:
-        done: list[Correction] = []
-        last: _Group | None = None
+        done, groups = self._groups(tell)
+        self._measure(groups)
+        for group in groups:
+            views = self._views(group.arrangements)
+            fit = self.aligner.refine(views, group.fit.T_world_center)
+            if fit is not None:
+                group = replace(group, fit=fit, agreement=self.aligner.agreement(views, fit.T_world_center))
+            done += [self._decide(a, group) for a in group.arrangements]
+        return sorted(done, key=lambda c: (c.arrangement.scene_id, c.arrangement.images))
+
+    def _groups(self, tell: Callable[[int], object]) -> tuple[list[Correction], list[_Group]]:
+        """What can't be corrected, and where the rest stands."""
+        refused, groups = [], list[_Group]()
         for a in self.arrangements:
-            views = [
-                self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front)
-                for p in self.patches[a.scene_id, a.images[0]]
-            ]
+            views = self._views([a])
             group = self._search(a, views) if views else None
             if group is None:
                 reason = "too few edges are found" if views else f"no image shows {100 * VISIBLE:.0f} % of it"
-                done.append(Correction(a, a.T_world_object, reason=reason))
+                refused.append(Correction(a, a.T_world_object, reason=reason))
+            elif groups and (merged := self._merged(groups[-1], group)):
+                groups[-1] = merged
             else:
-                merged = last and self._merged(last, group)
-                if last and not merged:
-                    done += self._decided(last)
-                last = merged or group
+                groups.append(group)
             tell(len(a.images))
-        return sorted(done + (self._decided(last) if last else []), key=lambda c: c.arrangement.images)
+        return refused, groups
+
+    def _measure(self, groups: Sequence[_Group]) -> None:
+        """Find out how large the object is, as a share of its model, from the groups that tell it apart from the
+        distance; the others take it over."""
+        found = []
+        for group in groups:
+            fit = self.aligner.refine(self._views(group.arrangements), group.fit.T_world_center, free_size=True)
+            if fit is not None and fit.size_sigma < SIZE_KNOWN and abs(fit.size - 1.0) < SIZE_FAR:
+                found.append((fit.size, fit.size_sigma))
+        if found:
+            sizes, sigmas = np.array(found).T
+            weights = sigmas**-2 / (sigmas**-2).sum()
+            mean = float(weights @ sizes)
+            spread = float(weights @ np.square(sizes - mean)) / max(1, len(found) - 1)
+            self.aligner.size = mean
+            self.aligner.size_sigma = float(np.sqrt((weights**2) @ (sigmas**2) + spread))
+
+    def _views(self, arrangements: Sequence[Arrangement]) -> list[View]:
+        patches = [p for a in arrangements for p in self.patches[a.scene_id, a.images[0]]]
+        return [self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front) for p in _spread(patches, MOST)]
 
     def _patches(self, dataset: BopDataset, instances: Sequence[Instance]) -> dict[tuple[int, int], list[_Patch]]:
         """Of each arrangement, by its scene and first image."""
@@ -226,35 +254,37 @@ class _Object:
         found.sort(key=lambda f: -f[0])
         agreement, best = found[0]
         rivals = [v for v, f in found[1:] if apart(f.T_world_center, best.T_world_center)[0] > OTHER]
-        return _Group([a], views, best, agreement, max(rivals, default=-1.0), [views])
+        return _Group([a], best, agreement, max(rivals, default=-1.0))
 
     def _near(self, T: Array, label: Array) -> bool:
         angle, distance = apart(T, label)
         return angle < FAR[0] and distance < FAR[1] * self.model.diameter
 
     def _merged(self, last: _Group, group: _Group) -> _Group | None:
-        """Both in one, if the object did not move between them: the place of one explains the images of both."""
+        """Both in one, if the object did not move between them: one place explains the images of each as well as its
+        own does, and is not farther from it than the images let one say."""
         if last.arrangements[0].stretch != group.arrangements[0].stretch:
             return None
-        for start, other in ((last.fit, group), (group.fit, last)):
-            if self.aligner.agreement(other.views, start.T_world_center) > other.agreement - SAME:
-                views = [*last.views, *group.views]
-                fit = self.aligner.refine(views, start.T_world_center)
-                if fit is not None:
-                    agreement = self.aligner.agreement(views, fit.T_world_center)
-                    rival = min(last.rival, group.rival)
-                    arrangements = [*last.arrangements, *group.arrangements]
-                    return _Group(arrangements, views, fit, agreement, rival, [*last.own, *group.own])
-        return None
+        if _squared_deviations(last.fit, group.fit) > MERGE**2:
+            return None
+        arrangements = [*last.arrangements, *group.arrangements]
+        views = self._views(arrangements)
+        start = max(last, group, key=lambda g: sum(len(a.images) for a in g.arrangements)).fit.T_world_center
+        fit = self.aligner.refine(views, start)
+        if fit is None:
+            return None
+        for part in (last, group):
+            if self.aligner.agreement(self._views(part.arrangements), fit.T_world_center) < part.agreement - SAME:
+                return None
+        agreement = self.aligner.agreement(views, fit.T_world_center)
+        return _Group(arrangements, fit, agreement, min(last.rival, group.rival))
 
-    def _decided(self, group: _Group) -> list[Correction]:
-        return [self._decide(a, views, group) for a, views in zip(group.arrangements, group.own, strict=True)]
-
-    def _decide(self, a: Arrangement, views: list[View], group: _Group) -> Correction:
+    def _decide(self, a: Arrangement, group: _Group) -> Correction:
         fit, label = group.fit, a.T_world_object @ self.to_center
         found = fit.T_world_center
         angle, distance = apart(found, label)
         sigma_angle, sigma_distance = (float(np.sqrt(np.trace(fit.covariance[k, k]))) for k in (slice(3, 6), slice(3)))
+        views = self._views([a])
         before, after = (self.aligner.agreement(views, T) for T in (label, found))
         reason = ""
         if fit.inliers < FITS:
@@ -265,23 +295,29 @@ class _Object:
             reason = "the images agree with two places alike"
         elif not self._near(found, label):
             reason = "too far from the label"
-        elif before > after:
-            reason = "the label fits better"
         elif self._right(a, fit):
             reason = "the label agrees with the images"
+        elif after < before + SAME:
+            reason = "the label fits as well"
         place = a.T_world_object if reason else found @ inverse(self.to_center)
         return Correction(a, place, angle, distance, sigma_angle, sigma_distance, before, after, reason)
 
     def _right(self, a: Arrangement, fit: Fit) -> bool:
         """Whether the labels of the images are as near as the uncertainty lets one say: within two deviations."""
-        precision = np.linalg.inv(fit.covariance)
         far = []
         for image, T_camera_world in zip(a.images, a.T_camera_world, strict=True):
             label = self.instances[a.scene_id, image, a.object_id].T_camera_object @ self.to_center
-            D = inverse(fit.T_world_center) @ inverse(T_camera_world) @ label
-            d = np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
-            far.append(d @ precision @ d / 6)
-        return float(np.mean(far)) < 4.0
+            far.append(_squared_deviations(fit, inverse(T_camera_world) @ label))
+        return float(np.mean(far)) < RIGHT**2
+
+
+def _squared_deviations(fit: Fit, other: Fit | Array) -> float:
+    """How far two places are apart, a coordinate, in units of the variance."""
+    T = other.T_world_center if isinstance(other, Fit) else other
+    covariance = fit.covariance + (other.covariance if isinstance(other, Fit) else 0.0)
+    D = inverse(fit.T_world_center) @ T
+    d = np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
+    return float(d @ np.linalg.solve(covariance, d)) / 6
 
 
 def _around(T: Array) -> list[Array]:
