@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import tiny_bop
 import toy_bundle as toy
-import yaml
 
-from fm_pose_core.config import read_configuration
 from fm_pose_core.cli import main
 from fm_pose_core.cli.bundle import architecture_text
+from fm_pose_core.config import read_configuration
 from fm_pose_core.objects.bop import read_results
 
 MODELS = Path(__file__).parents[1] / "models"
