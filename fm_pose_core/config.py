@@ -202,8 +202,8 @@ def _expect_each_key_once(node: Any, path: Path) -> None:
 
 
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    """`values` with each "key.key=value" of `changes` put in ("objects.0.id=5" in a list); the value is read as YAML.
-    Unknown keys are left to `from_dict`."""
+    """`values` with each "key.key=value" of `changes` put in ("objects.0.id=5" in a list); the value is read as YAML,
+    nothing as an empty text. Unknown keys are left to `from_dict`."""
     import yaml
 
     for change in changes:
@@ -215,7 +215,7 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
             inner = _inside(inner, key, path)
         _inside(inner, last, path, must_exist=False)
         try:
-            inner[int(last) if isinstance(inner, list) else last] = yaml.safe_load(text)
+            inner[int(last) if isinstance(inner, list) else last] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError:
             raise InputError(f"{path}: expected a value in YAML, got {text!r}") from None
     return values

@@ -105,6 +105,7 @@ def test_one_value_can_be_changed_by_name() -> None:
 
     values = {"method": "a", "schedule": {"images": 1}}
     assert changed(values, ["method=b", "schedule.images=20"]) == {"method": "b", "schedule": {"images": 20}}
+    assert changed({"labels": "a"}, ["labels="]) == {"labels": ""}
     several = {"objects": [{"id": 1}, {"id": 2}]}
     assert changed(several, ["objects.1.id=5"]) == {"objects": [{"id": 1}, {"id": 5}]}
     for wrong in ("objects.2.id=5", "objects.one.id=5", "objects.-1.id=5"):

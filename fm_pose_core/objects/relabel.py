@@ -39,6 +39,9 @@ MERGE = 4.0  # deviations, by which two finds of one place may differ
 OTHER = np.radians(4.0)  # two places of which one is turned by more are not the same
 RIGHT = 2.0  # deviations, within which a label agrees with the images
 SURE = (np.radians(2.5), 0.012)  # radians, metres: standard deviations beyond which a correction is refused
+# Labels are rarely off by more than this: a place that is farther from the label by one such unit must agree better
+# with the images, by so much (growing with the square).
+USUAL, DOUBT = (np.radians(15.0), 0.015), 0.005
 FAR = (np.radians(45.0), 0.5)  # radians, diameters: nobody labels so wrong; it is another object, or a mistake here
 SIZE_KNOWN, SIZE_FAR = 0.01, 0.1  # standard deviation of a size that tells something; none is off by more
 FITS = 0.35  # inliers: fewer, and it is not the model's edges that were found
@@ -136,12 +139,12 @@ def write_labels(output: str | Path, instances: Sequence[Instance]) -> None:
 @dataclass(frozen=True)
 class _Group:
     """Arrangements in which the object stands in the same place, by the images. fit: where. agreement: of the views
-    with it. rival: the largest agreement of a place that is another one."""
+    with it. lead: by how much it is better than any other place."""
 
     arrangements: list[Arrangement]
     fit: Fit
     agreement: float
-    rival: float
+    lead: float
 
 
 @dataclass(frozen=True)
@@ -245,16 +248,18 @@ class _Object:
         starts = [align.match(few, T, BLURS[:1]) for T in _around(label)]
         starts.sort(key=lambda T: -align.agreement(few, T, BLURS[0]))
         found: list[tuple[float, Fit]] = []
-        for T in _distinct(starts)[:BEST]:
+        for T in _distinct([label, *starts])[: BEST + 1]:
             fit = align.refine(views, align.match(some, T, BLURS[1:]))
             if fit is not None and self._near(fit.T_world_center, label):
-                found.append((align.agreement(views, fit.T_world_center), fit))
+                value = align.agreement(views, fit.T_world_center) - _doubt(fit.T_world_center, label)
+                found.append((value, fit))
         if not found:
             return None
         found.sort(key=lambda f: -f[0])
-        agreement, best = found[0]
+        value, best = found[0]
         rivals = [v for v, f in found[1:] if apart(f.T_world_center, best.T_world_center)[0] > OTHER]
-        return _Group([a], best, agreement, max(rivals, default=-1.0))
+        agreement = align.agreement(views, best.T_world_center)
+        return _Group([a], best, agreement, value - max(rivals, default=-1.0))
 
     def _near(self, T: Array, label: Array) -> bool:
         angle, distance = apart(T, label)
@@ -277,7 +282,7 @@ class _Object:
             if self.aligner.agreement(self._views(part.arrangements), fit.T_world_center) < part.agreement - SAME:
                 return None
         agreement = self.aligner.agreement(views, fit.T_world_center)
-        return _Group(arrangements, fit, agreement, min(last.rival, group.rival))
+        return _Group(arrangements, fit, agreement, max(last.lead, group.lead))
 
     def _decide(self, a: Arrangement, group: _Group) -> Correction:
         fit, label = group.fit, a.T_world_object @ self.to_center
@@ -291,13 +296,13 @@ class _Object:
             reason = f"the images show only {100 * fit.inliers:.0f} % of the model's edges"
         elif sigma_angle > SURE[0] or sigma_distance > SURE[1]:
             reason = f"the images leave it open: ± {np.degrees(sigma_angle):.1f}°, ± {sigma_distance / MM:.0f} mm"
-        elif group.rival > group.agreement - SAME:
+        elif group.lead < SAME:
             reason = "the images agree with two places alike"
         elif not self._near(found, label):
             reason = "too far from the label"
         elif self._right(a, fit):
             reason = "the label agrees with the images"
-        elif after < before + SAME:
+        elif after - _doubt(found, label) < before + SAME:
             reason = "the label fits as well"
         place = a.T_world_object if reason else found @ inverse(self.to_center)
         return Correction(a, place, angle, distance, sigma_angle, sigma_distance, before, after, reason)
@@ -309,6 +314,12 @@ class _Object:
             label = self.instances[a.scene_id, image, a.object_id].T_camera_object @ self.to_center
             far.append(_squared_deviations(fit, inverse(T_camera_world) @ label))
         return float(np.mean(far)) < RIGHT**2
+
+
+def _doubt(T: Array, label: Array) -> float:
+    """What the agreement of a place must make up for."""
+    away = np.array(apart(T, label)) / USUAL
+    return DOUBT * float(away @ away)
 
 
 def _squared_deviations(fit: Fit, other: Fit | Array) -> float:
