@@ -3,7 +3,7 @@
 Two stages, both on renderings of the model as it would look in each photograph:
 
 1. `match` compares the orientation of edges, without their sign, as LINE-2D does (Hinterstoisser et al., Gradient
-   Response Maps for Real-Time Detection of Textureless Objects, PAMI 2012). Fields of orientations are blurred, from 8
+   Response Maps for Real-Time Detection of Textureless Objects, PAMI 2012). Fields of orientations are blurred, from 4
    pixels down to 1, so that it finds its way from far off, and compared by their normalised correlation.
 2. `refine` lets each edge point of the rendering look for an edge of the photograph along its normal, and moves the
    object so that the distances become small (Harris and Stennett, RAPID, BMVC 1990), with Tukey's robust weights.
@@ -27,7 +27,7 @@ from fm_pose_core.types import Camera, Window
 
 Field = NDArray[np.float32]
 
-BLURS = (8.0, 4.0, 2.0, 1.0)  # pixels, of the orientation fields
+BLURS = (4.0, 2.0, 1.0)  # pixels, of the orientation fields
 DERIVATIVE = 1.0  # pixels, Gaussian of all derivatives
 CONTRAST = 4.0  # grey values a pixel: an edge of this gradient counts half
 POINTS = 600  # of the object that are compared in each photograph

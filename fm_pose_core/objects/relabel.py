@@ -268,7 +268,8 @@ class _Object:
     def _merged(self, last: _Group, group: _Group) -> _Group | None:
         """Both in one, if the object did not move between them: one place explains the images of each as well as its
         own does, and is not farther from it than the images let one say."""
-        if last.arrangements[0].stretch != group.arrangements[0].stretch:
+        worlds = {(a.scene_id, a.stretch) for a in (last.arrangements[0], group.arrangements[0])}
+        if len(worlds) > 1:
             return None
         if _squared_deviations(last.fit, group.fit) > MERGE**2:
             return None
