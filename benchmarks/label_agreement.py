@@ -4,17 +4,28 @@ of the object's centre across and along the line of sight. Symmetric objects tak
 
     fm-pose relabel DATASET --split test --output LABELS
     python benchmarks/label_agreement.py DATASET LABELS --against OTHER/scene_gt.json [--arrangements]
+      [--picture FILE.jpg --of SCENE/IMAGE/OBJECT …]
+
+The picture shows outlines of the model: at the given label (green), the new one (blue) and the other one (red).
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from fm_pose_core.geometry import Array, apply
+from fm_pose_core.files import read_image
+from fm_pose_core.geometry import Array, apply, box_corners
 from fm_pose_core.objects.arrangements import apart
-from fm_pose_core.objects.bop import MM, BopDataset, ObjectModel, key, relabelled
+from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel, key, relabelled
+from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_contour
+from fm_pose_core.rendering.mesh import load_mesh
+
+RED = (255, 40, 40)
+SIZE = 220  # pixels of a tile
 
 
 def main() -> None:
@@ -24,10 +35,17 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--against", type=Path, required=True, metavar="FILE", help="the other labels")
     parser.add_argument("--arrangements", action="store_true", help="also a line for each arrangement")
+    parser.add_argument("--picture", type=Path, metavar="FILE")
+    parser.add_argument("--of", nargs="+", default=[], metavar="SCENE/IMAGE/OBJECT")
     args = parser.parse_args()
     dataset = BopDataset(args.root)
     given = dataset.instances(args.split)
     new, other = ({key(x): x.T_camera_object for x in relabelled(given, f)} for f in (args.labels, args.against))
+    if args.picture:
+        wanted = [tuple(map(int, text.split("/"))) for text in args.of]
+        shown = [next(x for x in given if key(x) == k) for k in wanted]
+        poses = [(x, (x.T_camera_object, new[key(x)], other.get(key(x)))) for x in shown]
+        cv2.imwrite(str(args.picture), picture(dataset, poses)[..., ::-1])
     told = json.loads((args.labels / "corrections.json").read_text())
     said = {(c["scene_id"], image, c["obj_id"]): c for c in told for image in c["images"]}
     print(
@@ -50,6 +68,22 @@ def main() -> None:
                 what = c["reason"] or f"moved by {c['rotation_deg']:.1f}°, {c['translation_mm']:.1f} mm"
                 found = " | ".join(text([r[k] for r in part]) for k in (1, 2))
                 print(f"| | {c['images'][0]}–{c['images'][-1]} ({len(c['images'])}) | {what} | {found} | | |")
+
+
+def picture(dataset: BopDataset, shown: list[tuple[Instance, tuple[Array | None, ...]]]) -> NDArray[np.uint8]:
+    """Two instances a line, each with its outlines side by side."""
+    tiles = []
+    for x, poses in shown:
+        mesh = load_mesh(dataset.model(x.object_id).mesh_path, MM)
+        around = x.camera.pixels(apply(x.T_camera_object, box_corners(*mesh.box)))
+        view, camera = closeup(read_image(x.image_path), x.camera, around, SIZE)
+        colours = (GREEN, BLUE, RED)
+        drawn = [
+            view if T is None else draw_contour(view, camera, T, mesh.vertices, mesh.faces, colour)
+            for T, colour in zip(poses, colours, strict=True)
+        ]
+        tiles.append(np.hstack(drawn))
+    return np.vstack([np.hstack(tiles[k : k + 2]) for k in range(0, len(tiles) // 2 * 2, 2)])
 
 
 def error(T: Array, truth: Array, model: ObjectModel) -> tuple[float, float, float]:
