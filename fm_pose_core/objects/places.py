@@ -1,0 +1,234 @@
+"""Where one object stands, by the images: one place for each of its arrangements, found from its label on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.files import read_image
+from fm_pose_core.geometry import Array, exp_so3, inverse, log_so3, transform
+from fm_pose_core.objects.alignment import BLURS, Aligner, Fit, View
+from fm_pose_core.objects.arrangements import Arrangement, apart
+from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
+from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.photographs import occluding_depth, others_in_image
+from fm_pose_core.rendering.mesh import load_mesh
+
+VISIBLE = 0.3  # what shows less of the object says little of its place
+MOST = 40  # images of an arrangement that are compared
+MARGIN, LARGEST = 1.5, 256  # of the patch: share of the object's diameter; pixels
+FACES = 15_000  # of the model: finer is not seen
+FIRST_TURN = np.radians(10.0)  # from the label to the places where the search begins as well
+COARSE, FINE = 6, 12  # images that are enough to search with
+BEST = 4  # places of the coarse search that are followed
+SAME = 0.02  # agreement: two places whose agreement differs by less explain the images alike
+MERGE = 4.0  # deviations, by which two finds of one place may differ
+OTHER = np.radians(4.0)  # two places of which one is turned by more are not the same
+# Labels are rarely off by more than this: a place that is farther from the label by one such unit must agree better
+# with the images, by so much (growing with the square).
+USUAL, DOUBT = (np.radians(15.0), 0.015), 0.005
+FAR = (np.radians(45.0), 0.5)  # radians, diameters: nobody labels so wrong; it is another object, or a mistake here
+SIZE_KNOWN, SIZE_FAR = 0.01, 0.1  # standard deviation of a size that tells something; none is off by more
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the object stands in some arrangements, by the images. fit: of its centre. agreement: of the images with
+    it. lead: by how much it is better than any other place."""
+
+    arrangements: list[Arrangement]
+    fit: Fit
+    agreement: float
+    lead: float
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """The surroundings of the object in an image, see `Aligner.patch`. front: see `View`."""
+
+    pixels: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    T_view_world: Array
+    front: NDArray[np.float32]
+
+
+class Places:
+    """All arrangements of one object. Poses are of its centre here, as in `Aligner`; T_object_center (4, 4). `close` it
+    where it was made."""
+
+    def __init__(self, dataset: BopDataset, instances: Sequence[Instance], arrangements: Sequence[Arrangement]) -> None:
+        self.model = dataset.model(arrangements[0].object_id)
+        self.arrangements = arrangements
+        self.instances = {key(x): x for x in instances if x.object_id == self.model.id}
+        own = list(self.instances.values())
+        nearest = float(np.quantile([x.T_camera_object[2, 3] for x in own], 0.05))
+        native = MARGIN * self.model.diameter / nearest * max(x.camera.K[0, 0] for x in own)
+        crop = Crop.around(self.model.diameter, nearest, MARGIN, int(np.clip(native, 64, LARGEST)))
+        self.aligner = Aligner(load_mesh(self.model.mesh_path, MM).simplified(FACES), crop)
+        self.T_object_center = transform(np.eye(3), self.aligner.center)
+        self.patches = self._patches(dataset, instances)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self.aligner.close()
+
+    def find(self, tell: Callable[[int], object]) -> list[Place]:
+        """The places of all arrangements that have one. tell: see `relabel.relabel`."""
+        places = self._join(tell)
+        self._measure(places)
+        result = []
+        for place in places:
+            views = self._views(place.arrangements)
+            fit = self.aligner.refine(views, place.fit.T_world_center)
+            if fit is not None:
+                agreement = self.aligner.agreement(views, fit.T_world_center)
+                result.append(replace(place, fit=fit, agreement=agreement))
+        return result
+
+    def label(self, a: Arrangement) -> Array:
+        """T_world_center (4, 4) of an arrangement's label."""
+        return a.T_world_object @ self.T_object_center
+
+    def seen(self, a: Arrangement) -> bool:
+        """Whether any image of the arrangement shows enough of the object."""
+        return bool(self.patches[a.scene_id, a.images[0]])
+
+    def agreement(self, a: Arrangement, T_world_center: Array) -> float:
+        """Of an arrangement's images with a place."""
+        return self.aligner.agreement(self._views([a]), T_world_center)
+
+    def near(self, T: Array, label: Array) -> bool:
+        """Whether a label may be off by so much."""
+        angle, distance = apart(T, label)
+        return angle < FAR[0] and distance < FAR[1] * self.model.diameter
+
+    def _join(self, tell: Callable[[int], object]) -> list[Place]:
+        """The place of each arrangement; neighbours that are the same place are one."""
+        places: list[Place] = []
+        for a in self.arrangements:
+            place = self._search(a, self._views([a])) if self.seen(a) else None
+            if place is not None:
+                joined = self._merged(places[-1], place) if places else None
+                places[-1:] = [joined] if joined else [*places[-1:], place]
+            tell(len(a.images))
+        return places
+
+    def _measure(self, places: Sequence[Place]) -> None:
+        """Find out how large the object is, as a share of its model, from the places that tell it apart from the
+        distance; the others take it over."""
+        found = []
+        for place in places:
+            fit = self.aligner.refine(self._views(place.arrangements), place.fit.T_world_center, free_size=True)
+            if fit is not None and fit.size_sigma < SIZE_KNOWN and abs(fit.size - 1.0) < SIZE_FAR:
+                found.append((fit.size, fit.size_sigma))
+        if found:
+            sizes, sigmas = np.array(found).T
+            weights = sigmas**-2 / (sigmas**-2).sum()
+            mean = float(weights @ sizes)
+            spread = float(weights @ np.square(sizes - mean)) / max(1, len(found) - 1)
+            self.aligner.size = mean
+            self.aligner.size_sigma = float(np.sqrt((weights**2) @ (sigmas**2) + spread))
+
+    def _views(self, arrangements: Sequence[Arrangement]) -> list[View]:
+        patches = [p for a in arrangements for p in self.patches[a.scene_id, a.images[0]]]
+        return [self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front) for p in _spread(patches, MOST)]
+
+    def _patches(self, dataset: BopDataset, instances: Sequence[Instance]) -> dict[tuple[int, int], list[_Patch]]:
+        """Of each arrangement, by its scene and first image."""
+        shown: list[tuple[tuple[int, int], Array, Instance]] = []
+        for a in self.arrangements:
+            own = [self.instances[a.scene_id, image, a.object_id] for image in a.images]
+            pairs = list(zip(a.T_camera_world, own, strict=True))
+            visible = [(T, x) for T, x in pairs if not x.visible_fraction < VISIBLE]
+            shown += [((a.scene_id, a.images[0]), T, x) for T, x in _spread(visible, MOST)]
+        seen = [
+            self.aligner.patch(read_image(x.image_path), x.camera, x.T_camera_object @ self.T_object_center)
+            for _, _, x in shown
+        ]
+        others = others_in_image([x for _, _, x in shown], instances)
+        fronts = occluding_depth(dataset, others, [T_view_camera for _, _, T_view_camera in seen], self.aligner.crop)
+        patches: dict[tuple[int, int], list[_Patch]] = {(a.scene_id, a.images[0]): [] for a in self.arrangements}
+        for (first, T_camera_world, _), (pixels, inside, T_view_camera), front in zip(shown, seen, fronts, strict=True):
+            patches[first].append(_Patch(pixels, inside, T_view_camera @ T_camera_world, front))
+        return patches
+
+    def _search(self, a: Arrangement, views: list[View]) -> Place | None:
+        """The place near the label that explains the views best."""
+        label, align = self.label(a), self.aligner
+        few, some = _spread(views, COARSE), _spread(views, FINE)
+        starts = [align.match(few, T, BLURS[:1]) for T in _around(label)]
+        starts.sort(key=lambda T: -align.agreement(few, T, BLURS[0]))
+        found: list[tuple[float, Fit]] = []
+        for T in _distinct([label, *starts])[: BEST + 1]:
+            fit = align.refine(views, align.match(some, T, BLURS[1:]))
+            if fit is not None and self.near(fit.T_world_center, label):
+                value = align.agreement(views, fit.T_world_center) - doubt(fit.T_world_center, label)
+                found.append((value, fit))
+        if not found:
+            return None
+        found.sort(key=lambda f: -f[0])
+        value, best = found[0]
+        rivals = [v for v, f in found[1:] if apart(f.T_world_center, best.T_world_center)[0] > OTHER]
+        agreement = align.agreement(views, best.T_world_center)
+        return Place([a], best, agreement, value - max(rivals, default=-1.0))
+
+    def _merged(self, last: Place, place: Place) -> Place | None:
+        """Both in one, if the object did not move between them: one place explains the images of each as well as its
+        own does, and is not farther from it than the images let one say."""
+        worlds = {(a.scene_id, a.stretch) for a in (last.arrangements[0], place.arrangements[0])}
+        if len(worlds) > 1:
+            return None
+        if squared_deviations(last.fit, place.fit) > MERGE**2:
+            return None
+        arrangements = [*last.arrangements, *place.arrangements]
+        views = self._views(arrangements)
+        start = max(last, place, key=lambda p: sum(len(a.images) for a in p.arrangements)).fit.T_world_center
+        fit = self.aligner.refine(views, start)
+        if fit is None:
+            return None
+        for part in (last, place):
+            if self.aligner.agreement(self._views(part.arrangements), fit.T_world_center) < part.agreement - SAME:
+                return None
+        agreement = self.aligner.agreement(views, fit.T_world_center)
+        return Place(arrangements, fit, agreement, max(last.lead, place.lead))
+
+
+def doubt(T: Array, label: Array) -> float:
+    """What the agreement of a place must make up for."""
+    away = np.array(apart(T, label)) / USUAL
+    return DOUBT * float(away @ away)
+
+
+def squared_deviations(fit: Fit, other: Fit | Array) -> float:
+    """How far two places are apart, a coordinate, in units of the variance."""
+    T = other.T_world_center if isinstance(other, Fit) else other
+    covariance = fit.covariance + (other.covariance if isinstance(other, Fit) else 0.0)
+    D = inverse(fit.T_world_center) @ T
+    d = np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
+    return float(d @ np.linalg.solve(covariance, d)) / 6
+
+
+def _around(T: Array) -> list[Array]:
+    """The place, and twelve that are turned from it, about the vertices of an icosahedron."""
+    g = (1 + np.sqrt(5)) / 2
+    axes = [np.roll([0.0, s, t * g], k) / np.hypot(1, g) for k in range(3) for s in (1, -1) for t in (1, -1)]
+    return [T, *(T @ transform(exp_so3(FIRST_TURN * axis), np.zeros(3)) for axis in axes)]
+
+
+def _distinct(places: Sequence[Array]) -> list[Array]:
+    """Without those that are as good as an earlier one."""
+    kept: list[Array] = []
+    for T in places:
+        if all(apart(T, other)[0] > np.radians(1.0) for other in kept):
+            kept.append(T)
+    return kept
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of them at the most, evenly."""
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
+    return [items[k] for k in chosen]
