@@ -139,7 +139,7 @@ def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
         reason = "too far from the label"
     elif _right(places, a, fit):
         reason = "the label agrees with the images"
-    elif after - doubt(found, label) < before + SAME:
+    elif after - doubt(found, label) < before:
         reason = "the label fits as well"
     T_world_object = a.T_world_object if reason else found @ inverse(places.T_object_center)
     return Correction(a, T_world_object, angle, distance, sigma_angle, sigma_distance, before, after, reason)
