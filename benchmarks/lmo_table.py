@@ -2,7 +2,7 @@
 is compared with (Table 1), on equal budgets, with labels that `fm-pose relabel` corrected. What has been trained is not
 trained again, so it can be interrupted and called again.
 
-The figures are of the frames that report (config/train/lmo_split.yaml), which nothing was trained on or chosen by; mean
+The figures are of the frames that report (config/train/lmo.yaml), which nothing was trained on or chosen by; mean
 ± standard deviation over the training seeds, one view of each window around the true centre. They are given against
 three kinds of labels: corrected, published, and the consensus of two published systems. The last column compares a row
 with "without g" instance by instance: the ratio of the 2D projection errors against the corrected labels (geometric

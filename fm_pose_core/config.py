@@ -164,18 +164,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def read_configuration(path: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML file with what it takes over from another one: its key `base` names that file, beside it. Sections are
-    joined key by key; where both have a value, or a list, the file's own holds. above: files whose base this one is.
-    Raises InputError, also for a file that is its own base."""
+    """A YAML file with what it takes over from others: its key `base` names them, one or a list, beside it. Sections
+    are joined key by key; where both have a value, or a list, the later of the bases holds, and the file's own before
+    all. above: files whose base this one is. Raises InputError, also for a file that is its own base."""
     path = Path(path)
     values = read_yaml(path)
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    expect(isinstance(base, str), f"{path}: base", "the name of a YAML file", repr(base))
+    named = values.pop("base", [])
+    bases = named if isinstance(named, list) else [named]
+    expect(all(isinstance(x, str) for x in bases), f"{path}: base", "the name of a YAML file, or a list", repr(named))
     chain = (*above, path.resolve())
-    expect((path.parent / base).resolve() not in chain, f"{path}: base", "another file than itself", base)
-    return _joined(read_configuration(path.parent / base, chain), values)
+    result: dict[str, Any] = {}
+    for base in bases:
+        expect((path.parent / base).resolve() not in chain, f"{path}: base", "another file than itself", base)
+        result = _joined(result, read_configuration(path.parent / base, chain))
+    return _joined(result, values)
 
 
 def _joined(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -85,8 +85,10 @@ def test_yaml_errors_begin_with_the_file(tmp_path: Path) -> None:
 
 def test_a_file_takes_over_what_its_base_says(tmp_path: Path) -> None:
     (tmp_path / "split.yaml").write_text("data: {dataset: lmo, frames: 1-9}\n")
-    (tmp_path / "all.yaml").write_text("base: split.yaml\nloss: {gamma: 1.0, beta: 2.0}\nobjects: [1, 2]\n")
-    (tmp_path / "own.yaml").write_text("base: all.yaml\ndata: {frames: 1-3}\nobjects: [3]\nloss: {beta: 5.0}\n")
+    (tmp_path / "all.yaml").write_text("loss: {gamma: 1.0, beta: 2.0}\nobjects: [1, 2]\ndata: {frames: '5'}\n")
+    (tmp_path / "own.yaml").write_text(
+        "base: [all.yaml, split.yaml]\ndata: {frames: 1-3}\nobjects: [3]\nloss: {beta: 5.0}\n"
+    )
     assert read_configuration(tmp_path / "own.yaml") == {
         "data": {"dataset": "lmo", "frames": "1-3"},
         "loss": {"gamma": 1.0, "beta": 5.0},
@@ -95,8 +97,8 @@ def test_a_file_takes_over_what_its_base_says(tmp_path: Path) -> None:
     (tmp_path / "split.yaml").write_text("base: own.yaml\n")
     with pytest.raises(InputError, match=r"split\.yaml: base: expected another file than itself, got own\.yaml"):
         read_configuration(tmp_path / "own.yaml")
-    (tmp_path / "split.yaml").write_text("base: [a]\n")
-    with pytest.raises(InputError, match=r"split\.yaml: base: expected the name of a YAML file"):
+    (tmp_path / "split.yaml").write_text("base: [1]\n")
+    with pytest.raises(InputError, match=r"split\.yaml: base: expected the name of a YAML file, or a list"):
         read_configuration(tmp_path / "own.yaml")
 
 

@@ -34,7 +34,7 @@ def keys_text(section: str) -> str:
     from fm_pose_core.tasks import experiment_class
 
     paragraphs = [
-        "base (default: none)\n    Another YAML file, beside this one, whose keys hold where this one has none."
+        "base (default: none)\n    Other YAML files beside this one, one or a list, whose keys hold where it has none."
     ]
     for key in keys(experiment_class(section)):
         span = f", {key.span}" if key.span else ""
