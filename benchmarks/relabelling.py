@@ -19,7 +19,7 @@ from hardware import hardware
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects.arrangements import apart
 from fm_pose_core.objects.bop import BopDataset, Instance, key
-from fm_pose_core.objects.relabel import Correction, corrected, relabel
+from fm_pose_core.objects.relabel import corrected, relabel
 
 # Degrees and millimetres of an arrangement, degrees of trembling.
 DISTURBANCES = {
@@ -53,7 +53,7 @@ def main() -> None:
             "corrected": sum(c.accepted for c in corrections),
             "before": errors(wrong, exact),
             "after": errors(corrected(wrong, corrections), exact),
-            "each": [found(c, exact) for c in corrections],
+            "each": [{k: v for k, v in c.to_json().items() if k != "images"} for c in corrections],
         }
     print(
         json.dumps({"results": report, "images": args.images, "around": args.around, "hardware": hardware()}, indent=1)
@@ -80,11 +80,6 @@ def errors(labels: Sequence[Instance], truth: Sequence[Instance]) -> dict[str, l
         "degrees": [float(f(np.degrees(angles))) for f in (np.median, np.max)],
         "millimetres": [float(f(1e3 * distances)) for f in (np.median, np.max)],
     }
-
-
-def found(correction: Correction, exact: Sequence[Instance]) -> dict[str, Any]:
-    """What the correction says, and how far its place is from the true one."""
-    return {k: v for k, v in correction.to_json().items() if k != "images"}
 
 
 def _direction(rng: np.random.Generator) -> Array:
