@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def picture(dataset: BopDataset, shown: list[tuple[Instance, tuple[Array | None, ...]]]) -> NDArray[np.uint8]:
-    """Two instances a line, each with its outlines side by side."""
+    """Two instances a line (one, if their number is odd), each with its outlines side by side."""
     tiles = []
     for x, poses in shown:
         mesh = load_mesh(dataset.model(x.object_id).mesh_path, MM)
@@ -83,7 +83,8 @@ def picture(dataset: BopDataset, shown: list[tuple[Instance, tuple[Array | None,
             for T, colour in zip(poses, colours, strict=True)
         ]
         tiles.append(np.hstack(drawn))
-    return np.vstack([np.hstack(tiles[k : k + 2]) for k in range(0, len(tiles) // 2 * 2, 2)])
+    columns = 1 if len(tiles) % 2 else 2
+    return np.vstack([np.hstack(tiles[k : k + columns]) for k in range(0, len(tiles), columns)])
 
 
 def error(T: Array, truth: Array, model: ObjectModel) -> tuple[float, float, float]:

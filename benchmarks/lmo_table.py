@@ -13,6 +13,7 @@ mean over instances and seeds; one beyond 60 px, or none, counts as 60 px), with
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import Row, fm_pose, name_of, train
+from rows import ROOT, Row, fm_pose, name_of, train
 
 from fm_pose_core.files import Frames
 from fm_pose_core.objects.bop import BopDataset
@@ -57,7 +58,7 @@ DATASET = Path(os.path.expandvars("$FM_POSE_DATA")) / "lmo"
 
 def rows() -> dict[str, Row]:
     """ROWS, and those with few photographs: evenly spaced ones of the training's."""
-    data = load_experiment("config/train/lmo_duck.yaml").data  # type: ignore[attr-defined]
+    data = load_experiment(ROOT / "config/train/lmo_duck.yaml").data  # type: ignore[attr-defined]
     own = sorted(
         i for _, i in Frames.parse(data.training_frames).of({(2, i) for i in BopDataset(DATASET).frames("test", 2)})
     )
@@ -81,7 +82,8 @@ def baseline_of(row: str) -> str:
 
 def evaluate(bundle: Path, labels: Path) -> dict[str, dict[str, Any]]:
     """evaluation.json of the bundle on the frames that report, by the kind of labels."""
-    report = bundle.parent.parent / "reports" / bundle.name
+    text = b"".join(path.read_bytes() for path in sorted(labels.glob("*/scene_gt.json")))
+    report = bundle.parent.parent / "reports" / f"{bundle.name}_{hashlib.sha256(text).hexdigest()[:8]}"
     folders = dict(zip(LABELS, (report / "other_labels", report, report / "other_labels_2"), strict=True))
     if not all((f / "evaluation.json").is_file() for f in folders.values()):
         manifest = json.loads((bundle / "manifest.json").read_text())
@@ -105,9 +107,9 @@ def log_errors(evaluation: dict[str, Any]) -> list[float]:
 
 
 def ratio(logs: np.ndarray, baseline: np.ndarray) -> str:
-    """Of the errors (geometric mean), with its standard error over instances."""
+    """Of the errors (geometric mean), with its standard error over instances; that of the training is not in it."""
     difference = logs - baseline
-    mean, deviation = np.exp(difference.mean()), difference.std() / math.sqrt(len(difference))
+    mean, deviation = np.exp(difference.mean()), difference.std(ddof=1) / math.sqrt(len(difference))
     return f"{mean:.3f} ± {mean * deviation:.3f}"
 
 

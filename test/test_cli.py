@@ -146,6 +146,7 @@ def test_evaluate_displaced_and_a_part_of_the_frames(
         ("train config/train/lmo_duck.yaml --set schedul.images=3 --output {out}", "expected one of method, network,"),
         ("relabel {root} --output {out} --objects 7", "expected images of objects [7], got none of [7]"),
         ("relabel {root} --split train --output {out}", "split 'train': expected one of"),
+        ("relabel {root} --output {root}/test", "expected another folder than the dataset's split"),
         ("bundle show nowhere", "nowhere: expected a bundle"),
         ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected an image"),
         ("infer --bundle {bundle} --image {image} --camera 1,2,3 --window 1,2", "--camera: expected 4 numbers"),

@@ -23,11 +23,14 @@ def add(verbs: Any, text: str) -> None:
 def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from fm_pose_core.errors import expect
     from fm_pose_core.objects.bop import BopDataset
     from fm_pose_core.objects.relabel import corrected, relabel, write_labels
     from fm_pose_core.objects.relabel_report import summary, write_report
 
     dataset = BopDataset(args.root)
+    own = args.output.resolve() == (args.root / args.split).resolve()
+    expect(not own, "--output", "another folder than the dataset's split, whose labels it would replace", args.output)
     instances = dataset.instances(args.split)
     total = sum(not args.objects or x.object_id in args.objects for x in instances)
     with tqdm(desc="relabel", total=total, unit="label", disable=not sys.stderr.isatty()) as bar:

@@ -40,6 +40,7 @@ TUKEY = 3.0  # pixels: an edge farther off is another one
 OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
 ITERATIONS = 15  # of `refine`
+NOTHING = 0.05  # inliers: with fewer, no edge of the model was found
 SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
 
 
@@ -138,7 +139,7 @@ class Aligner:
             if reach == TUKEY and np.abs(y).max() < 1e-4:
                 break
         edges = self._edges(views, T, size, TUKEY)
-        if edges is None:
+        if edges is None or edges.inliers < NOTHING:
             return None
         covariance = edges.covariance(np.inf if free_size else self.size_sigma)
         units = np.repeat([self.radius, 1.0], 3)
@@ -265,6 +266,7 @@ class _Match:
 # An edge is localised to a few hundredths of a pixel at best, however many points agree: the model's surface, light and
 # shadow displace many of them alike. On simulated photographs (benchmarks/relabelling.py) this much explains the error.
 COMMON_ERROR = 0.06  # pixels
+NEIGHBOURS = 8  # edge points that have the same error, as they are of the same edge
 
 
 @dataclass(frozen=True)
@@ -298,12 +300,15 @@ class _Distances:
         return float(self.weights.mean())
 
     def covariance(self, size_sigma: float) -> Array:
-        """(7, 7): clustered by groups (Liang and Zeger, Biometrika 1986), plus what points may have in common, and
-        what an error of the size would move, where it was not free. size_sigma: infinite where it was."""
+        """(7, 7): of the points' errors, of which neighbours have the same, once as if all groups were alike and once
+        clustered by groups (Liang and Zeger, Biometrika 1986), which are few; plus what all points may have in common,
+        and what an error of the size would move, where it was not free. size_sigma: infinite where it was."""
         free = 6 if np.isfinite(size_sigma) else 7
         spread = np.linalg.inv(self.information[:free, :free])
         g = self.gradient[:, :free]
-        found = spread @ (g.T @ g) @ spread + COMMON_ERROR**2 * self.weights.sum() * spread
+        weights = self.weights
+        variance = float(weights @ np.square(np.where(weights > 0, self.distances, 0.0)) / weights.sum())
+        found = spread @ (g.T @ g) @ spread + (NEIGHBOURS * variance + COMMON_ERROR**2 * weights.sum()) * spread
         if free == 7:
             return np.asarray(found)
         by_size = -spread @ self.information[:6, 6]  # the place's answer to a growing object

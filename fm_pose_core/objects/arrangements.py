@@ -52,12 +52,14 @@ def find_arrangements(instances: Sequence[Instance]) -> list[Arrangement]:
     return result
 
 
-def mean_pose(poses: Sequence[Array]) -> Array:
-    """The robust mean (4, 4): medians of the translation and of the rotation vectors about the chordal mean."""
+def mean_pose(poses: Sequence[Array], at: Array | None = None) -> Array:
+    """The robust mean (4, 4): medians of the rotation vectors about the chordal mean, and of where the poses take the
+    point `at` (3,), the origin by default."""
     R = project_to_so3(np.mean([T[:3, :3] for T in poses], 0))
     for _ in range(3):
         R = R @ exp_so3(np.median([log_so3(R.T @ T[:3, :3]) for T in poses], 0))
-    return transform(R, np.median([T[:3, 3] for T in poses], 0))
+    at = np.zeros(3) if at is None else at
+    return transform(R, np.median([apply(T, at[None])[0] for T in poses], 0) - R @ at)
 
 
 def apart(A: Array, B: Array) -> tuple[float, float]:
@@ -72,6 +74,7 @@ class _Scene:
         self.scene_id, self.labels, self.cameras, self.images = scene_id, labels, cameras, sorted(labels)
         self.stretch = 0
         self.open: dict[int, Arrangement] = {}  # by object
+        self.labelled: dict[int, list[Array]] = {}  # T_world_object in each image of the open ones
         self.done: list[Arrangement] = []
 
     def arrangements(self) -> list[Arrangement]:
@@ -87,16 +90,20 @@ class _Scene:
         return self.done
 
     def _camera(self, image: int) -> Array | None:
-        """The camera's place, as the dataset tells it, or as most of the objects agree on it; None where no two do."""
+        """The camera's place, as the dataset tells it, or as the largest group of objects that agree has it; None where
+        no two agree."""
         if image in self.cameras:
             return self.cameras[image]
         seen = {k: T for k, T in self.labels[image].items() if k in self.open}
         votes = {k: T @ inverse(self.open[k].T_world_object) for k, T in seen.items()}
-        best: list[Array] = []
+        best: list[int] = []
         for k, vote in votes.items():
-            agreeing = [other for other in votes.values() if _agree(vote, other, self.open[k].T_world_object, AGREE)]
+            agreeing = [o for o, other in votes.items() if _agree(vote, other, self.open[k].T_world_object)]
             best = max(best, agreeing, key=len)
-        return mean_pose(best) if len(best) >= 2 else None
+        if len(best) < 2:
+            return None
+        middle = np.mean([self.open[k].T_world_object[:3, 3] for k in best], 0)
+        return mean_pose([votes[k] for k in best], middle)
 
     def _add(self, object_id: int, i: int, T_camera_world: Array, T_world_object: Array) -> None:
         current = self.open.get(object_id)
@@ -109,9 +116,11 @@ class _Scene:
             current = None
         if current is None:
             current = self.open[object_id] = Arrangement(self.scene_id, object_id, self.stretch)
-            current.T_world_object = T_world_object
+            self.labelled[object_id] = []
         current.images.append(self.images[i])
         current.T_camera_world.append(T_camera_world)
+        self.labelled[object_id].append(T_world_object)
+        current.T_world_object = mean_pose(self.labelled[object_id])
 
     def _returns(self, object_id: int, i: int) -> bool:
         """Whether the object is back in its place in the next image that shows it: then this label alone is wrong."""
@@ -132,8 +141,8 @@ def _near(A: Array, B: Array) -> bool:
     return angle < TREMBLE[0] and distance < TREMBLE[1]
 
 
-def _agree(A: Array, B: Array, T_world_object: Array, limits: tuple[float, float]) -> bool:
+def _agree(A: Array, B: Array, T_world_object: Array) -> bool:
     """Whether two places of the camera put an object into the same place."""
     at = T_world_object[:3, 3][None]
     angle, _ = apart(A, B)
-    return angle < limits[0] and float(np.linalg.norm(apply(A, at) - apply(B, at))) < limits[1]
+    return angle < AGREE[0] and float(np.linalg.norm(apply(A, at) - apply(B, at))) < AGREE[1]

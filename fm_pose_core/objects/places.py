@@ -24,8 +24,9 @@ FIRST_TURN = np.radians(10.0)  # from the label to the places where the search b
 COARSE, FINE = 6, 12  # images that are enough to search with
 BEST = 4  # places of the coarse search that are followed
 SAME = 0.02  # agreement: two places whose agreement differs by less explain the images alike
-MERGE = 4.0  # deviations, by which two finds of one place may differ
-OTHER = np.radians(4.0)  # two places of which one is turned by more are not the same
+MERGE = 4.0  # deviations a coordinate, by which two finds of one place may differ: they are no better known
+ALIKE = (np.radians(1.0), 0.002)  # radians, metres: two places that are so near need not both be followed
+OTHER = (np.radians(4.0), 0.1)  # radians, diameters: two places of which one is off by more are not the same
 # Labels are rarely off by more than this: a place that is farther from the label by one such unit must agree better
 # with the images, by so much (growing with the square).
 USUAL, DOUBT = (np.radians(15.0), 0.015), 0.005
@@ -38,7 +39,7 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class Place:
     """Where the object stands in some arrangements, by the images. fit: of its centre. agreement: of the images with
-    it. lead: by how much it is better than any other place."""
+    it. lead: by how much it is better than any other place near the label, with `doubt`."""
 
     arrangements: list[Arrangement]
     fit: Fit
@@ -48,11 +49,13 @@ class Place:
 
 @dataclass(frozen=True)
 class _Patch:
-    """The surroundings of the object in an image, see `Aligner.patch`. front: see `View`."""
+    """The surroundings of the object in an image, see `Aligner.patch`. T_world_center (4, 4): by the image's own label.
+    front: see `View`; 0 outside of the image."""
 
     pixels: NDArray[np.uint8]
     inside: NDArray[np.bool_]
     T_view_world: Array
+    T_world_center: Array
     front: NDArray[np.float32]
 
 
@@ -85,8 +88,7 @@ class Places:
             views = self._views(place.arrangements)
             fit = self.aligner.refine(views, place.fit.T_world_center)
             if fit is not None:
-                agreement = self.aligner.agreement(views, fit.T_world_center)
-                result.append(replace(place, fit=fit, agreement=agreement))
+                result.append(replace(place, fit=fit))
         return result
 
     def label(self, a: Arrangement) -> Array:
@@ -97,14 +99,20 @@ class Places:
         """Whether any image of the arrangement shows enough of the object."""
         return bool(self.patches[a.scene_id, a.images[0]])
 
-    def agreement(self, a: Arrangement, T_world_center: Array) -> float:
-        """Of an arrangement's images with a place."""
-        return self.aligner.agreement(self._views([a]), T_world_center)
+    def agreement(self, a: Arrangement, T_world_center: Array | None = None) -> float:
+        """Of an arrangement's images with a place; without one, of each image with its own label."""
+        patches = _spread(self.patches[a.scene_id, a.images[0]], MOST)
+        places = [p.T_world_center if T_world_center is None else T_world_center for p in patches]
+        each = [self.aligner.agreement([v], T) for v, T in zip(self._views([a]), places, strict=True)]
+        return float(np.mean(each))
 
     def near(self, T: Array, label: Array) -> bool:
         """Whether a label may be off by so much."""
-        angle, distance = apart(T, label)
-        return angle < FAR[0] and distance < FAR[1] * self.model.diameter
+        return self._within(FAR, T, label)
+
+    def _within(self, limits: tuple[float, float], A: Array, B: Array) -> bool:
+        angle, distance = apart(A, B)
+        return angle < limits[0] and distance < limits[1] * self.model.diameter
 
     def _join(self, tell: Callable[[int], object]) -> list[Place]:
         """The place of each arrangement; neighbours that are the same place are one."""
@@ -152,8 +160,11 @@ class Places:
         others = others_in_image([x for _, _, x in shown], instances)
         fronts = occluding_depth(dataset, others, [T_view_camera for _, _, T_view_camera in seen], self.aligner.crop)
         patches: dict[tuple[int, int], list[_Patch]] = {(a.scene_id, a.images[0]): [] for a in self.arrangements}
-        for (first, T_camera_world, _), (pixels, inside, T_view_camera), front in zip(shown, seen, fronts, strict=True):
-            patches[first].append(_Patch(pixels, inside, T_view_camera @ T_camera_world, front))
+        for (first, T_camera_world, x), (pixels, inside, T_view_camera), front in zip(shown, seen, fronts, strict=True):
+            label = x.T_camera_object @ self.T_object_center
+            T_view_world = T_view_camera @ T_camera_world
+            front = np.where(inside, front, np.float32(0.0))
+            patches[first].append(_Patch(pixels, inside, T_view_world, inverse(T_camera_world) @ label, front))
         return patches
 
     def _search(self, a: Arrangement, views: list[View]) -> Place | None:
@@ -172,7 +183,7 @@ class Places:
             return None
         found.sort(key=lambda f: -f[0])
         value, best = found[0]
-        rivals = [v for v, f in found[1:] if apart(f.T_world_center, best.T_world_center)[0] > OTHER]
+        rivals = [v for v, f in found[1:] if not self._within(OTHER, f.T_world_center, best.T_world_center)]
         agreement = align.agreement(views, best.T_world_center)
         return Place([a], best, agreement, value - max(rivals, default=-1.0))
 
@@ -204,7 +215,7 @@ def doubt(T: Array, label: Array) -> float:
 
 
 def squared_deviations(fit: Fit, other: Fit | Array) -> float:
-    """How far two places are apart, a coordinate, in units of the variance."""
+    """How far two places are apart, for a coordinate, in units of the variance (chi square with 6 degrees, over 6)."""
     T = other.T_world_center if isinstance(other, Fit) else other
     covariance = fit.covariance + (other.covariance if isinstance(other, Fit) else 0.0)
     D = inverse(fit.T_world_center) @ T
@@ -220,10 +231,10 @@ def _around(T: Array) -> list[Array]:
 
 
 def _distinct(places: Sequence[Array]) -> list[Array]:
-    """Without those that are as good as an earlier one."""
+    """Without those that are an earlier one."""
     kept: list[Array] = []
     for T in places:
-        if all(apart(T, other)[0] > np.radians(1.0) for other in kept):
+        if all(angle > ALIKE[0] or distance > ALIKE[1] for angle, distance in (apart(T, other) for other in kept)):
             kept.append(T)
     return kept
 

@@ -24,9 +24,9 @@ from fm_pose_core.objects.arrangements import Arrangement, apart, find_arrangeme
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
 from fm_pose_core.objects.places import SAME, VISIBLE, Place, Places, doubt, squared_deviations
 
-RIGHT = 2.0  # deviations, within which a label agrees with the images
+RIGHT = 2.1  # squared deviations a coordinate, within which a label is right: 95 % of chi square with 6 degrees
 SURE = (np.radians(2.5), 0.012)  # radians, metres: standard deviations beyond which a correction is refused
-FITS = 0.35  # inliers: fewer, and it is not the model's edges that were found
+LEAST = 0.2  # agreement: with less, it is not the model's edges that were found
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Correction:
     """Of one arrangement. T_world_object (4, 4): where the object is to be; the label's place where the correction is
     refused. angle, distance: between the label's and the found place, radians and metres (of the centre); sigma_angle,
     sigma_distance: their standard deviations. before, after: how well the model's edges agree with the images', from 0
-    to 1, at the label's and at the found place. reason: why it is refused, or empty."""
+    to 1, at the images' labels and at the found place. reason: why it is refused, or empty."""
 
     arrangement: Arrangement
     T_world_object: Array
@@ -83,6 +83,8 @@ def relabel(
     wanted = set(object_ids) or {x.object_id for x in instances}
     missing = wanted - {x.object_id for x in instances}
     expect(not missing, str(dataset.root), f"images of objects {sorted(wanted)}", f"none of {sorted(missing)}")
+    alone = len({key(x) for x in instances}) == len(instances)
+    expect(alone, str(dataset.root), "one instance of an object in an image", "several")
     arrangements = find_arrangements(instances)
     corrections = []
     with threadpool_limits(1):  # the matrices are small
@@ -121,16 +123,16 @@ def write_labels(output: str | Path, instances: Sequence[Instance]) -> None:
 def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
     """The correction of an arrangement, or why there is none."""
     if place is None:
-        what = "too few edges are found" if places.seen(a) else f"no image shows {100 * VISIBLE:.0f} % of it"
+        what = "no place near the label is found" if places.seen(a) else f"no image shows {100 * VISIBLE:.0f} % of it"
         return Correction(a, a.T_world_object, reason=what)
     fit, label = place.fit, places.label(a)
     found = fit.T_world_center
     angle, distance = apart(found, label)
     sigma_angle, sigma_distance = (float(np.sqrt(np.trace(fit.covariance[k, k]))) for k in (slice(3, 6), slice(3)))
-    before, after = (places.agreement(a, T) for T in (label, found))
+    before, after = places.agreement(a), places.agreement(a, found)
     reason = ""
-    if fit.inliers < FITS:
-        reason = f"the images show only {100 * fit.inliers:.0f} % of the model's edges"
+    if after < LEAST:
+        reason = "the images do not show the model's edges"
     elif sigma_angle > SURE[0] or sigma_distance > SURE[1]:
         reason = f"the images leave it open: ± {np.degrees(sigma_angle):.1f}°, ± {sigma_distance / MM:.0f} mm"
     elif place.lead < SAME:
@@ -146,12 +148,12 @@ def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
 
 
 def _right(places: Places, a: Arrangement, fit: Fit) -> bool:
-    """Whether the labels of the images are as near as the uncertainty lets one say: within two deviations."""
+    """Whether the labels of the images are as near as the uncertainty lets one say."""
     far = []
     for image, T_camera_world in zip(a.images, a.T_camera_world, strict=True):
         T_camera_object = places.instances[a.scene_id, image, a.object_id].T_camera_object
         far.append(squared_deviations(fit, inverse(T_camera_world) @ T_camera_object @ places.T_object_center))
-    return float(np.mean(far)) < RIGHT**2
+    return float(np.mean(far)) < RIGHT
 
 
 def _finite(value: float) -> float | None:
