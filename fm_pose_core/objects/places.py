@@ -88,7 +88,7 @@ class Places:
             views = self._views(place.arrangements)
             fit = self.aligner.refine(views, place.fit.T_world_center)
             if fit is not None:
-                result.append(replace(place, fit=fit))
+                result.append(replace(place, fit=self._doubted(fit, views)))
         return result
 
     def label(self, a: Arrangement) -> Array:
@@ -140,6 +140,13 @@ class Places:
             spread = float(weights @ np.square(sizes - mean)) / max(1, len(found) - 1)
             self.aligner.size = mean
             self.aligner.size_sigma = float(np.sqrt((weights**2) @ (sigmas**2) + spread))
+
+    def _doubted(self, fit: Fit, views: Sequence[View]) -> Fit:
+        """With half of what the two ways of comparing edges differ by as a further uncertainty: where the model is not
+        quite like the object, they err in different ways."""
+        other = self.aligner.match(_spread(views, FINE), fit.T_world_center, BLURS[-1:])
+        d = _difference(fit.T_world_center, other) / 2
+        return replace(fit, covariance=fit.covariance + np.outer(d, d))
 
     def _views(self, arrangements: Sequence[Arrangement]) -> list[View]:
         patches = [p for a in arrangements for p in self.patches[a.scene_id, a.images[0]]]
@@ -218,9 +225,14 @@ def squared_deviations(fit: Fit, other: Fit | Array) -> float:
     """How far two places are apart, for a coordinate, in units of the variance (chi square with 6 degrees, over 6)."""
     T = other.T_world_center if isinstance(other, Fit) else other
     covariance = fit.covariance + (other.covariance if isinstance(other, Fit) else 0.0)
-    D = inverse(fit.T_world_center) @ T
-    d = np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
+    d = _difference(fit.T_world_center, T)
     return float(d @ np.linalg.solve(covariance, d)) / 6
+
+
+def _difference(A: Array, B: Array) -> Array:
+    """(6,) metres and radians, in the frame of A's object."""
+    D = inverse(A) @ B
+    return np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
 
 
 def _around(T: Array) -> list[Array]:
