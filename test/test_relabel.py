@@ -258,7 +258,7 @@ def test_labels_there_and_back(tmp_path: Path, photographed: tuple[BopDataset, l
     """Corrected poses take the place of those of the arrangement's images; the others stay."""
     dataset, exact = photographed
     (a,) = find_arrangements(exact)
-    moved = Correction(a, disturbance(10.0, 10.0))
+    moved = Correction(a, PLACES[2] @ disturbance(10.0, 10.0))
     for x, y in zip(corrected(exact, [moved]), exact, strict=True):
         np.testing.assert_allclose(x.T_camera_object, y.T_camera_object @ disturbance(10.0, 10.0), atol=1e-9)
     assert corrected(exact, [Correction(a, disturbance(10.0, 10.0), reason="refused")]) == exact
