@@ -39,7 +39,7 @@ STEP = 0.5  # pixels, of the search
 TUKEY = 3.0  # pixels: an edge farther off is another one
 OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
-ITERATIONS = 15  # of `refine`
+ROUNDS, ITERATIONS = 2, 15  # of `match` at each blur, and of `refine`: how often the model is rendered anew
 NOTHING = 0.05  # inliers: with fewer, no edge of the model was found
 SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
 
@@ -59,12 +59,10 @@ class View:
 @dataclass(frozen=True)
 class Fit:
     """The end of `refine`. T_world_center (4, 4). covariance (6, 6): of the place, metres and radians in the object's
-    frame, see `_Distances.covariance`. inliers: mean weight of the edge points, in [0, 1]. size, size_sigma: of the
-    object, as a share of the model's, where it was free."""
+    frame, see `_Distances.covariance`. size, size_sigma: of the object, as a share of the model's."""
 
     T_world_center: Array
     covariance: Array
-    inliers: float
     size: float
     size_sigma: float
 
@@ -104,11 +102,11 @@ class Aligner:
         gradients = _gradients(pixels) * inside[None, ..., None]
         return View(T_view_world, _blurred(_orientations(gradients), BLURS), gradients, front)
 
-    def match(self, views: Sequence[View], T_world_center: Array, blurs: Sequence[float], rounds: int = 2) -> Array:
+    def match(self, views: Sequence[View], T_world_center: Array, blurs: Sequence[float]) -> Array:
         """The nearest place with the best agreement of orientations, coarse to fine."""
         T = T_world_center
         for blur in blurs:
-            for _ in range(rounds):
+            for _ in range(ROUNDS):
                 function = self._match(views, T, blur)
                 if function is None:
                     return T
@@ -144,7 +142,7 @@ class Aligner:
         covariance = edges.covariance(np.inf if free_size else self.size_sigma)
         units = np.repeat([self.radius, 1.0], 3)
         pose = covariance[:6, :6] * np.outer(units, units)
-        return Fit(T, pose, edges.inliers, size, float(np.sqrt(covariance[6, 6])))
+        return Fit(T, pose, size, float(np.sqrt(covariance[6, 6])))
 
     def _moved(self, T: Array, y: Array) -> Array:
         """y (6,) or more: in the object's frame, moved by so many radii, turned by so many radians."""

@@ -101,7 +101,7 @@ class Places:
 
     def agreement(self, a: Arrangement, T_world_center: Array | None = None) -> float:
         """Of an arrangement's images with a place; without one, of each image with its own label."""
-        patches = _spread(self.patches[a.scene_id, a.images[0]], MOST)
+        patches = self.patches[a.scene_id, a.images[0]]
         places = [p.T_world_center if T_world_center is None else T_world_center for p in patches]
         each = [self.aligner.agreement([v], T) for v, T in zip(self._views([a]), places, strict=True)]
         return float(np.mean(each))
