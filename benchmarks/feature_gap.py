@@ -1,16 +1,23 @@
-"""The effect of the learned mapping (section 3.2 of the paper): how far the features of validation photographs are from
-those of renderings under the same pose, before and after g. Mean and standard deviation of the absolute differences of
-all coefficients, in standard deviations of the renderings' features over images. Prints JSON.
+"""The effect of the learned mapping (section 3.2 of the paper): how far the features of photographs that were not
+trained with are from those of renderings under the same pose, before and after g. Mean, standard deviation and 99th
+percentile of the absolute differences of all coefficients, in standard deviations of the renderings' features over
+images. Prints JSON.
 
-    FM_POSE_DATA=… python benchmarks/feature_gap.py RUN [RUN …]
+    FM_POSE_DATA=… python benchmarks/feature_gap.py RUN [RUN …] [--pairs 150] [--picture FILE]
+
+The photographs are those of the frames that report (`data.report_frames`), else those that validate. The picture is the
+paper's Figure 3 for the first run, a line for each of some pairs: photograph, rendering, and the absolute differences
+before and after g. The coefficients of a cell are a square where the cell is; blue is 0, red is 3 or more.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fm_pose_core.hands.experiment import HandExperiment
 from fm_pose_core.learning.experiment import Experiment
@@ -40,9 +47,13 @@ HAND_AS_IT_IS = [
 ]
 
 
+TILE, LINES, RED = 256, 4, 3.0  # pixels; pairs in the picture; the difference that is drawn red
+
+
 @torch.inference_mode()
-def gap(run: Path, pairs: int) -> dict[str, dict[str, float]]:
-    """Before and after the mapping; only before where there is no g."""
+def differences(run: Path, pairs: int) -> tuple[list[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+    """Photographs and their renderings, (N, S, S, C) each; absolute differences (N, L, D) of their features before and
+    after g (only before where there is none)."""
     experiment = load_experiment(run / "config.yaml")
     network = fused_of(run, experiment)
     changes = ["method=feature_mapping", *_validation_as_training(experiment)]
@@ -51,13 +62,41 @@ def gap(run: Path, pairs: int) -> dict[str, dict[str, float]]:
     assert T_M is not None
     drawn = [T_M.draw() for _ in range(pairs)]
     T_M.close()
-    images = (torch.from_numpy(np.stack([d[k] for d in drawn])) for k in (0, 1))  # real, rendered
-    real, rendered = (network.f(FeatureMapping.normalise(x)) for x in images)
+    images = [np.stack([d[k] for d in drawn]) for k in (0, 1)]  # real, rendered
+    real, rendered = (network.f(FeatureMapping.normalise(torch.from_numpy(x))) for x in images)
     spread = rendered.std(0).mean()
-    result = {"before": (real - rendered).abs() / spread}
+    found = {"before": ((real - rendered).abs() / spread).numpy()}
     if not isinstance(network.g, torch.nn.Identity):
-        result["after"] = (network.g(real) - rendered).abs() / spread
-    return {name: {"mean": round(float(d.mean()), 3), "std": round(float(d.std()), 3)} for name, d in result.items()}
+        found["after"] = ((network.g(real) - rendered).abs() / spread).numpy()
+    return images, found
+
+
+def figures(values: NDArray[np.float32]) -> dict[str, float]:
+    """What section 3.2 tells of the differences, and how large the large ones are."""
+    named = {"mean": values.mean(), "std": values.std(), "99 %": np.percentile(values, 99)}
+    return {name: round(float(value), 3) for name, value in named.items()}
+
+
+def figure_3(images: list[NDArray[np.uint8]], found: dict[str, NDArray[np.float32]]) -> NDArray[np.uint8]:
+    """Lines of photograph, rendering, and the differences before and after g, (H, W, 3) RGB."""
+    lines = []
+    for i in np.linspace(0, len(images[0]) - 1, LINES).round().astype(int):
+        windows = [np.repeat(x[i], 3, -1) if x.shape[-1] == 1 else x[i] for x in images]
+        windows = [np.uint8(127 - 127 * x) if x.dtype != np.uint8 else x for x in windows]  # depth: near is bright
+        lines.append(np.hstack([_enlarged(x) for x in (*windows, *(_mosaic(d[i]) for d in found.values()))]))
+    return np.vstack(lines)
+
+
+def _mosaic(difference: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(L, D), L and D squares of numbers -> RGB, the coefficients of each cell in a square at the cell's place."""
+    cells, inner = (round(n**0.5) for n in difference.shape)
+    square = difference.reshape(cells, cells, inner, inner).transpose(0, 2, 1, 3).reshape(cells * inner, -1)
+    bytes_ = np.uint8(255 * np.clip(square / RED, 0, 1))
+    return cv2.cvtColor(cv2.applyColorMap(bytes_, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_NEAREST)  # type: ignore[return-value]
 
 
 def _validation_as_training(experiment: Experiment) -> list[str]:
@@ -66,16 +105,24 @@ def _validation_as_training(experiment: Experiment) -> list[str]:
         frames = [f"hand.split={c.validation_split}", f"hand.frames='{c.validation_frames}'"]
         return [*frames, "hand.validation_split=''", *HAND_AS_IT_IS]
     assert isinstance(experiment, ObjectExperiment)
-    frames = [f"data.training_frames={experiment.data.validation_frames}", "data.validation_frames=''"]
-    return [*frames, *AS_IT_IS]
+    frames = experiment.data.report_frames or experiment.data.validation_frames
+    parts = [f"data.training_frames={frames}", "data.validation_frames=", "data.report_frames="]
+    return [*parts, *AS_IT_IS]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a training run")
     parser.add_argument("--pairs", type=int, default=150, help="how many pairs (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="the paper's Figure 3 for the first run")
     arguments = parser.parse_args()
-    print(json.dumps({run.name: gap(run, arguments.pairs) for run in arguments.runs}, indent=2))
+    told = {}
+    for run in arguments.runs:
+        images, found = differences(run, arguments.pairs)
+        told[run.name] = {name: figures(values) for name, values in found.items()}
+        if arguments.picture and run is arguments.runs[0]:
+            cv2.imwrite(str(arguments.picture), figure_3(images, found)[..., ::-1])
+    print(json.dumps(told, indent=2))
 
 
 if __name__ == "__main__":

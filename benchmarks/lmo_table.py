@@ -46,6 +46,8 @@ ROWS = {
     "published_without_mapping": Row(["method=without_mapping", *PUBLISHED], "published_feature_mapping"),
     "published_real_only": Row(["method=real_only", *NO_RENDERINGS, *PUBLISHED]),
     "no_novel_views": Row(NO_RENDERINGS, "feature_mapping"),
+    "mapping_alone": Row(["method=mapping_alone"], "feature_mapping"),
+    "head_alone": Row(["method=head_alone"], "feature_mapping"),
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
 }
 FEW = (5, 10, 20, 50)  # photographs, of the paper's Figure 4

@@ -85,6 +85,8 @@ TABLE = {
     "gradient_reversal": {**POSE, "L_d": "f L_d"},
     "ddc": {**POSE, "L_mmd": "f"},
     "adda": {"L_d": "f L_d"},
+    "mapping_alone": {"L_hR": "g", "L_g": "g"},
+    "head_alone": {"L_hS": "h", "L_hR": "h", "L_u": "h"},
 }
 
 
@@ -109,7 +111,7 @@ def test_which_network_learns_from_which_term(method: str, tmp_path: Path) -> No
     total = sum(weights[name] * losses[name] for name in found)
     assert losses["L"].item() == pytest.approx(total.item(), rel=1e-5)
     exists = {part_of(n) for n, _ in trainer.objective.named_parameters()}
-    assert ("g" in exists) == (method == "feature_mapping")
+    assert ("g" in exists) == (method in ("feature_mapping", "mapping_alone"))
     assert ("f_s" in exists) == (method in ("rozantsev", "adda"))
 
 
@@ -337,7 +339,8 @@ def train(experiment: SpotExperiment, run: Path, pretrained: Path | None = None)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the TorchScript exporter
 @pytest.mark.parametrize("method", TABLE)
 def test_every_method_trains_and_is_exported(method: str, pretrained: Path, tmp_path: Path) -> None:
-    """230 steps. Those with labels of real images find the corners there (of ADDA, without them, see below)."""
+    """230 steps. Those with labels of real images find the corners there or, where f may not learn, come nearer (of
+    ADDA, without these labels, see below)."""
     experiment = spot_experiment(method, ALL, **LENGTH)
     run = pretrained if method == "synthetic_only" else tmp_path / "run"
     if method != "synthetic_only":
@@ -348,7 +351,11 @@ def test_every_method_trains_and_is_exported(method: str, pretrained: Path, tmp_
     network = fused_of(run, experiment)
     if method != "adda":
         assert log[-1]["L"] < 0.6 * log[0]["L"]
-        assert corner_error(network, real=method != "synthetic_only") < 1.2  # pixels; 0.5 to 0.8 were measured
+        error, limit = corner_error(network, real=method != "synthetic_only"), 1.2  # pixels; 0.5 to 0.8 were measured
+        if "f" in METHODS[method].frozen:  # less can be learned; 0.81 and 0.85 were measured
+            renderings = fused_of(pretrained, spot_experiment("synthetic_only", ALL, **LENGTH))
+            limit = 0.95 * corner_error(renderings, real=True)
+        assert error < limit
     windows = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(to_onnx(network, "fp32"), providers=["CPUExecutionProvider"])
     want = network.infer(windows)

@@ -12,7 +12,8 @@ from fm_pose_core.contract import Contract, object_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.learning.adaptation import METHODS
 from fm_pose_core.learning.extractors import EXTRACTORS, Extractor
-from fm_pose_core.learning.losses import LossConfig, Objective
+from fm_pose_core.learning.heads import HeadLoss
+from fm_pose_core.learning.losses import Answers, LossConfig, MappedFeatures, Objective, Seen
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig, build_fused
 
 
@@ -154,6 +155,27 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
             model.f.project.weight.mul_(scale)
         losses.append(objective_of(model, LossConfig(feature_variance=10.0))(random_batch())["L_g"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_normalised_mapping_loss_reads_the_cells_that_show_the_object() -> None:
+    """The share of their variance that the mapping leaves, whatever the features of the background are."""
+    torch.manual_seed(0)
+    target, error = torch.randn(400, 4, 8), 0.3 * torch.randn(400, 4, 8)
+    points = torch.zeros(401, 4, 3)  # of an image of T^S, and of x_m
+    points[1:200, 2], points[1:, 3] = torch.nan, torch.nan  # cells of the background
+    mapped = target + error
+    losses = []
+    for scale in (1.0, 100.0):
+        target[points[1:, :, 0].isnan()] *= scale
+        mapped[points[1:, :, 0].isnan()] *= 2 * scale
+        model = FeatureMapping(NetworkConfig(width=8), object_contract(32))
+        answers = Answers(torch.zeros(401, 4, 8), {"p": points}, HeadLoss(*[torch.zeros(401)] * 3))
+        seen = Seen({"x_m": target}, mapped, answers, None, 0.0)
+        term = MappedFeatures(model, LossConfig(feature_variance=2.0))
+        losses.append(term(seen).item())
+    assert losses[0] == losses[1] == pytest.approx(2.0 * 0.3**2, rel=0.05)
+    hidden = Answers(answers.features, {"p": torch.full_like(points, torch.nan)}, answers.loss)
+    assert term(Seen({"x_m": target}, mapped, hidden, None, 0.0)).item() == 0.0
 
 
 def test_votes_are_relative_to_their_cells() -> None:

@@ -41,7 +41,7 @@ class LossConfig:
     feature_variance: float = knob(
         0.0,
         "0: L_g as in Eq. 4. Else L_g is relative: the share of the synthetic features' variance that the mapping "
-        "leaves, times this.",
+        "leaves in the cells that show the object, times this.",
         0.0,
         1e6,
     )
@@ -142,7 +142,9 @@ class RealPose(Term):
 
 
 class MappedFeatures(Term):
-    """L_g = ‖g(f(x_r)) − f(x_m)‖² (Eq. 4), for the pairs; averaged over the batch and evenly over the cells."""
+    """L_g = ‖g(f(x_r)) − f(x_m)‖² (Eq. 4), for the pairs; averaged over the batch and evenly over the cells. Relative
+    to the features' variance (`feature_variance`), only those cells count in which x_m shows the object, where the
+    labels say so: the others show the same background in both images, and they can hold any variance."""
 
     name, knobs = "L_g", ("gamma", "target_gradient", "feature_variance")
 
@@ -155,11 +157,27 @@ class MappedFeatures(Term):
             return None
         target = seen.features["x_m"].float()  # (M, L, D), which belong to the first M of x_r
         target = target if self.config.target_gradient else target.detach()
-        error = (seen.mapped[: len(target)].float() - target).square().sum(-1).mean()
+        error = (seen.mapped[: len(target)].float() - target).square().sum(-1)
         if self.config.feature_variance == 0:
-            return error
-        variance = target.detach().var(0, unbiased=False).sum(-1).mean()
-        return error * (self.config.feature_variance / (variance + 1e-6))
+            return error.mean()
+        counted = self._counted(seen, target)
+        variance = _variance(target.detach(), counted)
+        return (error * counted).sum() / counted.sum().clamp_min(1) * (self.config.feature_variance / (variance + 1e-6))
+
+    @staticmethod
+    def _counted(seen: Seen, target: Tensor) -> Tensor:
+        """(M, L): 1 for the cells that count, 0 for the others."""
+        points = seen.synthetic.labels.get("p") if seen.synthetic else None  # those of x_m come last
+        if points is None or points.shape[1] != target.shape[1]:
+            return target.new_ones(target.shape[:2])
+        return (~points[-len(target) :, :, 0].isnan()).float()
+
+
+def _variance(features: Tensor, counted: Tensor) -> Tensor:
+    """Of (M, L, D) over images, summed over coefficients; the mean over the cells, weighted by `counted` (M, L)."""
+    weight = counted[..., None]
+    mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1)
+    return (weight * (features - mean).square()).sum() / weight.sum().clamp_min(1)
 
 
 class ExpectedError(Term):

@@ -59,6 +59,13 @@ def both(m: MixtureConfig) -> list[Phase]:
     return [Phase(PRETRAINING, m.pretrain_images, m.batch, 0, 0), joint]
 
 
+def pairs(m: MixtureConfig) -> list[Phase]:
+    """Pretraining on renderings, then photographs with their renderings, and no others."""
+    half = m.batch // 2
+    joint = Phase("joint", m.images, m.batch - 2 * half, half, half)
+    return [Phase(PRETRAINING, m.pretrain_images, m.batch, 0, 0), joint]
+
+
 def synthetic_alone(m: MixtureConfig) -> list[Phase]:
     """Renderings alone."""
     return [Phase(PRETRAINING, m.pretrain_images, m.batch, 0, 0), Phase("joint", m.images, m.batch, 0, 0)]
