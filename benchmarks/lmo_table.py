@@ -9,7 +9,9 @@ with "without g" instance by instance: the ratio of the 2D projection errors aga
 mean over instances and seeds; one beyond 60 px, or none, counts as 60 px), with its standard error over instances.
 
     FM_POSE_DATA=… python benchmarks/lmo_table.py --runs runs/lmo [--objects duck holepuncher cat] [--rows …]
-    [--seeds 0 1 2] [--jobs 2] [--set schedule.images=100000] [--evaluate-only] [--json FILE]
+    [--seeds 0 1 2] [--jobs 2] [--set schedule.images=100000] [--evaluate-only] [--json FILE] [--figure FILE]
+
+The figure is the paper's Figure 4, of the rows that are there: the 2D projection against the number of photographs.
 """
 
 import argparse
@@ -50,7 +52,7 @@ ROWS = {
     "head_alone": Row(["method=head_alone"], "feature_mapping"),
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
 }
-FEW = (5, 10, 20, 50)  # photographs, of the paper's Figure 4
+FEW, FRAMES = (5, 10, 20, 50), 92  # photographs, of the paper's Figure 4; all that train
 MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
 MEASURES = {"2D proj.": "projection_2d_5px", "ADD": "add_10_percent", "5 cm 5°": "5cm_5deg"}  # ours: evaluation.json's
 LABELS = ("corrected", "published", "consensus")
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all rows")
     parser.add_argument("--evaluate-only", action="store_true", help="leave out what has not been trained")
     parser.add_argument("--json", type=Path, help="also write all figures there")
+    parser.add_argument("--figure", type=Path, help="draw the paper's Figure 4 there (needs --rows … with numbers)")
     args = parser.parse_args()
     runs = args.runs.absolute()
     labels = (args.labels or runs / "labels").absolute()
@@ -170,6 +173,32 @@ def main() -> None:
         everything[obj] = {r: {k: [shares(e[k]) for e in seeds] for k in LABELS} for r, seeds in found.items()}
     if args.json:
         args.json.write_text(json.dumps(everything, indent=1) + "\n")
+    if args.figure:
+        draw_figure_4(everything, args.figure)
+
+
+def draw_figure_4(everything: dict[str, Any], path: Path) -> None:
+    """Of each object and kind of labels: the share below 5 px against the number of photographs, with the deviation
+    over seeds. everything: as `--json` writes it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 * len(LABELS), 3.8 * len(everything)), layout="constrained")
+    axes = figure.subplots(len(everything), len(LABELS), squeeze=False, sharey=True)
+    for line, (obj, found) in zip(axes, everything.items(), strict=True):
+        for axis, kind in zip(line, LABELS, strict=True):
+            for row in ("feature_mapping", "without_mapping", "real_only"):
+                counts = {**{c: f"{row}_{c}" for c in FEW}, FRAMES: row}
+                there = {n: np.array(found[name][kind])[:, 0] for n, name in counts.items() if name in found}
+                means = [x.mean() for x in there.values()]
+                deviations = [x.std(ddof=1) if len(x) > 1 else 0.0 for x in there.values()]
+                axis.errorbar(list(there), means, deviations, marker="o", capsize=3, label=row.replace("_", " "))
+            axis.set(title=f"{obj}, {kind} labels", xlabel="photographs", xscale="log", ylim=(0, 100))
+            axis.set_xticks([*FEW, FRAMES], [*map(str, FEW), str(FRAMES)], minor=False)
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel("2D projection below 5 px, %")
+    axes[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def train_all(
