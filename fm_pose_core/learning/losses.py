@@ -161,8 +161,8 @@ class MappedFeatures(Term):
         if self.config.feature_variance == 0:
             return error.mean()
         counted = self._counted(seen, target)
-        variance = _variance(target.detach(), counted)
-        return (error * counted).sum() / counted.sum().clamp_min(1) * (self.config.feature_variance / (variance + 1e-6))
+        share = (error * counted).sum() / counted.sum().clamp_min(1) / _variance(target.detach(), counted)
+        return self.config.feature_variance * share
 
     @staticmethod
     def _counted(seen: Seen, target: Tensor) -> Tensor:
@@ -174,10 +174,12 @@ class MappedFeatures(Term):
 
 
 def _variance(features: Tensor, counted: Tensor) -> Tensor:
-    """Of (M, L, D) over images, summed over coefficients; the mean over the cells, weighted by `counted` (M, L)."""
-    weight = counted[..., None]
+    """Of (M, L, D) over the images, summed over coefficients: an unbiased mean over the cells of those that count
+    (M, L); infinite where no cell counts twice."""
+    weight, freedom = counted[..., None], (counted.sum(0) - 1).clamp_min(0).sum()
     mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1)
-    return (weight * (features - mean).square()).sum() / weight.sum().clamp_min(1)
+    variance = (weight * (features - mean).square()).sum() / freedom.clamp_min(1)
+    return torch.where(freedom > 0, variance + 1e-6, torch.inf)
 
 
 class ExpectedError(Term):
