@@ -34,6 +34,7 @@ from fm_pose_core.tasks import load_experiment
 # Photographs as they are: novel views of them are renderings.
 NO_RENDERINGS = ["real.novel_views=0.0"]
 PUBLISHED = ["data.labels="]
+KINDS = ("synthetic", "pairs", "real")  # of samples in a batch; a pair is two images
 ROWS = {
     "feature_mapping": Row(),
     "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
@@ -47,6 +48,7 @@ ROWS = {
     "published_feature_mapping": Row(PUBLISHED),
     "published_without_mapping": Row(["method=without_mapping", *PUBLISHED], "published_feature_mapping"),
     "published_real_only": Row(["method=real_only", *NO_RENDERINGS, *PUBLISHED]),
+    **{f"batches_of_{4 * n}": Row([f"schedule.batch_{k}={n}" for k in KINDS]) for n in (8, 24)},
     "no_novel_views": Row(NO_RENDERINGS, "feature_mapping"),
     "mapping_alone": Row(["method=mapping_alone"], "feature_mapping"),
     "head_alone": Row(["method=head_alone"], "feature_mapping"),
@@ -81,7 +83,7 @@ def baseline_of(row: str) -> str:
     if row.startswith("published_"):
         return "published_without_mapping"
     count = row.rpartition("_")[2]
-    return f"without_mapping_{count}" if count.isdecimal() else "without_mapping"
+    return f"without_mapping_{count}" if count in map(str, FEW) else "without_mapping"
 
 
 def evaluate(bundle: Path, labels: Path) -> dict[str, dict[str, Any]]:
