@@ -158,9 +158,9 @@ def test_a_normalised_mapping_loss_does_not_know_the_scale_of_the_features() -> 
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_normalised_mapping_loss_reads_the_cells_that_show_the_object() -> None:
-    """The share of their variance that the mapping leaves, whatever the features of the background are, and however
-    many pairs a batch has."""
+def test_a_normalised_mapping_loss_weighs_the_object_against_the_background() -> None:
+    """The share of the variance in the cells that show the object, which the mapping leaves there, and elsewhere;
+    whatever the variance of the background is, and however many pairs a batch has."""
     torch.manual_seed(0)
     model = FeatureMapping(NetworkConfig(width=8), object_contract(32))
     term = MappedFeatures(model, LossConfig(feature_variance=2.0))
@@ -170,15 +170,20 @@ def test_a_normalised_mapping_loss_reads_the_cells_that_show_the_object() -> Non
         answers = Answers(torch.zeros(0), {"p": every}, HeadLoss(*[torch.zeros(0)] * 3))
         return term(Seen({"x_m": target}, mapped, answers, None, 0.0)).item()
 
-    target, error = torch.randn(400, 4, 8), 0.3 * torch.randn(400, 4, 8)
     points = torch.zeros(400, 4, 3)
     points[::2, 2], points[:, 3] = torch.nan, torch.nan  # cells of the background
     background = points[..., :1].isnan()
-    other, worse = torch.where(background, 100.0 * target, target), torch.where(background, 3.0 * error, error)
-    assert loss(target, target + error, points) == pytest.approx(2.0 * 0.3**2, rel=0.05)
-    assert loss(other, other + worse, points) == loss(target, target + error, points)
+    target, noise = torch.randn(400, 4, 8), torch.randn(400, 4, 8)
+    error = torch.where(background, 0.1 * noise, 0.3 * noise)
+    want = 2.0 * (0.3**2 + 0.1**2) / 2
+    assert loss(target, target + error, points) == pytest.approx(want, rel=0.05)
+    other = torch.where(background, 100.0 * target, target)
+    assert loss(other, other + error, points) == pytest.approx(want, rel=0.05)
     few = [loss(*(x[i : i + 3] for x in (target, target + error, points))) for i in range(0, 396, 3)]
-    assert np.median(few) == pytest.approx(2.0 * 0.3**2, rel=0.1)
+    assert np.median(few) == pytest.approx(want, rel=0.1)
+    assert loss(target, target + error, torch.zeros_like(points)) == pytest.approx(
+        2.0 * error.square().mean().item(), rel=0.05
+    )
     assert loss(target, target + error, torch.full_like(points, torch.nan)) == 0.0
 
 

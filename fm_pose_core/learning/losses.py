@@ -41,7 +41,7 @@ class LossConfig:
     feature_variance: float = knob(
         0.0,
         "0: L_g as in Eq. 4. Else L_g is relative: the share of the synthetic features' variance that the mapping "
-        "leaves in the cells that show the object, times this.",
+        "leaves, times this; the cells that show the object count half.",
         0.0,
         1e6,
     )
@@ -142,9 +142,11 @@ class RealPose(Term):
 
 
 class MappedFeatures(Term):
-    """L_g = ‖g(f(x_r)) − f(x_m)‖² (Eq. 4), for the pairs; averaged over the batch and evenly over the cells. Relative
-    to the features' variance (`feature_variance`), only those cells count in which x_m shows the object, where the
-    labels say so: the others show the same background in both images, and they can hold any variance."""
+    """L_g = ‖g(f(x_r)) − f(x_m)‖² (Eq. 4), for the pairs; averaged over the batch and evenly over the cells.
+
+    Relative to the features' variance (`feature_variance`), the cells in which x_m shows the object, where the labels
+    say so, count as much as all others together, and the variance is theirs. The others are many, show the same
+    background in both images, and could hold any variance."""
 
     name, knobs = "L_g", ("gamma", "target_gradient", "feature_variance")
 
@@ -160,23 +162,23 @@ class MappedFeatures(Term):
         error = (seen.mapped[: len(target)].float() - target).square().sum(-1)
         if self.config.feature_variance == 0:
             return error.mean()
-        counted = self._counted(seen, target)
-        share = (error * counted).sum() / counted.sum().clamp_min(1) / _variance(target.detach(), counted)
-        return self.config.feature_variance * share
+        shown = self._shown(seen, target)
+        parts = [(error * w).sum() / w.sum() for w in (shown, 1.0 - shown) if w.any()]
+        return self.config.feature_variance * torch.stack(parts).mean() / _variance(target.detach(), shown)
 
     @staticmethod
-    def _counted(seen: Seen, target: Tensor) -> Tensor:
-        """(M, L): 1 for the cells that count, 0 for the others."""
+    def _shown(seen: Seen, target: Tensor) -> Tensor:
+        """(M, L): 1 for the cells that show the object, 0 for the others; 1 where nobody says."""
         points = seen.synthetic.labels.get("p") if seen.synthetic else None  # those of x_m come last
         if points is None or points.shape[1] != target.shape[1]:
             return target.new_ones(target.shape[:2])
         return (~points[-len(target) :, :, 0].isnan()).float()
 
 
-def _variance(features: Tensor, counted: Tensor) -> Tensor:
-    """Of (M, L, D) over the images, summed over coefficients: an unbiased mean over the cells of those that count
-    (M, L); infinite where no cell counts twice."""
-    weight, freedom = counted[..., None], (counted.sum(0) - 1).clamp_min(0).sum()
+def _variance(features: Tensor, shown: Tensor) -> Tensor:
+    """Of (M, L, D) over the images, summed over coefficients: an unbiased mean over the cells, of those that are shown
+    (M, L); infinite where no cell is shown twice."""
+    weight, freedom = shown[..., None], (shown.sum(0) - 1).clamp_min(0).sum()
     mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1)
     variance = (weight * (features - mean).square()).sum() / freedom.clamp_min(1)
     return torch.where(freedom > 0, variance + 1e-6, torch.inf)
