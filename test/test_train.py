@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,28 @@ def test_resuming_with_another_configuration_is_refused(
     assert "loss.huber (0.0, here 0.15)" in error and "objects" in error and "schedule" not in error
     after = checkpoint(tmp_path / "run")["objective"]
     assert all(torch.equal(after[k], v) for k, v in before.items())  # the run is as it was
+
+
+def test_a_run_from_before_a_key_existed_goes_on(dataset: Path, tmp_path: Path) -> None:
+    """With the key's default, also as the pretraining of another run; a key that is no more is named."""
+    config = write_experiment(tmp_path / "box.yaml", dataset, images=12, pretrain_images=12)
+    run = tmp_path / "run"
+    assert main(["train", str(config), "--output", str(run)]) == 0
+
+    def rewrite(change: Callable[[dict[str, Any]], object]) -> None:
+        for name in ("checkpoint.pt", "pretrained.pt"):
+            state = torch.load(run / name, weights_only=True)
+            values = json.loads(state["config"])
+            change(values)
+            torch.save({**state, "config": json.dumps(values)}, run / name)
+
+    rewrite(lambda values: (values["loss"].pop("points"), values["synthetic"]["appearance"].pop("noise")))
+    assert main(["train", str(config), "--output", str(run)]) == 0
+    assert main(["train", str(config), "--output", str(tmp_path / "other"), "--pretrained", str(run)]) == 0
+    export(load_experiment(run / "config.yaml"), run, tmp_path / "bundle")
+    rewrite(lambda values: values["loss"].update({"phlogiston": 1.0}))
+    with pytest.raises(InputError, match=r"loss\.phlogiston \(1\.0, here None\)"):
+        Trainer(load_experiment(run / "config.yaml"), run)
 
 
 def with_loss(**loss: object) -> Experiment:

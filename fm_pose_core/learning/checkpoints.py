@@ -1,6 +1,7 @@
 """Checkpoints of a run: written atomically, read without running any code in them, and refused for another
 configuration by the names of the keys that differ."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fm_pose_core.config import to_dict
+from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.errors import InputError, expect
 
 LATEST, PRETRAINED = "checkpoint.pt", "pretrained.pt"
@@ -24,14 +25,18 @@ def write(path: Path, state: State, experiment: Any) -> None:
     os.replace(temporary, path)
 
 
-def read(path: Path, device: torch.device, what: str) -> State:
-    """What `write` saved; its `config` as a mapping. Raises InputError that says `what` was expected."""
+def read(path: Path, device: torch.device, what: str, kind: type[Any]) -> State:
+    """What `write` saved; its `config` as a mapping, with the defaults of keys that `kind` of experiment did not have
+    yet. Raises InputError that says `what` was expected."""
     expect(path.is_file(), str(path), what, "nothing there")
     try:
         state: State = torch.load(path, map_location=device, weights_only=True)
-        return {**state, "config": json.loads(state["config"])}
+        config = json.loads(state["config"])
     except Exception as error:  # torch names no exception of its own for a broken file
         raise InputError(f"{path}: expected {what}, got {type(error).__name__}: {error}") from None
+    with contextlib.suppress(InputError):  # keys that are no more: `expect_same` will name them
+        config = to_dict(from_dict(kind, config))
+    return {**state, "config": config}
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str = "") -> list[str]:

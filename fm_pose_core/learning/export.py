@@ -44,7 +44,7 @@ def fused_of(run: Path, experiment: Experiment) -> Fused:
 def read_checkpoint(run: Path, experiment: Experiment) -> dict[str, Any]:
     """The last state of a run of this experiment. Raises InputError."""
     path = run / checkpoints.LATEST
-    state = checkpoints.read(path, torch.device("cpu"), "the checkpoint of a training run")
+    state = checkpoints.read(path, torch.device("cpu"), "the checkpoint of a training run", type(experiment))
     checkpoints.expect_same(path, "a checkpoint of the run's config.yaml", state["config"], to_dict(experiment))
     return state
 

@@ -191,8 +191,8 @@ class Trainer:
             checkpoints.write(self.run / name, {**state, **position, "trained": trained}, self.experiment)
 
     def _restore(self) -> None:
-        path = self.run / checkpoints.LATEST
-        state = checkpoints.read(path, self.ranks.device, "the checkpoint of a training run")
+        path, kind = self.run / checkpoints.LATEST, type(self.experiment)
+        state = checkpoints.read(path, self.ranks.device, "the checkpoint of a training run", kind)
         checkpoints.expect_same(path, "a run of this configuration", state["config"], to_dict(self.experiment))
         self.objective.load_state_dict(state["objective"])
         self.phase_index, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
@@ -203,7 +203,7 @@ class Trainer:
         path = pretrained / checkpoints.PRETRAINED
         begins = self.phases[0].name == PRETRAINING
         expect(begins, "method", "one that begins with a pretraining", self.experiment.method)
-        state = checkpoints.read(path, self.ranks.device, "the result of a pretraining")
+        state = checkpoints.read(path, self.ranks.device, "the result of a pretraining", type(self.experiment))
         ours = self.experiment.pretraining()
         theirs = {k: state["config"].get(k) for k in ours}
         for section in ("loss", "schedule"):
@@ -274,8 +274,8 @@ def open_run(experiment: Experiment, run: Path) -> None:
     latest = run / checkpoints.LATEST
     expect(not (run / MANIFEST).exists(), str(run), "a folder for a run", "a bundle")
     if latest.is_file():
-        before = checkpoints.read(latest, torch.device("cpu"), "the checkpoint of a training run")["config"]
-        checkpoints.expect_same(run, "no run, or one of this configuration", before, to_dict(experiment))
+        before = checkpoints.read(latest, torch.device("cpu"), "the checkpoint of a training run", type(experiment))
+        checkpoints.expect_same(run, "no run, or one of this configuration", before["config"], to_dict(experiment))
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
 
 
