@@ -57,12 +57,14 @@ def test_the_published_network_has_the_published_layers() -> None:
     assert linear(model.h) == [(1024, 16), (1024, 1)]  # the corners, and the error to expect
 
 
-@pytest.mark.parametrize("extractor", ["compact", "compact_global", "vgg16"])
-def test_shapes(extractor: str) -> None:
+@pytest.mark.parametrize(
+    ("extractor", "features"),
+    [("compact", (16, 256)), ("fine", (64, 256)), ("compact_global", (1, 1024)), ("vgg16", (1, 1024))],
+)
+def test_shapes(extractor: str, features: tuple[int, int]) -> None:
     model = FeatureMapping(NetworkConfig(extractor=extractor), object_contract(64))
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
-    features = model.f(FeatureMapping.normalise(images))
-    assert features.shape == ((2, 16, 256) if extractor == "compact" else (2, 1, 1024))
+    assert model.f(FeatureMapping.normalise(images)).shape == (2, *features)
     corners, spread = Fused(model)(images)
     assert corners.shape == spread.shape == (2, 1, 8, 2)
     assert (spread > 0).all()

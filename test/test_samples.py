@@ -71,10 +71,11 @@ def test_a_warped_view_is_the_direct_render_of_the_turned_camera() -> None:
     renderer.close()
 
 
-def test_the_label_of_a_sample_is_where_the_picture_shows_the_object() -> None:
+@pytest.mark.parametrize("cell", [16, 8])
+def test_the_label_of_a_sample_is_where_the_picture_shows_the_object(cell: int) -> None:
     white = replace(MESH, colours=np.full_like(MESH.colours, 255))  # on black: the picture is the mask
     assets = ObjectAssets(white, CORNERS, CROP)
-    samples = SyntheticSamples(assets, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2))
+    samples = SyntheticSamples(assets, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2), cell=cell)
     renderer = Renderer(white, CROP.K, CROP.size, CROP.size)
     for _ in range(10):
         image, (corners,), index, frames, points = samples.draw()
@@ -82,7 +83,8 @@ def test_the_label_of_a_sample_is_where_the_picture_shows_the_object() -> None:
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         assert pose.reprojection_error < 0.1  # pixels: the label is the projection of a rigid box
         seen = ~np.isnan(points[:, 0])
-        cells = np.stack(np.meshgrid(np.arange(8) * 16 + 7.5, np.arange(8) * 16 + 7.5), -1).reshape(-1, 2)
+        centres = (np.arange(CROP.size / cell) + 0.5) * cell - 0.5
+        cells = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
         shown = project(CROP.K, apply(pose.T_camera_object, points[seen].astype(float)))
         assert seen.sum() >= 4 and np.abs(shown - cells[seen]).max() < 1.0  # pixels: nearest pixel of the view
         direct = over(renderer.render(pose.T_camera_object)[0], np.zeros_like(image))

@@ -1,12 +1,12 @@
 """f: feature extractors. Each is a class that states its cells and its feature size, and a name in the registry.
 
 Features are (N, L, D): L cells of D numbers. The published networks have one cell of 1024 (two fully-connected layers
-see the whole image). `compact` keeps one feature vector for each cell of the image.
+see the whole image). `compact` keeps one feature vector for each cell of 16×16 pixels of the image, `fine` of 8×8.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,11 @@ TORCHVISION_VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"  # 
 class Extractor(nn.Module):
     """f: images (N, channels, size, size) -> features (N, cells, feature_size), see `FeatureMapping.normalise`.
 
-    Made from `channels` and `size` of the window, and the configuration's `width` and `features`.
+    Made from `channels` and `size` of the window, and the configuration's `width` and `features`. cell: side of a cell,
+    pixels; those with a single cell have no use for it.
     """
 
+    cell: ClassVar[int] = 16
     cells: int
     feature_size: int
 
@@ -84,6 +86,15 @@ class Trunk(nn.Sequential):
         last = [nn.Conv2d(4 * w, 8 * w, 3, stride=2, padding=1), relu, Residual(8 * w), Residual(8 * w)]  # S/16
         super().__init__(*stem, *middle, *last)
 
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """At S/8 and S/16: (N, 4w, S/8, S/8), (N, 8w, S/16, S/16)."""
+        for layer in list(self)[:7]:
+            x = layer(x)
+        middle = x
+        for layer in list(self)[7:]:
+            x = layer(x)
+        return middle, x
+
 
 @extractor("compact")
 class Compact(Extractor):
@@ -91,13 +102,34 @@ class Compact(Extractor):
 
     def __init__(self, channels: int, size: int, width: int, features: int) -> None:
         super().__init__(channels, size, width, features)
-        self.cells, self.feature_size = (size // 16) ** 2, features
+        self.cells, self.feature_size = (size // self.cell) ** 2, features
         self.trunk = Trunk(channels, width)
         self.project = nn.Conv2d(8 * width, features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.project(self.trunk(x))  # (N, D, S/16, S/16)
         return F.relu(x).flatten(2).transpose(1, 2)  # (N, L, D)
+
+
+@extractor("fine")
+class Fine(Extractor):
+    """As `compact`, with cells of 8×8 pixels: what the last stage sees goes back to the stage before (Lin et al.,
+    Feature Pyramid Networks, 2017)."""
+
+    cell = 8
+
+    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
+        super().__init__(channels, size, width, features)
+        self.cells, self.feature_size = (size // self.cell) ** 2, features
+        self.trunk = Trunk(channels, width)
+        self.lateral = nn.Conv2d(8 * width, 4 * width, 1)
+        self.smooth = Residual(4 * width)
+        self.project = nn.Conv2d(4 * width, features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine, coarse = self.trunk.levels(x)
+        fine = F.relu(fine + F.interpolate(self.lateral(coarse), scale_factor=2.0, mode="nearest"))
+        return F.relu(self.project(self.smooth(fine))).flatten(2).transpose(1, 2)
 
 
 class Global(Extractor):

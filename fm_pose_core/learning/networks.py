@@ -23,12 +23,12 @@ from fm_pose_core.learning.heads import HEADS, Prediction
 class NetworkConfig:
     extractor: str = knob(
         "compact",
-        "f: compact (one feature for each cell), compact_global (the paper's global feature), vgg16 (as published for "
-        "objects) or resnet50 (as published for hands).",
+        "f: compact (one feature for each cell of 16 pixels), fine (of 8 pixels), compact_global (the paper's global "
+        "feature), vgg16 (as published for objects) or resnet50 (as published for hands).",
         choices=tuple(EXTRACTORS),
     )
     width: int = knob(24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w.", 8, 256)
-    features: int = knob(256, "Feature size D of compact; the others have 1024 as published.", 16, 4096)
+    features: int = knob(256, "Feature size D of compact and fine; the others have 1024 as published.", 16, 4096)
     mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
         "", "Initial weights of vgg16: a torchvision state dict file, 'torchvision' for the published one; empty: none."

@@ -15,6 +15,7 @@ from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import Frames, expanded, read_image
 from fm_pose_core.geometry import BOX_EDGES, apply, box_corners
 from fm_pose_core.learning.experiment import Experiment, Export
+from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
 from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
@@ -95,7 +96,8 @@ class ObjectExperiment(Experiment):
         training, validation = _parts(self.data, dataset.instances(self.data.split, [x.id for x in self.objects]))
         assets = tuple(_assets(self, i, dataset, training) for i in range(len(self.objects)))
         photos = _photos(self.backgrounds, training, {x.id: a for x, a in zip(self.objects, assets, strict=True)})
-        source = ObjectSource(assets, self.synthetic, self.real, photos, self.backgrounds.procedural)
+        cell = EXTRACTORS[self.network.extractor].cell
+        source = ObjectSource(assets, self.synthetic, self.real, photos, self.backgrounds.procedural, cell)
         models = [dataset.model(x.id) for x in self.objects]
         named = tuple(replace(m, name=x.name or m.name) for x, m in zip(self.objects, models, strict=True))
         return ObjectData(source, named, training, validation)

@@ -4,6 +4,7 @@ A view is rendered (or prepared from a photograph) once and serves several sampl
 the camera about its own centre is a homography of the image, so the label is exact as well.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,8 +132,9 @@ class SyntheticSamples:
         rng: np.random.Generator,
         equivalents: int = 1,
         ring: int = 256,
+        cell: int = 16,
     ) -> None:
-        self.crop, self.center = assets.crop, assets.center
+        self.crop, self.center, self.cell = assets.crop, assets.center, cell
         self.config, self.backgrounds, self.rng = config, backgrounds, rng
         self.labeller = Labeller(assets, equivalents)
         self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
@@ -154,7 +156,7 @@ class SyntheticSamples:
         if rng.uniform() < config.appearance.repaint:
             rgba = repaint(rgba, rng)
         image = over(rgba, self.backgrounds.draw())
-        points = cell_points(view.surface, H, self.crop.size)
+        points = cell_points(view.surface, H, self.crop.size, self.cell)
         image = finish(image, points, config.appearance, self.backgrounds, rng)
         label = self.labeller
         return image, label.label(H @ view.K, view.T_view_object), label.index, label.frames, points
@@ -177,8 +179,9 @@ class PairSamples:
         rng: np.random.Generator,
         equivalents: int = 1,
         ring: int = 256,
+        cell: int = 16,
     ) -> None:
-        self.crop, self.center = assets.crop, assets.center
+        self.crop, self.center, self.cell = assets.crop, assets.center, cell
         self.config, self.viewpoints, self.backgrounds, self.rng = config, viewpoints, backgrounds, rng
         self.labeller = Labeller(assets, equivalents)
         self.views = [v for v in assets.views if v.visible_fraction > 0.25]
@@ -209,7 +212,7 @@ class PairSamples:
             surfaces, images = (view.surface, view.surface), (over(photo, background), over(cad, background))
         else:
             view, H, K, images, surfaces = self._photographed(kind < config.novel_views + config.plain)
-        points, whole_points = (cell_points(surface, H, self.crop.size) for surface in surfaces)
+        points, whole_points = (cell_points(surface, H, self.crop.size, self.cell) for surface in surfaces)
         real_image = finish(images[0], points, config.appearance, self.backgrounds, self.rng)
         corners = label.label(K, view.T_view_object)
         return real_image, images[1], corners, label.index, label.frames, points, whole_points
@@ -309,10 +312,10 @@ def render_view(
     return View(layers, surface_points(depth, T, K), T, K)
 
 
-def cell_points(surface: NDArray[np.float16], H: Array, size: int) -> NDArray[np.float32]:
-    """The object's point behind the centre of each cell of 16×16 pixels of the window, row by row: (L, 3) object frame,
-    metres, NaN where the object is not seen. H (3, 3): view pixels -> window pixels."""
-    centres = np.arange(8, size, 16) - 0.5
+def cell_points(surface: NDArray[np.float16], H: Array, size: int, cell: int) -> NDArray[np.float32]:
+    """The object's point behind the centre of each cell of `cell`×`cell` pixels of the window, row by row: (L, 3)
+    object frame, metres, NaN where the object is not seen. H (3, 3): view pixels -> window pixels."""
+    centres = np.arange(cell / 2, size, cell) - 0.5
     u, v = np.meshgrid(centres, centres)
     source = np.rint(project(np.linalg.inv(H), np.stack([u.ravel(), v.ravel(), np.ones(u.size)], -1))).astype(int)
     height, width = surface.shape[:2]
@@ -352,7 +355,8 @@ def finish(
             texture, alpha = occluder(rng, backgrounds, image.shape[0])
             mask = (alpha[..., 0] * 255.0).astype(np.uint8)
             image = blend(texture, mask, image)
-            points[mask[8::16, 8::16].ravel() > 127] = np.nan
+            cell = len(mask) // math.isqrt(len(points))
+            points[mask[cell // 2 :: cell, cell // 2 :: cell].ravel() > 127] = np.nan
     return jitter(image, rng, config)
 
 
@@ -361,7 +365,7 @@ class ObjectSource:
     """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker.
 
     objects: in the order of the network's outputs. photos: images (H, W, 3) uint8 that backgrounds are cut from, beside
-    procedural ones.
+    procedural ones. cell: side of the network's cells, pixels.
     """
 
     objects: tuple[ObjectAssets, ...]
@@ -369,15 +373,16 @@ class ObjectSource:
     real: RealConfig
     photos: list[NDArray[np.uint8]] = field(default_factory=list)
     procedural_share: float = 0.5
+    cell: int = 16
 
     def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
         """T^S and T^M, whichever is asked for."""
         backgrounds = Backgrounds(self.photos, self.objects[0].crop.size, rng, self.procedural_share)
-        equivalents = 1 + max(len(x.symmetries) for x in self.objects)
+        rest = {"equivalents": 1 + max(len(x.symmetries) for x in self.objects), "cell": self.cell}
         T_S, T_M = None, None
         if synthetic:
-            T_S = Mixed([SyntheticSamples(x, self.synthetic, backgrounds, rng, equivalents) for x in self.objects])
+            T_S = Mixed([SyntheticSamples(x, self.synthetic, backgrounds, rng, **rest) for x in self.objects])
         if pairs:
             viewpoints = self.synthetic.viewpoints
-            T_M = Mixed([PairSamples(x, self.real, viewpoints, backgrounds, rng, equivalents) for x in self.objects])
+            T_M = Mixed([PairSamples(x, self.real, viewpoints, backgrounds, rng, **rest) for x in self.objects])
         return T_S, T_M
