@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CORNERS = 8
+SURFACE_SCALE = 0.05  # metres: about half the size of a hand-held object
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,16 @@ def _with_spread(name: str, shape: tuple[int, ...], scale: float, shift: float) 
     return Output(name, shape, scale, shift), Output("spread", shape, scale)
 
 
-def object_contract(size: int = 128, objects: int = 1) -> Contract:
-    """Corners (objects, 8, 2) of the bounding box of each object (section 3.1), pixels of the window."""
-    return Contract(size, 3, "corners", _with_spread("corners", (objects, CORNERS, 2), size / 2, (size - 1) / 2))
+def object_contract(size: int = 128, objects: int = 1, cells: int = 0) -> Contract:
+    """Corners (objects, 8, 2) of the bounding box of each object (section 3.1), pixels of the window. With `cells` also
+    the object's surface in each of so many square cells of the window, row by row: points (objects, cells, 3) of its
+    frame, metres, behind the cells' centres; `doubt` (objects, cells), the standard deviation to expect of each of
+    their coordinates, metres; and `presence` (objects, cells), the probability that the cell shows the object."""
+    corners = _with_spread("corners", (objects, CORNERS, 2), size / 2, (size - 1) / 2)
+    if cells == 0:
+        return Contract(size, 3, "corners", corners)
+    surface = Output("points", (objects, cells, 3), SURFACE_SCALE), Output("doubt", (objects, cells), SURFACE_SCALE)
+    return Contract(size, 3, "surface", (*corners, *surface, Output("presence", (objects, cells))))
 
 
 def hand_contract(joints: int, size: int = 128, cube: float = 0.3) -> Contract:

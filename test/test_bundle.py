@@ -99,22 +99,27 @@ def test_objects_that_do_not_fit_their_network_are_refused(
 
 
 CORNERS, SPREAD = object_contract(96).outputs
+WANTED = r"outputs: expected corners \((1, )?8, 2\), spread"
+SURFACE = object_contract(96, 1, 36).outputs
 
 
 @pytest.mark.parametrize(
     ("contract", "message"),
     [
-        (Contract(96, 3, "seances", (CORNERS, SPREAD)), "head: expected corners, got 'seances'"),
+        (Contract(96, 3, "seances", (CORNERS, SPREAD)), "head: expected corners or surface, got 'seances'"),
         (Contract(96, 1, "corners", (CORNERS, SPREAD)), "channels: expected 3, got 1"),
         (Contract(96, 4, "corners", (CORNERS, SPREAD)), "channels: expected 1 or 3, got 4"),
         (Contract(4, 3, "corners", (CORNERS, SPREAD)), "size: expected 8 to 4096"),
         (Contract(96, 3, "corners", ()), "outputs: expected different names"),
         (Contract(96, 3, "corners", (CORNERS, CORNERS)), "outputs: expected different names"),
-        (Contract(96, 3, "corners", (CORNERS,)), "outputs: expected corners and spread"),
-        (Contract(96, 3, "corners", (replace(CORNERS, name="points"), SPREAD)), "outputs: expected corners and spread"),
-        (Contract(96, 3, "corners", (SPREAD, CORNERS)), "outputs: expected corners and spread"),
+        (Contract(96, 3, "corners", (CORNERS,)), WANTED),
+        (Contract(96, 3, "corners", (replace(CORNERS, name="points"), SPREAD)), WANTED),
+        (Contract(96, 3, "corners", (SPREAD, CORNERS)), WANTED),
         (Contract(96, 3, "corners", tuple(Output(n, (1, 8, 3)) for n in ("corners", "spread"))), r"\(1, 8, 3\)"),
-        (Contract(96, 3, "corners", (CORNERS, replace(SPREAD, shape=(2, 8, 2)))), "outputs: expected corners and"),
+        (Contract(96, 3, "corners", (CORNERS, replace(SPREAD, shape=(2, 8, 2)))), WANTED),
+        (Contract(96, 3, "surface", (CORNERS, SPREAD)), "outputs: expected a square number of cells, got 0"),
+        (Contract(96, 3, "surface", (*SURFACE[:3], SURFACE[4], SURFACE[3])), WANTED),
+        (Contract(96, 3, "corners", SURFACE), WANTED),
         (Contract(96, 3, "corners", (replace(CORNERS, scale=0.0), SPREAD)), "corners: expected a positive shape and"),
         (
             Contract(96, 3, "corners", (replace(CORNERS, shape=(-1, 8, 2)), SPREAD)),

@@ -1,5 +1,7 @@
 """h: what a network predicts, and the loss against labels of which several may be right."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,10 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 
 from torch import Tensor, nn
 
-from fm_pose_core.contract import Contract, hand_contract, object_contract
+from fm_pose_core.contract import SURFACE_SCALE, Contract, hand_contract, object_contract
 from fm_pose_core.geometry import apply, box_corners, exp_so3, project, transform
-from fm_pose_core.learning.heads import HEADS, CornerVotes, JointVotes, Prediction, Votes
-from fm_pose_core.learning.losses import POINT_SCALE, Answers, LossConfig, Seen, SurfacePoints
+from fm_pose_core.learning.heads import HEADS, CornerVotes, JointVotes, Prediction, SurfaceVotes, Votes
+from fm_pose_core.learning.losses import Answers, LossConfig, Seen, SurfacePoints
 from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.samples import Labeller, ObjectAssets
@@ -41,7 +43,8 @@ def rows_of(gradient: Tensor | None, objects: int) -> list[bool]:
 
 
 def test_every_name_has_a_head() -> None:
-    contracts = {"corners": object_contract(SIZE, 2), "joints": hand_contract(14, SIZE)}
+    surface = object_contract(SIZE, 2, CELLS)
+    contracts = {"corners": object_contract(SIZE, 2), "surface": surface, "joints": hand_contract(14, SIZE)}
     assert contracts.keys() == HEADS.keys()
     for name, contract in contracts.items():
         answers = HEADS[name](FEATURES, CELLS, contract).eval()
@@ -224,7 +227,7 @@ def turned_answers(right: int) -> tuple[Answers, Tensor]:
     seen = points @ R.T if right else points
     shown = (~points[..., :1].isnan()).float()
     # Features that hold what the layer shall say.
-    x = torch.cat([seen.nan_to_num() / POINT_SCALE, 40.0 * shown - 20.0, torch.zeros(3, CELLS, FEATURES - 4)], -1)
+    x = torch.cat([seen.nan_to_num() / SURFACE_SCALE, 40.0 * shown - 20.0, torch.zeros(3, CELLS, FEATURES - 4)], -1)
     return Answers(x, labels, loss), seen
 
 
@@ -241,6 +244,38 @@ def test_surface_points_are_those_of_the_symmetry_that_counts(right: int) -> Non
     other, _ = turned_answers(1 - right)
     wrong = Answers(answers.features, other.labels, other.loss)
     # Half a turn about z: x and y change sign, z stays.
-    miss = 2.0 * seen[..., :2].nan_to_num().abs().sum(-1) / POINT_SCALE
+    miss = 2.0 * seen[..., :2].nan_to_num().abs().sum(-1) / SURFACE_SCALE
     shown = 3 * (CELLS - 1)
     assert term(Seen({}, None, None, wrong, 0.0)).item() == pytest.approx(miss.sum().item() / shown, rel=1e-4)
+
+
+def test_h_answers_with_the_surface_of_the_object_asked_for() -> None:
+    """Two objects in one network; images of the second: its points, presence and doubt alone learn, and are 0 where
+    the answer is right."""
+    head = SurfaceVotes(FEATURES, CELLS, object_contract(SIZE, 2, CELLS))
+    model = FeatureMapping(NetworkConfig(width=8, features=FEATURES, surface=True), object_contract(SIZE, 2, CELLS))
+    term = SurfacePoints(model, LossConfig(points=1.0))
+    assert not list(term.parameters())
+    x = features(3)
+    points = torch.full((3, CELLS, 3), 0.02)
+    points[:, 1] = torch.nan  # not shown
+    labels = {"y": corners(3), "k": torch.ones(3, dtype=torch.int64), "p": points}
+    prediction = head(x)
+    loss = term(Seen({}, None, Answers(x, labels, head.loss(prediction, labels), prediction.surface), None, 0.0))
+    loss.backward()
+    moved = head.surface.weight.grad.reshape(2, 4, -1).abs().sum((1, 2))
+    assert moved[0] == 0 and moved[1] > 0 and head.doubt.weight.grad[0].abs().sum() == 0
+    with torch.no_grad():
+        head.surface.weight.zero_()
+        head.surface.bias.copy_(torch.tensor([[9.0, 9, 9, 9], [0.4, 0.4, 0.4, 0.0]]).flatten())
+        head.doubt.weight.zero_()
+        head.doubt.bias.fill_(math.log(0.2))
+    decoded = head.decode(head(x))
+    assert decoded["points"].shape == (3, 2, CELLS, 3)
+    assert torch.allclose(decoded["points"][:, 1], torch.full((3, CELLS, 3), 0.4 * SURFACE_SCALE))  # metres
+    assert torch.allclose(decoded["doubt"], torch.full((3, 2, CELLS), 0.2 * SURFACE_SCALE))
+    assert torch.allclose(decoded["presence"][:, 1], torch.full((3, CELLS), 0.5))
+    points[:] = 0.3 * SURFACE_SCALE  # off by 0.1 in each coordinate, log of which is expected to be log 0.2
+    prediction = head(x)
+    seen = Seen({}, None, Answers(x, labels, head.loss(prediction, labels), prediction.surface), None, 0.0)
+    assert term(seen).item() == pytest.approx(math.log(2.0) + 3 * 0.1 + math.log(2.0) ** 2, rel=1e-3)

@@ -194,7 +194,7 @@ def test_votes_are_relative_to_their_cells() -> None:
     for parameter in model.h.parameters():
         nn.init.zeros_(parameter)
     nn.init.constant_(model.h.error.bias, math.log(0.25))
-    votes, weights, log_error = model.h(torch.zeros(1, 16, 256))
+    votes, weights, log_error, _ = model.h(torch.zeros(1, 16, 256))
     assert torch.allclose(votes[0, :, 0, 0, 0].reshape(4, 4)[1], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
     assert torch.allclose(weights, torch.full((1, 16, 1), 1 / 16))
     assert torch.allclose(log_error.exp(), torch.tensor([[0.25]]))

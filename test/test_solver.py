@@ -104,7 +104,7 @@ def test_each_look_gets_its_own_answers_of_its_own_object() -> None:
     spread = np.array([[[[1.0 + w + 10 * k]] * 8 for k in range(2)] for w in range(2) for _ in range(3)])
     outputs = {"corners": np.array(corners, np.float32), "spread": np.repeat(spread, 2, -1).astype(np.float32)}
     for w, (solver, part) in enumerate(zip(solvers, split(outputs, looks), strict=True)):
-        found, deviation = solver.decode(part)
+        found, deviation, _ = solver.decode(part)
         np.testing.assert_allclose(found, np.tile(where[w][solver.index], (8, 1)), atol=1e-3)
         np.testing.assert_allclose(deviation, np.full((8, 2), 1.0 + w + 10 * solver.index))
 
@@ -144,15 +144,15 @@ def test_validation_calibration_and_estimator_see_the_same_corners(views: int, t
     known = [KnownObject(x.model, replace(x.solver, views=views)) for x in data.known()]
     cases = cases_of(known, data.validation)
     assert len(cases) == 4
-    for case, (corners, deviation) in zip(cases, answers_of(network, cases), strict=True):
+    for case, answer in zip(cases, answers_of(network, cases), strict=True):
         x, solver = case.instance, case.known.solver
         camera, image = x.camera, read_image(x.image_path)
         center = apply(x.T_camera_object, solver.box_corners.mean(0)[None])
         window = Window(*camera.pixels(center)[0], case.known.model.name)
         pose = estimator.estimate(image, camera, window)
-        found = solver.crop.to_image(corners, camera, case.look.R_camera_window)
+        found = solver.crop.to_image(answer.corners, camera, case.look.R_camera_window)
         np.testing.assert_allclose(pose.corners, found, atol=1e-3)
-        solution = solver.solve(case.look, corners, deviation, bundle.spread_scale)
+        solution = solver.solve(case.look, answer, bundle.spread_scale)
         np.testing.assert_allclose(pose.T_camera_object, solution.T_camera_object, atol=1e-3)
         assert np.array_equal(case.look.image(), image) and len(case.look.pixels) == views
         # The labels are where the truth is seen.

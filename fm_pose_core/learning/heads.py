@@ -13,18 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from fm_pose_core.contract import Contract
+from fm_pose_core.errors import expect
 
 Labels = Mapping[str, Tensor]
+
+
+class Surface(NamedTuple):
+    """Which point of each of G objects a cell shows: points (N, L, G, 3) in units of SURFACE_SCALE; log_error
+    (N, L, G), of the RMS error to expect in a coordinate; presence (N, L, G), a logit."""
+
+    points: Tensor
+    log_error: Tensor
+    presence: Tensor
 
 
 class Prediction(NamedTuple):
     """votes (N, L, G, P, dims) of L cells, for G groups of P points. weights (N, L, G): of the cells, they sum to one.
     log_error (N, G): logarithm of the RMS error to expect in a coordinate. All in the network's own coordinates: 0 is
-    the centre of the window (or cube), ±1 its borders."""
+    the centre of the window (or cube), ±1 its borders. surface: of heads that answer which point each cell shows."""
 
     votes: Tensor
     weights: Tensor
     log_error: Tensor
+    surface: "Surface | None" = None
 
     @property
     def mean(self) -> Tensor:
@@ -88,7 +99,7 @@ class Votes(Head):
 
     def decode(self, prediction: Prediction) -> dict[str, Tensor]:
         """Points, and `spread`: the standard deviation to expect of their coordinates."""
-        points, spread = self.contract.outputs
+        points, spread = self.contract.outputs[:2]
         mean = prediction.mean
         deviation = torch.ones_like(mean) * (prediction.log_error.exp() * spread.scale)[..., None, None]
         return {
@@ -126,6 +137,34 @@ class CornerVotes(Votes):
         return self._loss(mean[:, None], log_error[:, None], labels["y"][:, :, None], huber)
 
 
+class SurfaceVotes(CornerVotes):
+    """And, for each cell and object, the point of the surface that the cell shows: L_p teaches it (losses.py)."""
+
+    def __init__(self, features: int, cells: int, contract: Contract) -> None:
+        super().__init__(features, cells, contract)
+        wanted = contract.outputs[2].shape[1]
+        expect(cells == wanted > 1, "network.surface", "an extractor with cells", f"{cells} of {wanted}")
+        self.surface = nn.Linear(features, 4 * self.groups)
+        self.doubt = nn.Linear(features, self.groups)
+
+    def forward(self, features: Tensor) -> Prediction:
+        """(N, L, D). The expected error of the points learns from the features without changing them, as L_u."""
+        numbers = self.surface(features).float().unflatten(-1, (self.groups, 4))
+        surface = Surface(numbers[..., :3], self.doubt(features.detach()).float(), numbers[..., 3])
+        return super().forward(features)._replace(surface=surface)
+
+    def decode(self, prediction: Prediction) -> dict[str, Tensor]:
+        """And points, doubt, presence."""
+        surface, (points, doubt, presence) = prediction.surface, self.contract.outputs[2:]
+        assert surface is not None
+        return {
+            **super().decode(prediction),
+            points.name: surface.points.transpose(1, 2) * points.scale,
+            doubt.name: surface.log_error.exp().transpose(1, 2) * doubt.scale,
+            presence.name: surface.presence.sigmoid().transpose(1, 2),
+        }
+
+
 class JointVotes(Votes):
     """The joints of a hand (section 4.2), each a group of its own."""
 
@@ -138,4 +177,4 @@ class JointVotes(Votes):
         return self._loss(prediction.mean, prediction.log_error, labels["y"][:, None, :, None], huber)
 
 
-HEADS: dict[str, type[Head]] = {"corners": CornerVotes, "joints": JointVotes}
+HEADS: dict[str, type[Head]] = {"corners": CornerVotes, "surface": SurfaceVotes, "joints": JointVotes}

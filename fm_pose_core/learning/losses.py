@@ -11,7 +11,7 @@
 Terms of other methods are in `adaptation`. Sums over the training set become means over a batch; sums over coordinates
 and features stay. With several cells per image h's prediction is the weighted mean of their votes, and Eq. 4 is
 averaged evenly over cells. L_u teaches h to expect its error. L_p asks each cell's features which point of the object
-it shows, if any: a dense task beside the pose, which f learns much sooner; its layer is dropped after training.
+it shows, if any: a dense task beside the pose, which f learns much sooner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from fm_pose_core.config import knob
+from fm_pose_core.contract import SURFACE_SCALE
 from fm_pose_core.errors import expect
-from fm_pose_core.learning.heads import HeadLoss
+from fm_pose_core.learning.heads import HeadLoss, Surface
 from fm_pose_core.learning.networks import FeatureMapping
-
-POINT_SCALE = 0.05  # metres: about half the size of a hand-held object
 
 Batch = Mapping[str, Tensor]
 
@@ -64,11 +63,13 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class Answers:
-    """Features that h reads (N, L, D), the images' labels (suffixes left out), and h's loss for each image."""
+    """Features that h reads (N, L, D), the images' labels (suffixes left out), h's loss for each image, and what it
+    says of the surface, if it does."""
 
     features: Tensor
     labels: dict[str, Tensor]
     loss: HeadLoss
+    surface: Surface | None = None
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,12 @@ class ExpectedError(Term):
 
 
 class SurfacePoints(Term):
-    """L_p: whether a cell shows the object (cross entropy), and which point if so (in units of POINT_SCALE, absolute
+    """L_p: whether a cell shows the object (cross entropy), and which point if so (in units of SURFACE_SCALE, absolute
     error summed over x, y, z). Labels: p (N, L, 3) metres, object frame, NaN where there is none; for objects with
-    symmetries also e (N, S, 3, 4), which takes points to the frame of each equivalent pose."""
+    symmetries also e (N, S, 3, 4), which takes points to the frame of each equivalent pose.
+
+    Where h answers with the surface this is its loss, and the points' expected error learns as L_u does. Elsewhere a
+    layer of its own answers, which is dropped after the training."""
 
     name, knobs = "L_p", ("points",)
 
@@ -204,19 +208,35 @@ class SurfacePoints(Term):
         super().__init__(model, config)
         extractor = model.config.extractor
         expect(model.f.cells > 1, "loss.points", f"0 for {extractor}, which has no cells (L_p)", config.points)
-        self.layer = nn.Linear(model.f.feature_size, 4)
+        own = model.contract.head != "surface"
+        self.layer = nn.Linear(model.f.feature_size, 4) if own else None
 
     @staticmethod
     def weight(config: LossConfig) -> float:
         return config.points
 
     def forward(self, seen: Seen) -> Tensor | None:
-        predicted = self.layer(torch.cat([x.features for x in seen.answers])).float()
+        parts = [self._predicted(x) for x in seen.answers]
+        predicted, logit = (torch.cat([x[k] for x in parts]) for k in (0, 1))
         points = torch.cat([_in_chosen_frame(x) for x in seen.answers])
-        shown = ~points[..., 0].isnan()
-        error = (predicted[..., :3] - points.nan_to_num() / POINT_SCALE).abs().sum(-1)
-        presence = nn.functional.binary_cross_entropy_with_logits(predicted[..., 3], shown.float())
-        return presence + (error * shown).sum() / shown.sum().clamp_min(1)
+        shown, count = ~points[..., 0].isnan(), (~points[..., 0].isnan()).sum().clamp_min(1)
+        difference = predicted - points.nan_to_num() / SURFACE_SCALE
+        loss = nn.functional.binary_cross_entropy_with_logits(logit, shown.float())
+        loss = loss + (difference.abs().sum(-1) * shown).sum() / count
+        if self.layer is None:
+            log_error = torch.cat([x[2] for x in parts])
+            actual = 0.5 * difference.detach().square().mean(-1).clamp_min(1e-6).log()
+            loss = loss + ((log_error - actual).square() * shown).sum() / count
+        return loss
+
+    def _predicted(self, x: Answers) -> tuple[Tensor, ...]:
+        """Points (N, L, 3) and the logit of presence (N, L); of h also the expected log error (N, L)."""
+        if self.layer is not None:
+            numbers = self.layer(x.features).float()
+            return numbers[..., :3], numbers[..., 3]
+        assert x.surface is not None
+        image, k = torch.arange(len(x.features), device=x.features.device), x.labels["k"]
+        return x.surface.points[image, :, k], x.surface.presence[image, :, k], x.surface.log_error[image, :, k]
 
 
 def _in_chosen_frame(x: Answers) -> Tensor:
@@ -280,7 +300,7 @@ class Objective(nn.Module):
     def answer(self, features: Tensor, labels: dict[str, Tensor]) -> Answers:
         """h, and its loss against the labels."""
         prediction = self.model.h(features)
-        return Answers(features, labels, self.model.h.loss(prediction, labels, self.config.huber))
+        return Answers(features, labels, self.model.h.loss(prediction, labels, self.config.huber), prediction.surface)
 
 
 def _through(f: nn.Module, images: dict[str, Tensor]) -> dict[str, Tensor]:

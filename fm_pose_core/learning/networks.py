@@ -29,6 +29,9 @@ class NetworkConfig:
     )
     width: int = knob(24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w.", 8, 256)
     features: int = knob(256, "Feature size D of compact and fine; the others have 1024 as published.", 16, 4096)
+    surface: bool = knob(
+        False, "Whether h also answers which point of the object each cell shows, for objects (beyond the paper)."
+    )
     mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
         "", "Initial weights of vgg16: a torchvision state dict file, 'torchvision' for the published one; empty: none."

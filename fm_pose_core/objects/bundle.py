@@ -192,11 +192,17 @@ def write_object_bundle(path: str | Path, network: NetworkFile, objects: Sequenc
 def _check_contract(contract: Contract) -> None:
     """That the network sees colours and answers what ObjectSolver reads."""
     expect(contract.channels == 3, "network.contract.channels", "3", contract.channels)
-    expect(contract.head == "corners", "network.contract.head", "corners", repr(contract.head))
-    names, shapes = [x.name for x in contract.outputs], {x.shape for x in contract.outputs}
-    fits = names == ["corners", "spread"] and len(shapes) == 1 and contract.outputs[0].shape[-2:] == (CORNERS, 2)
-    got = ", ".join(f"{x.name} {x.shape}" for x in contract.outputs)
-    expect(fits, "network.contract.outputs", f"corners and spread, (objects, {CORNERS}, 2) each", got)
+    expect(contract.head in ("corners", "surface"), "network.contract.head", "corners or surface", repr(contract.head))
+    shapes = {x.name: x.shape for x in contract.outputs}
+    objects = shapes.get("corners", ())[:-2]  # none in bundles of one object
+    wanted: dict[str, tuple[int, ...]] = {k: (*objects, CORNERS, 2) for k in ("corners", "spread")}
+    if contract.head == "surface":
+        cells = shapes.get("presence", (0,))[-1]
+        expect(math.isqrt(cells) ** 2 == cells > 0, "network.contract.outputs", "a square number of cells", cells)
+        wanted |= {"points": (*objects, cells, 3), "doubt": (*objects, cells), "presence": (*objects, cells)}
+    fits = list(shapes.items()) == list(wanted.items()) and len(objects) <= 1
+    told, got = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (wanted, shapes))
+    expect(fits, "network.contract.outputs", told, got)
 
 
 def _check_object(x: ObjectEntry, where: str) -> None:

@@ -61,7 +61,7 @@ class PoseEstimator:
         answers = [solver.decode(x) for solver, x in zip(solvers, outputs, strict=True)]
         scale = self.bundle.spread_scale
         found = zip(solvers, looks, answers, strict=True)
-        return [self._judge(solver.solve(look, *answer, scale)) for solver, look, answer in found]  # PnP
+        return [self._judge(solver.solve(look, answer, scale)) for solver, look, answer in found]  # PnP
 
     def _solver(self, name: str) -> ObjectSolver:
         key = (name, self.config.views)  # the configuration may change while the estimator runs

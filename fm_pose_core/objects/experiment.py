@@ -83,7 +83,9 @@ class ObjectExperiment(Experiment):
         return BOX_EDGES
 
     def contract(self) -> Contract:
-        return object_contract(self.crop.size, len(self.objects))
+        cell = EXTRACTORS[self.network.extractor].cell
+        cells = (self.crop.size // cell) ** 2 if self.network.surface else 0
+        return object_contract(self.crop.size, len(self.objects), cells)
 
     def read_data(self) -> "ObjectData":
         """Read the meshes and the real images. Raises InputError for what is missing."""
@@ -147,6 +149,8 @@ def _check(experiment: ObjectExperiment) -> None:
     expect(size % 16 == 0, "crop.size", "a multiple of 16", size)
     expect(nearest <= farthest, "synthetic.viewpoints.distance", "the nearest first", (nearest, farthest))
     appearance = experiment.real.appearance
+    taught = not experiment.network.surface or experiment.loss.points > 0
+    expect(taught, "loss.points", "above 0 with network.surface", experiment.loss.points)
     unlit = appearance.light == appearance.repaint == 0.0
     expect(unlit, "real.appearance", "no light and no repaint: photographs are lit", appearance)
 

@@ -5,7 +5,7 @@ p = exp(w) R X + t + d, so that its information matrix is at once that of (d, w)
 fixed axes of the camera.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,24 +64,27 @@ def solve_pnp(
     if np.ptp(uv, axis=0).max() < 1.0:
         return _refused("the corners lie in one place")
 
-    variance = floor**2 + (spread_scale * s) ** 2
     start = _closed_form(X, uv, K)
     if start is None:
         return _refused("no pose has all corners in front of the camera")
-    T, residual, J = _refine(*start, X, uv, K, 1.0 / variance.reshape(-1))
+    found = refine_pnp(transform(*start), X, uv, K, floor**2 + (spread_scale * s) ** 2)
+    if found.accepted and not found.reprojection_error <= max_reprojection_error:
+        reason = f"reprojection error {found.reprojection_error:.1f} px is above {max_reprojection_error:.1f} px"
+        return replace(found, accepted=False, reason=reason)
+    return found
 
+
+def refine_pnp(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) -> PnpSolution:
+    """The pose near a given one (4, 4) that fits best: X (N, 3) metres, object frame; uv, variance (N, 2) pixels and
+    their squares. Its covariance is that of measurements of these variances, or what the residuals show beyond."""
+    T, residual, J = _refine(T_camera_object[:3, :3], T_camera_object[:3, 3], X, uv, K, 1.0 / variance.reshape(-1))
     rms = float(np.sqrt(residual @ residual / len(X)))
     freedom = residual.size - 6
     excess = max(0.0, float(residual @ residual) / freedom - float(variance.mean()))
     covariance = _inverse(J.T @ (J / (variance + excess).reshape(-1, 1)))
     if covariance is None:
         return _refused("the corners do not determine a pose")
-    reason = (
-        ""
-        if rms <= max_reprojection_error
-        else f"reprojection error {rms:.1f} px is above {max_reprojection_error:.1f} px"
-    )
-    return PnpSolution(T, rms, covariance, not reason, reason)
+    return PnpSolution(T, rms, covariance, True)
 
 
 def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:

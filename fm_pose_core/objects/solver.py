@@ -1,9 +1,11 @@
 """From a window to the pose of the object in it: crop, decode, PnP, refine. The estimator, the validation during
 training and the calibration all go this way; what runs the network in between is theirs."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +15,19 @@ from fm_pose_core.geometry import Array, apply, transform
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, solve_pnp
 from fm_pose_core.objects.refine import Look, Refiner, Solution
+from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Window
 
 Outputs = Mapping[str, NDArray[np.float32]]
+
+
+class Answer(NamedTuple):
+    """What the network says of a window: corners of the box and their deviation (8, 2), window pixels; and what it sees
+    of the surface, if it was made to say."""
+
+    corners: Array
+    deviation: Array
+    surface: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -44,17 +56,31 @@ class ObjectSolver:
         pixels = np.stack([self.crop.cut(image, camera, window, view)[0] for view in self._views])
         return Look(pixels, camera, self.crop.rotation(camera, window), again or (lambda: image))
 
-    def decode(self, outputs: Outputs) -> tuple[Array, Array]:
-        """The network's answers to the views of a window -> corners and their deviation (8, 2), window pixels. Where an
-        object has symmetries, the views must agree on one of the equivalent poses: else their mean is no pose."""
+    def decode(self, outputs: Outputs) -> Answer:
+        """The network's answers to the views of a window. Where an object has symmetries, the views must agree on one
+        of the equivalent poses: else their mean is no pose."""
         corners, spread = (outputs[k].reshape(self.views, -1, CORNERS, 2)[:, self.index] for k in ("corners", "spread"))
         answers = np.array([self.crop.view_to_window(c, R) for c, R in zip(corners, self._views, strict=True)])
         # How far the views disagree says no more about the error than their spread does (measured).
-        return answers.mean(0), np.sqrt(np.square(spread).mean(0))
+        surface = self._surface(outputs) if "points" in outputs else None
+        return Answer(answers.mean(0), np.sqrt(np.square(spread).mean(0)), surface)
 
-    def solve(self, look: Look, corners: Array, deviation: Array, spread_scale: float = 1.0) -> Solution:
-        """From the corners (8, 2) and their deviation in window pixels to the pose in the camera's frame, by PnP."""
+    def _surface(self, outputs: Outputs) -> Measured:
+        """The points of all cells, of all views, that show the object."""
+        points, doubt, presence = (outputs[k][:, self.index] for k in ("points", "doubt", "presence"))
+        side = math.isqrt(points.shape[1])
+        centres = (np.arange(side) + 0.5) * (self.crop.size / side) - 0.5
+        pixels = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
+        shown = presence > PRESENT
+        seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
+        return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
+
+    def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> Solution:
+        """From the network's answer to the pose in the camera's frame, by PnP."""
+        corners, deviation, surface = answer
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
+        if surface is not None and len(surface.points) >= FEWEST:
+            found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
         image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), image_corners, np.inf, found.covariance, np.inf, found.reason)

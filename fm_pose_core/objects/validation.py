@@ -15,7 +15,7 @@ from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance, ObjectModel
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
-from fm_pose_core.objects.solver import Look, ObjectSolver, split
+from fm_pose_core.objects.solver import Answer, Look, ObjectSolver, split
 from fm_pose_core.objects.windows import displaced
 from fm_pose_core.types import Window
 
@@ -67,8 +67,8 @@ def _reader(x: Instance) -> Callable[[], np.ndarray]:
     return lambda: read_image(x.image_path)
 
 
-def answers_of(network: Fused, cases: Sequence[Case]) -> list[tuple[Array, Array]]:
-    """The network's corners and their deviation (8, 2), window pixels, for each case."""
+def answers_of(network: Fused, cases: Sequence[Case]) -> list[Answer]:
+    """What the network says of each case."""
     looks = [c.look for c in cases]
     outputs = split(network.infer(np.concatenate([x.pixels for x in looks])), looks)
     return [c.known.solver.decode(x) for c, x in zip(cases, outputs, strict=True)]
@@ -111,10 +111,10 @@ class Validation:
         return result
 
 
-def _errors(case: Case, answer: tuple[Array, Array]) -> tuple[float, float, float]:
+def _errors(case: Case, answer: Answer) -> tuple[float, float, float]:
     """Mean corner error (window pixels), and whether 2D projection and ADD are good enough."""
-    corner = float(np.linalg.norm(answer[0] - case.corners, axis=-1).mean(-1).min())
-    solution = case.known.solver.solve(case.look, *answer)
+    corner = float(np.linalg.norm(answer.corners - case.corners, axis=-1).mean(-1).min())
+    solution = case.known.solver.solve(case.look, answer)
     if not solution.accepted:
         return corner, 0.0, 0.0
     x, model = case.instance, case.known.model
@@ -142,7 +142,7 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
     def excess(scale: float) -> float:
         values = []
         for case, answer in zip(cases, answers, strict=True):
-            solution = case.known.solver.solve(case.look, *answer, scale)
+            solution = case.known.solver.solve(case.look, answer, scale)
             if solution.accepted:
                 e = _pose_error(solution.T_camera_object, case.truths)
                 values.append(e @ np.linalg.solve(solution.covariance, e))

@@ -1,0 +1,84 @@
+"""Pose from the points of the object's surface that the cells of the window show, beside the corners of its box."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fm_pose_core.geometry import Array, apply, exp_so3, project, transform
+from fm_pose_core.objects.pnp import FLOOR, PnpSolution, refine_pnp
+
+FEWEST = 6  # points that are worth a second look
+PRESENT = 0.5  # probability from which on a cell shows the object
+LIMIT = 3.0  # standard deviations from which on a measurement loses weight
+ROUNDS = 4  # of weighting anew
+TRIALS, NEAR_ENOUGH = 100, 3.0  # of RANSAC; pixels
+
+
+class Measured(NamedTuple):
+    """points (M, 3) of the object's surface, metres, object frame; pixels (M, 2) of the window that show them;
+    deviation (M,) of a point's coordinates, metres."""
+
+    points: Array
+    pixels: Array
+    deviation: Array
+
+
+def solve_surface(
+    first: PnpSolution, box_corners: Array, corners: Array, deviation: Array, seen: Measured, K: Array, scale: float
+) -> PnpSolution:
+    """The pose that fits the corners and the surface points best, robustly. It starts at `first`, the pose of the
+    corners alone, or at the one that RANSAC finds among the points (Fischler and Bolles 1981), whichever fits better.
+
+    box_corners (8, 3) metres; corners, deviation (8, 2) pixels; K (3, 3) of the window. scale: of all deviations.
+    Neighbouring cells err alike, so all points together count as if there were as many as corners.
+    """
+    starts = [x for x in (first.T_camera_object if first.accepted else None, _ransac(seen, K)) if x is not None]
+    if not starts:
+        return first
+    X, uv = np.vstack([box_corners, seen.points]), np.vstack([corners, seen.pixels])
+
+    def variance(T: Array) -> Array:
+        depth = np.maximum(apply(T, seen.points)[:, 2], 1e-3)
+        of_points = np.repeat((scale * seen.deviation * K[0, 0] / depth)[:, None] ** 2, 2, 1)
+        return FLOOR**2 + np.vstack([scale**2 * deviation**2, of_points])
+
+    share = np.concatenate([np.ones(len(corners)), np.full(len(seen.points), len(corners) / len(seen.points))])
+    T = min(starts, key=lambda T: _cost(T, X, uv, K, variance(T), share))
+    found = first
+    for _ in range(ROUNDS):
+        s2 = variance(T)
+        distance = np.sqrt((np.square(project(K, apply(T, X)) - uv) / s2).sum(1))
+        weight = share * np.minimum(1.0, LIMIT / np.maximum(distance, 1e-9)) ** 2
+        found = refine_pnp(T, X, uv, K, s2 / weight[:, None])
+        if not found.accepted:
+            return first
+        T = found.T_camera_object
+    return found
+
+
+def _cost(T: Array, X: Array, uv: Array, K: Array, variance: Array, share: Array) -> float:
+    points = apply(T, X)
+    if points[:, 2].min() <= 0:
+        return np.inf
+    squared = (np.square(project(K, points) - uv) / variance).sum(1)
+    return float((share * np.minimum(squared, LIMIT**2)).sum())
+
+
+def _ransac(seen: Measured, K: Array) -> Array | None:
+    import cv2
+
+    try:
+        found, r, t, _ = cv2.solvePnPRansac(
+            seen.points,
+            seen.pixels,
+            K,
+            None,
+            iterationsCount=TRIALS,
+            reprojectionError=NEAR_ENOUGH,
+            flags=cv2.SOLVEPNP_EPNP,
+        )
+    except cv2.error:
+        return None
+    if not found or not np.isfinite(r).all() or not np.isfinite(t).all():
+        return None
+    return transform(exp_so3(np.asarray(r, np.float64).reshape(3)), np.asarray(t, np.float64).reshape(3))
