@@ -38,6 +38,7 @@ def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict
     from fm_pose_core.geometry import box_corners
     from fm_pose_core.objects.crop import Crop
     from fm_pose_core.objects.samples import ObjectAssets, SyntheticConfig, SyntheticSamples
+    from fm_pose_core.objects.surroundings import Surroundings
     from fm_pose_core.objects.viewpoints import random_viewpoint
     from fm_pose_core.rendering.appearance import AppearanceConfig
     from fm_pose_core.rendering.backgrounds import Backgrounds
@@ -56,7 +57,7 @@ def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict
     }
     rates = {}
     for name, config in cases.items():
-        samples = SyntheticSamples(assets, config, Backgrounds([], crop.size, rng), rng)
+        samples = SyntheticSamples(assets, config, Surroundings(Backgrounds([], crop.size, rng)), rng)
         rates[name] = _rate(samples.draw, arguments.seconds)
         if name == "paper":
             rates["bare_renders"] = _rate(

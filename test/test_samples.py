@@ -17,15 +17,8 @@ from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import photo_colours, prepare_real_views
 from fm_pose_core.objects.pnp import solve_pnp
-from fm_pose_core.objects.samples import (
-    ObjectAssets,
-    PairSamples,
-    RealConfig,
-    SyntheticConfig,
-    SyntheticSamples,
-    over,
-    warp,
-)
+from fm_pose_core.objects.samples import ObjectAssets, PairSamples, RealConfig, SyntheticConfig, SyntheticSamples, warp
+from fm_pose_core.objects.surroundings import Surroundings, over
 from fm_pose_core.objects.viewpoints import ViewpointConfig, random_viewpoint, window_rotation
 from fm_pose_core.rendering.appearance import AppearanceConfig
 from fm_pose_core.rendering.backgrounds import Backgrounds, read_folder
@@ -50,8 +43,10 @@ def centroid(mask: np.ndarray) -> np.ndarray:
     return np.array([(u * mask).sum(), (v * mask).sum()]) / mask.sum()
 
 
-def black() -> Backgrounds:
-    return Backgrounds([np.zeros((300, 300, 3), np.uint8)], CROP.size, np.random.default_rng(0), procedural=0.0)
+def black() -> Surroundings:
+    """Black backgrounds."""
+    nothing = [np.zeros((300, 300, 3), np.uint8)]
+    return Surroundings(Backgrounds(nothing, CROP.size, np.random.default_rng(0), procedural=0.0))
 
 
 def test_a_warped_view_is_the_direct_render_of_the_turned_camera() -> None:
@@ -155,6 +150,7 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
         "colour": 1.0,
         "blur": 3.0,
         "noise": 20.0,
+        "border": 1.0,
     }.items():
         changes = []
         for seed in range(5, 9):  # a strength is drawn up to the given one
@@ -164,6 +160,47 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
             shown = ~np.isnan(seen[:, 0])  # an occluder hides some
             np.testing.assert_array_equal(seen[shown], points[shown], option)
         assert max(changes) > 0.2, option
+
+
+def test_objects_occlude_each_other() -> None:
+    """A red object in front of a white one: its pixels are red, and the points behind it are hidden. Alone, an object
+    has the occluders of random shapes."""
+    around, rng = black(), np.random.default_rng(0)
+    white = replace(MESH, colours=np.full_like(MESH.colours, 255))
+    red = np.zeros((CROP.size, CROP.size, 4), np.uint8)
+    red[40:90, 40:90] = (200, 0, 0, 255)
+    config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(occluders=1.0, cutouts=1.0))
+    samples = SyntheticSamples(ObjectAssets(white, CORNERS, CROP), config, around, rng)
+    alone = samples.draw()[0]
+    assert not (alone[..., 0].astype(int) - alone[..., 2] > 100).any()
+    around.add(1, red)
+    hidden = 0
+    for _ in range(20):
+        image, _, _, _, points = samples.draw()
+        covered = image[..., 0].astype(int) - image[..., 2] > 100
+        assert covered.any()
+        centres = covered[8::16, 8::16].ravel()
+        assert np.isnan(points[centres]).all()
+        hidden += int(centres.sum())
+    assert hidden > 20
+    samples.close()
+
+
+def test_beyond_the_border_there_is_nothing() -> None:
+    """Black, as where the window reaches out of the camera's image, at most 0.4 of the side deep; any side."""
+    config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(border=1.0, colour=1.0, noise=10.0))
+    around = Surroundings(Backgrounds([], CROP.size, np.random.default_rng(0)))
+    samples = SyntheticSamples(ASSETS, config, around, np.random.default_rng(1))
+    beyond = []
+    for _ in range(60):
+        image, _, _, _, points = samples.draw()
+        black = (image == 0).all(-1)
+        beyond.append(black)
+        assert np.isnan(points[black[8::16, 8::16].ravel()]).all()
+    share = np.mean(beyond, 0)
+    sides = (share[0, 64], share[-1, 64], share[64, 0], share[64, -1])
+    assert min(sides) > 0.1 and share[64, 64] < 0.05 and 0.05 < share.mean() < 0.3
+    samples.close()
 
 
 @pytest.fixture(scope="module")

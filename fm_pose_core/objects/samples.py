@@ -4,7 +4,6 @@ A view is rendered (or prepared from a photograph) once and serves several sampl
 the camera about its own centre is a homography of the image, so the label is exact as well.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +18,9 @@ from fm_pose_core.geometry import Array, apply, inverse, inverse_intrinsics, pro
 from fm_pose_core.learning.ring import Ring
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import RealView, photo_colours, surface_points
+from fm_pose_core.objects.surroundings import Surroundings, blend, over
 from fm_pose_core.objects.viewpoints import ViewpointConfig, look_at, random_rotation, random_viewpoint, window_rotation
-from fm_pose_core.rendering.appearance import AppearanceConfig, jitter, occluder, repaint, shade
+from fm_pose_core.rendering.appearance import AppearanceConfig, repaint, shade
 from fm_pose_core.rendering.backgrounds import Backgrounds
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.renderer import Renderer
@@ -128,14 +128,14 @@ class SyntheticSamples:
         self,
         assets: ObjectAssets,
         config: SyntheticConfig,
-        backgrounds: Backgrounds,
+        around: Surroundings,
         rng: np.random.Generator,
         equivalents: int = 1,
         ring: int = 256,
         cell: int = 16,
     ) -> None:
         self.crop, self.center, self.cell = assets.crop, assets.center, cell
-        self.config, self.backgrounds, self.rng = config, backgrounds, rng
+        self.config, self.around, self.rng, self.index = config, around, rng, assets.index
         self.labeller = Labeller(assets, equivalents)
         self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
@@ -148,16 +148,18 @@ class SyntheticSamples:
         """-> image (size, size, 3) uint8 RGB; corners (S, 8, 2) float32 in window pixels; the object's index; frames
         (S, 3, 4) of the equivalent poses; points (L, 3) float32, see `cell_points`."""
         if self._ring.wants_more():
-            self._ring.add(self._render())
+            view = self._render()
+            self._ring.add(view)
+            self.around.add(self.index, view.layers["cad"])
         view, config, rng = self._ring.draw(), self.config, self.rng
         R = window_rotation(rng, self.crop.focal, config.viewpoints.in_plane, config.displacement)
         H = self.crop.K @ R @ inverse_intrinsics(view.K)
         rgba = warp(view.layers["cad"], H, self.crop.size)
         if rng.uniform() < config.appearance.repaint:
             rgba = repaint(rgba, rng)
-        image = over(rgba, self.backgrounds.draw())
+        image = over(rgba, self.around.backgrounds.draw())
         points = cell_points(view.surface, H, self.crop.size, self.cell)
-        image = finish(image, points, config.appearance, self.backgrounds, rng)
+        image = self.around.finish(image, points, self.index, config.appearance, rng)
         label = self.labeller
         return image, label.label(H @ view.K, view.T_view_object), label.index, label.frames, points
 
@@ -175,14 +177,15 @@ class PairSamples:
         assets: ObjectAssets,
         config: RealConfig,
         viewpoints: ViewpointConfig,
-        backgrounds: Backgrounds,
+        around: Surroundings,
         rng: np.random.Generator,
         equivalents: int = 1,
         ring: int = 256,
         cell: int = 16,
     ) -> None:
         self.crop, self.center, self.cell = assets.crop, assets.center, cell
-        self.config, self.viewpoints, self.backgrounds, self.rng = config, viewpoints, backgrounds, rng
+        self.config, self.viewpoints, self.around, self.rng = config, viewpoints, around, rng
+        self.index = assets.index
         self.labeller = Labeller(assets, equivalents)
         self.views = [v for v in assets.views if v.visible_fraction > 0.25]
         self.trusted = [v for v in self.views if v.trusted]
@@ -190,6 +193,8 @@ class PairSamples:
         expect(bool(self.trusted), "real training images", wanted, "none")
         self.patch = Crop(self.views[0].photo.shape[0], self.crop.focal)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
+        for x in self.trusted:
+            around.add(self.index, np.dstack([blend(x.photo, x.visible, np.zeros_like(x.photo)), x.visible]))
         self.renderer: Renderer | None = None
         if config.novel_views > 0:
             self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
@@ -213,7 +218,7 @@ class PairSamples:
         else:
             view, H, K, images, surfaces = self._photographed(kind < config.novel_views + config.plain)
         points, whole_points = (cell_points(surface, H, self.crop.size, self.cell) for surface in surfaces)
-        real_image = finish(images[0], points, config.appearance, self.backgrounds, self.rng)
+        real_image = self.around.finish(images[0], points, self.index, config.appearance, self.rng)
         corners = label.label(K, view.T_view_object)
         return real_image, images[1], corners, label.index, label.frames, points, whole_points
 
@@ -223,7 +228,7 @@ class PairSamples:
         view = self._novel_view()
         H, K = self._warp(view, self.viewpoints.in_plane, 0.0)
         photo, cad = (warp(view.layers[k], H, self.crop.size) for k in ("photo", "cad"))
-        return view, H, K, photo, cad, self.backgrounds.draw()
+        return view, H, K, photo, cad, self.around.backgrounds.draw()
 
     def _photographed(self, plain: bool) -> tuple[View, Array, Array, tuple[Image, Image], tuple[Surface, Surface]]:
         """A photographed view, H, K, the real and the synthetic image, and the points that each shows. plain: with its
@@ -238,7 +243,7 @@ class PairSamples:
         surfaces = (real.surface, real.whole_surface)
         if plain:
             return view, H, K, (photo, over(cad, photo)), surfaces
-        mask, background = warp(real.visible, H, size), self.backgrounds.draw()
+        mask, background = warp(real.visible, H, size), self.around.backgrounds.draw()
         return view, H, K, (blend(photo, mask, background), over(cad, background)), surfaces
 
     def _warp(self, view: View, in_plane: float, rescale: float) -> tuple[Array, Array]:
@@ -330,36 +335,6 @@ def warp(image: Image, H: Array, size: int, border: int = cv2.BORDER_CONSTANT) -
     return cv2.warpPerspective(image, H, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
-def over(rgba: Image, background: Image) -> Image:
-    """Premultiplied (H, W, 4) over (H, W, 3)."""
-    keep = cv2.cvtColor(255 - rgba[..., 3], cv2.COLOR_GRAY2RGB)
-    return cv2.add(cv2.multiply(background, keep, scale=1.0 / 255.0), np.ascontiguousarray(rgba[..., :3]))
-
-
-def blend(image: Image, mask: Image, background: Image) -> Image:
-    """image where the mask (H, W) uint8 is 255, background where it is 0."""
-    m = cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)
-    return cv2.add(cv2.multiply(image, m, scale=1.0 / 255.0), cv2.multiply(background, 255 - m, scale=1.0 / 255.0))
-
-
-def finish(
-    image: Image,
-    points: NDArray[np.float32],
-    config: AppearanceConfig,
-    backgrounds: Backgrounds,
-    rng: np.random.Generator,
-) -> Image:
-    """Occluders and jitter. Points that an occluder hides become NaN."""
-    for _ in range(2):
-        if rng.uniform() < config.occluders:
-            texture, alpha = occluder(rng, backgrounds, image.shape[0])
-            mask = (alpha[..., 0] * 255.0).astype(np.uint8)
-            image = blend(texture, mask, image)
-            cell = len(mask) // math.isqrt(len(points))
-            points[mask[cell // 2 :: cell, cell // 2 :: cell].ravel() > 127] = np.nan
-    return jitter(image, rng, config)
-
-
 @dataclass(frozen=True)
 class ObjectSource:
     """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker.
@@ -377,12 +352,12 @@ class ObjectSource:
 
     def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
         """T^S and T^M, whichever is asked for."""
-        backgrounds = Backgrounds(self.photos, self.objects[0].crop.size, rng, self.procedural_share)
+        around = Surroundings(Backgrounds(self.photos, self.objects[0].crop.size, rng, self.procedural_share))
         rest = {"equivalents": 1 + max(len(x.symmetries) for x in self.objects), "cell": self.cell}
         T_S, T_M = None, None
         if synthetic:
-            T_S = Mixed([SyntheticSamples(x, self.synthetic, backgrounds, rng, **rest) for x in self.objects])
+            T_S = Mixed([SyntheticSamples(x, self.synthetic, around, rng, **rest) for x in self.objects])
         if pairs:
             viewpoints = self.synthetic.viewpoints
-            T_M = Mixed([PairSamples(x, self.real, viewpoints, backgrounds, rng, **rest) for x in self.objects])
+            T_M = Mixed([PairSamples(x, self.real, viewpoints, around, rng, **rest) for x in self.objects])
         return T_S, T_M

@@ -1,0 +1,98 @@
+"""What is around the object in a training window: a background, occluders, and the border of the camera's image."""
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.rendering.appearance import AppearanceConfig, jitter, occluder
+from fm_pose_core.rendering.backgrounds import Backgrounds
+
+Image = NDArray[np.uint8]
+KEPT = 64  # views of each object
+
+
+class Surroundings:
+    """What the samples of all objects share: backgrounds, and views of the objects, which occlude each other."""
+
+    def __init__(self, backgrounds: Backgrounds) -> None:
+        self.backgrounds = backgrounds
+        self._views: dict[int, list[Image]] = {}
+        self._added = 0
+
+    def add(self, index: int, rgba: Image) -> None:
+        """A view (S, S, 4) of object `index`, premultiplied; it replaces an older one."""
+        views = self._views.setdefault(index, [])
+        if len(views) < KEPT:
+            views.append(rgba)
+        else:
+            views[self._added % KEPT] = rgba
+        self._added += 1
+
+    def finish(
+        self, image: Image, points: NDArray[np.float32], index: int, config: AppearanceConfig, rng: np.random.Generator
+    ) -> Image:
+        """Occluders, jitter, and the border of the camera's image. Points that are hidden become NaN. index: of the
+        object that the image shows."""
+        for _ in range(2):
+            if rng.uniform() < config.occluders:
+                image = self._occlude(image, points, index, config, rng)
+        image = jitter(image, rng, config)
+        if config.border > 0 and rng.uniform() < config.border:
+            beyond = beyond_border(len(image), rng)
+            image[beyond] = 0
+            hide(points, beyond)
+        return image
+
+    def _occlude(
+        self, image: Image, points: NDArray[np.float32], index: int, config: AppearanceConfig, rng: np.random.Generator
+    ) -> Image:
+        if config.cutouts > 0 and rng.uniform() < config.cutouts:
+            other = self._other(index, len(image), rng)
+            if other is not None:
+                hide(points, other[..., 3] > 127)
+                return over(other, image)
+        texture, alpha = occluder(rng, self.backgrounds, len(image))
+        mask = (alpha[..., 0] * 255.0).astype(np.uint8)
+        hide(points, mask > 127)
+        return blend(texture, mask, image)
+
+    def _other(self, index: int, size: int, rng: np.random.Generator) -> Image | None:
+        """Any other object than `index`, turned, of 0.6 to 1.3 times its size, off the middle of a window: (size, size,
+        4), premultiplied. None where there is no other yet."""
+        others = [views for k, views in self._views.items() if k != index]
+        if not others:
+            return None
+        views = others[int(rng.integers(len(others)))]
+        view = views[int(rng.integers(len(views)))]
+        middle, where = (len(view) - 1) / 2, rng.uniform(0.0, 2.0 * np.pi)
+        M = cv2.getRotationMatrix2D((middle, middle), rng.uniform(-180.0, 180.0), rng.uniform(0.6, 1.3))
+        M[:, 2] += (size - 1) / 2 - middle + rng.uniform(0.2, 0.6) * size * np.array([np.cos(where), np.sin(where)])
+        return cv2.warpAffine(view, M, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def hide(points: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+    """Points (L, 3) of the cells whose centre lies in the mask (S, S) become NaN."""
+    cell = len(mask) // math.isqrt(len(points))
+    points[mask[cell // 2 :: cell, cell // 2 :: cell].ravel()] = np.nan
+
+
+def beyond_border(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(size, size): the part of a window that lies outside of the camera's image, up to 0.4 of the window's side deep
+    and from any direction: the window may be turned against the image."""
+    angle, depth = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.0, 0.4)
+    v, u = np.mgrid[:size, :size] / (size - 1) - 0.5
+    return u * np.cos(angle) + v * np.sin(angle) > 0.5 - depth
+
+
+def over(rgba: Image, background: Image) -> Image:
+    """Premultiplied (H, W, 4) over (H, W, 3)."""
+    keep = cv2.cvtColor(255 - rgba[..., 3], cv2.COLOR_GRAY2RGB)
+    return cv2.add(cv2.multiply(background, keep, scale=1.0 / 255.0), np.ascontiguousarray(rgba[..., :3]))
+
+
+def blend(image: Image, mask: Image, background: Image) -> Image:
+    """image where the mask (H, W) uint8 is 255, background where it is 0."""
+    m = cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)
+    return cv2.add(cv2.multiply(image, m, scale=1.0 / 255.0), cv2.multiply(background, 255 - m, scale=1.0 / 255.0))
