@@ -214,9 +214,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> BopDataset:
     ids=["paper", "plain", "in_plane", "novel_views"],
 )
 def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: RealConfig) -> None:
-    views, colours = prepare_real_views(dataset, "test", dataset.instances("test"), MESH, CROP, np.zeros(3))
+    views, colours = prepare_real_views(dataset, "test", dataset.instances("test"), MESH, CROP.patch(), np.zeros(3))
     assert all(v.trusted for v in views)
-    assets = ObjectAssets(MESH, CORNERS, CROP, views=views, colours=colours)
+    assets = ObjectAssets(MESH, CORNERS, CROP, patch=CROP.patch(), views=views, colours=colours)
     pairs = PairSamples(assets, config, VIEWS, black(), np.random.default_rng(0))
     renderer = Renderer(MESH, CROP.K, CROP.size, CROP.size)
     for _ in range(6):
@@ -236,7 +236,7 @@ def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: 
 
 
 def test_photo_colours_fill_what_no_photo_shows(dataset: BopDataset) -> None:
-    _, colours = prepare_real_views(dataset, "test", dataset.instances("test")[:2], MESH, CROP, np.zeros(3))
+    _, colours = prepare_real_views(dataset, "test", dataset.instances("test")[:2], MESH, CROP.patch(), np.zeros(3))
     unseen = np.isnan(colours[..., 0]).all(0)
     assert unseen.any()
     filled = photo_colours(colours, MESH.colours)

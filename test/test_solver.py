@@ -126,7 +126,7 @@ def test_validation_calibration_and_estimator_see_the_same_corners(views: int, t
     from fm_pose_core.learning.experiment import Export
     from fm_pose_core.learning.export import to_onnx
     from fm_pose_core.learning.networks import Fused
-    from fm_pose_core.objects.validation import KnownObject, answers_of, cases_of
+    from fm_pose_core.objects.validation import KnownObject, cases_of, seen
     from fm_pose_core.tasks import experiment_from
 
     dataset = write_rendered_bop(tmp_path / "pair", frames=3, objects=2)
@@ -144,15 +144,15 @@ def test_validation_calibration_and_estimator_see_the_same_corners(views: int, t
     known = [KnownObject(x.model, replace(x.solver, views=views)) for x in data.known()]
     cases = cases_of(known, data.validation)
     assert len(cases) == 4
-    for case, answer in zip(cases, answers_of(network, cases), strict=True):
+    for case, (sight,) in zip(cases, seen(network, cases), strict=True):
         x, solver = case.instance, case.known.solver
         camera, image = x.camera, read_image(x.image_path)
         center = apply(x.T_camera_object, solver.box_corners.mean(0)[None])
         window = Window(*camera.pixels(center)[0], case.known.model.name)
         pose = estimator.estimate(image, camera, window)
-        found = solver.crop.to_image(answer.corners, camera, case.look.R_camera_window)
+        found = solver.crop.to_image(sight.answer.corners, camera, case.look.R_camera_window)
         np.testing.assert_allclose(pose.corners, found, atol=1e-3)
-        solution = solver.solve(case.look, answer, bundle.spread_scale)
+        solution = sight.solve(bundle.spread_scale)
         np.testing.assert_allclose(pose.T_camera_object, solution.T_camera_object, atol=1e-3)
         assert np.array_equal(case.look.image(), image) and len(case.look.pixels) == views
         # The labels are where the truth is seen.

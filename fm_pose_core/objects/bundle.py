@@ -31,7 +31,8 @@ OBJECT_POSE = "object_pose"
 class ObjectEntry:
     """An object: box `minimum` and `maximum` and `diameter` in metres, object frame; symmetries as 16 numbers each (4x4
     row-major, metres, the identity left out); focal: of its window's virtual camera, pixels (crop.Crop); mesh in
-    metres, or None."""
+    metres, or None; fill: the distance in metres at which the object fills its window, if the network was trained for a
+    second look, else 0."""
 
     name: str
     id: int
@@ -41,6 +42,7 @@ class ObjectEntry:
     symmetries: tuple[tuple[float, ...], ...]
     focal: float
     mesh: FileEntry | None
+    fill: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +177,15 @@ class ObjectInBundle:
     focal: float
     symmetries: Sequence[Array] = ()
     mesh: bytes | Path | None = None
+    fill: float = 0.0
 
     def entry(self, folder: Path) -> ObjectEntry:
         """Its entry in the manifest; the mesh is written into `folder`."""
         mesh = write_file(folder / f"obj_{int(self.id):06d}.ply", self.mesh) if self.mesh is not None else None
         symmetries = tuple(tuple(np.asarray(S, dtype=np.float64).reshape(16).tolist()) for S in self.symmetries)
         box = (_triple(self.minimum), _triple(self.maximum))
-        return ObjectEntry(self.name, int(self.id), *box, float(self.diameter), symmetries, float(self.focal), mesh)
+        diameter, focal, fill = float(self.diameter), float(self.focal), float(self.fill)
+        return ObjectEntry(self.name, int(self.id), *box, diameter, symmetries, focal, mesh, fill)
 
 
 def write_object_bundle(path: str | Path, network: NetworkFile, objects: Sequence[ObjectInBundle]) -> ObjectBundle:
@@ -215,6 +219,7 @@ def _check_object(x: ObjectEntry, where: str) -> None:
     expect(0.99 * longest <= x.diameter <= 1.01 * diagonal, f"{where}.diameter", wanted, x.diameter)
     expect(diagonal < 10.0, where, "a box in metres, below 10 m", f"a diagonal of {diagonal:g}")
     expect(0 < x.focal < math.inf, f"{where}.focal", "a positive number of pixels", x.focal)
+    expect(0 <= x.fill < math.inf, f"{where}.fill", "a distance in metres, or 0", x.fill)
     for i, symmetry in enumerate(x.symmetries):
         wanted = "16 numbers of a rigid 4x4 transform, row-major"
         expect(_is_rigid(symmetry), f"{where}.symmetries[{i}]", wanted, list(symmetry))

@@ -14,6 +14,8 @@ from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, exp_so3, inverse_intrinsics, project, rotation_looking_along, view_offsets
 from fm_pose_core.types import Camera, Window
 
+PATCH = 1.75  # windows across a patch
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -30,6 +32,15 @@ class Crop:
     def around(cls, diameter: float, nearest: float, margin: float = 1.15, size: int = 128) -> "Crop":
         """The rule whose window is `margin` times an object of `diameter` at its `nearest` distance (metres)."""
         return cls(size, size * nearest / (margin * diameter))
+
+    def zoomed(self, factor: float) -> "Crop":
+        """The rule of a window that is `factor` times finer, and shows as much less."""
+        return Crop(self.size, self.focal * factor)
+
+    def patch(self, finer: float = 1.0) -> "Crop":
+        """The rule of a part of an image that windows can be cut from which are moved and turned, and up to `finer`
+        times finer without a loss."""
+        return Crop(int(self.size * PATCH * finer), self.focal * finer)
 
     @property
     def K(self) -> Array:

@@ -11,7 +11,7 @@ from fm_pose_core.errors import expect
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
-from fm_pose_core.objects.solver import ObjectSolver, Solution, split
+from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera, ObjectPose, Window
 
@@ -57,17 +57,18 @@ class PoseEstimator:
             return []
         solvers = [self._solver(window.object) for window in windows]
         looks = [solver.look(image, camera, window) for solver, window in zip(solvers, windows, strict=True)]
-        outputs = split(self.backend.infer(np.concatenate([x.pixels for x in looks])), looks)  # h(g(f(x)))
-        answers = [solver.decode(x) for solver, x in zip(solvers, outputs, strict=True)]
         scale = self.bundle.spread_scale
-        found = zip(solvers, looks, answers, strict=True)
-        return [self._judge(solver.solve(look, answer, scale)) for solver, look, answer in found]  # PnP
+        sights = see(self.backend.infer, list(zip(solvers, looks, strict=True)))  # h(g(f(x)))
+        both = see_again(self.backend.infer, sights, scale)
+        return [self._judge(solve_best(x, scale)) for x in both]  # PnP
 
     def _solver(self, name: str) -> ObjectSolver:
         key = (name, self.config.views)  # the configuration may change while the estimator runs
         if key not in self._solvers:
             x = self.bundle.object(name)
-            self._solvers[key] = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, self.refiner)
+            self._solvers[key] = ObjectSolver(
+                x.box_corners, x.crop, x.index, self.config.views, self.refiner, x.entry.fill
+            )
         return self._solvers[key]
 
     def _judge(self, solution: Solution) -> ObjectPose:

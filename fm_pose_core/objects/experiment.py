@@ -26,6 +26,8 @@ from fm_pose_core.objects.validation import KnownObject, Validation, spread_scal
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import load_mesh, mesh_file
 
+ZOOMED = 0.5  # share of training windows as of a second look, where there is one
+FINEST = 1.5  # patches of photographs are at most so much finer than windows: they are sampled without a filter
 FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several scenes"
 
 
@@ -57,6 +59,13 @@ class CropConfig:
     size: int = knob(128, "Side of the network's window, pixels; a multiple of 16.", 32, 1024)
     margin: float = knob(
         1.15, "Width of the window relative to the object's diameter at the nearest distance.", 0.5, 10.0
+    )
+    zoom: float = knob(
+        0.0,
+        "Width of the window of a second look relative to the object's diameter: it is zoomed by what the first one "
+        "finds. Half of the training windows are such then. 0: there is no second look.",
+        0.0,
+        10.0,
     )
 
 
@@ -99,7 +108,15 @@ class ObjectExperiment(Experiment):
         assets = tuple(_assets(self, i, dataset, training) for i in range(len(self.objects)))
         photos = _photos(self.backgrounds, training, {x.id: a for x, a in zip(self.objects, assets, strict=True)})
         cell = EXTRACTORS[self.network.extractor].cell
-        source = ObjectSource(assets, self.synthetic, self.real, photos, self.backgrounds.procedural, cell)
+        source = ObjectSource(
+            assets,
+            self.synthetic,
+            self.real,
+            photos,
+            self.backgrounds.procedural,
+            cell,
+            ZOOMED if self.crop.zoom else 0.0,
+        )
         models = [dataset.model(x.id) for x in self.objects]
         named = tuple(replace(m, name=x.name or m.name) for x, m in zip(self.objects, models, strict=True))
         return ObjectData(source, named, training, validation)
@@ -118,7 +135,8 @@ class ObjectData:
     def known(self) -> list[KnownObject]:
         """The objects with the way to their poses, one view of each window."""
         assets = self.source.objects
-        solvers = [ObjectSolver(x.corners, x.crop, x.index) for x in assets]
+        zoomed = self.source.zoomed > 0
+        solvers = [ObjectSolver(x.corners, x.crop, x.index, fill=x.fill if zoomed else 0.0) for x in assets]
         return [KnownObject(m, s) for m, s in zip(self.models, solvers, strict=True)]
 
     def validator(self) -> Validation | None:
@@ -127,11 +145,12 @@ class ObjectData:
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
         scale = spread_scale(export.network, self.known(), self.validation)
         network = NetworkFile(export.onnx, export.architecture, export.network.contract, scale, export.training)
+        fills = [x.fill if self.source.zoomed else 0.0 for x in self.source.objects]
         objects = [
             ObjectInBundle(
-                m.name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh=mesh_file(x.mesh)
+                m.name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh_file(x.mesh), fill
             )
-            for m, x in zip(self.models, self.source.objects, strict=True)
+            for m, x, fill in zip(self.models, self.source.objects, fills, strict=True)
         ]
         return write_object_bundle(path, network, objects)
 
@@ -190,14 +209,19 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     model = dataset.model(config.id)
     mesh = load_mesh(model.mesh_path, MM).simplified(config.faces)
     nearest, _ = experiment.synthetic.viewpoints.distance
-    crop = Crop.around(model.diameter, nearest, experiment.crop.margin, experiment.crop.size)
-    assets = ObjectAssets(mesh, box_corners(model.minimum, model.maximum), crop, index, model.symmetries)
+    rule = experiment.crop
+    crop = Crop.around(model.diameter, nearest, rule.margin, rule.size)
+    fill = nearest * (rule.zoom or rule.margin) / rule.margin
+    box = box_corners(model.minimum, model.maximum)
+    assets = ObjectAssets(mesh, box, crop, index, model.symmetries, fill)
     own = [x for x in training if x.object_id == config.id]
     if not experiment.how.sees_real:
         return assets
     expect(bool(own), "data.training_frames", f"images with object {config.id} ({model.name})", "none")
-    views, colours = prepare_real_views(dataset, experiment.data.split, own, mesh, crop, assets.center)
-    return ObjectAssets(mesh, assets.corners, crop, index, model.symmetries, views, colours)
+    photographed = max(x.camera.K[0, 0] for x in own) / crop.focal
+    patch = crop.patch(float(np.clip(photographed, 1.0, FINEST)) if rule.zoom else 1.0)
+    views, colours = prepare_real_views(dataset, experiment.data.split, own, mesh, patch, assets.center)
+    return replace(assets, patch=patch, views=views, colours=colours)
 
 
 def _photos(

@@ -60,12 +60,11 @@ class _Patch:
 
 
 def prepare_real_views(
-    dataset: BopDataset, split: str, instances: list[Instance], mesh: Mesh, crop: Crop, center: Array
+    dataset: BopDataset, split: str, instances: list[Instance], mesh: Mesh, camera: Crop, center: Array
 ) -> tuple[list[RealView], NDArray[np.float32]]:
-    """Patches of all `instances` (of one object), taken with the crop's focal length and 1.75 times its size, and
-    the per-photo vertex colours (I, V, 3) float32 RGB, NaN where a vertex is not seen in a trusted photo."""
+    """Patches of all `instances` (of one object) that the virtual `camera` sees (Crop.patch), and the per-photo vertex
+    colours (I, V, 3) float32 RGB, NaN where a vertex is not seen in a trusted photo."""
     expect(bool(instances), "real training instances", "at least one", "none")
-    camera = Crop(int(crop.size * 1.75), crop.focal)
     patches = [_patch(x, camera, center) for x in instances]
     others = others_in_image(instances, dataset.instances(split))
     occluders = occluding_depth(dataset, others, [p.T_view_camera for p in patches], camera)

@@ -27,6 +27,7 @@ from fm_pose_core.rendering.renderer import Renderer
 
 Image = NDArray[np.uint8]
 Surface = NDArray[np.float16]
+JITTER = np.log(1.25)  # of the size of an object in a zoomed window
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,16 @@ class View:
 @dataclass(frozen=True)
 class ObjectAssets:
     """All that is drawn of one object. index: of its output among the network's. corners: (8, 3) of its box, metres.
-    symmetries: (4, 4) each, without the identity. views, colours: from photographs.prepare_real_views; empty without
-    real images."""
+    symmetries: (4, 4) each, without the identity. fill: the distance at which the object fills its window, metres.
+    views, colours: from photographs.prepare_real_views with the rule `patch`; empty without real images."""
 
     mesh: Mesh
     corners: Array
     crop: Crop
     index: int = 0
     symmetries: tuple[Array, ...] = ()
+    fill: float = 1.0
+    patch: Crop | None = None
     views: list[RealView] = field(default_factory=list)
     colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
 
@@ -118,6 +121,21 @@ class Labeller:
         return project(K, points).reshape(*self.corners.shape[:2], 2).astype(np.float32)
 
 
+class Zoom:
+    """The windows of training samples: those of a first look, and a share `zoomed` of second looks, at which the object
+    fills the window, within a quarter (ObjectSolver.second_look)."""
+
+    def __init__(self, assets: ObjectAssets, zoomed: float, rng: np.random.Generator) -> None:
+        self.assets, self.zoomed, self.rng = assets, zoomed, rng
+
+    def draw(self, T_view_object: Array) -> Crop:
+        """The rule of a window on an object at this pose (4, 4)."""
+        if self.zoomed == 0 or self.rng.uniform() >= self.zoomed:
+            return self.assets.crop
+        distance = float(apply(T_view_object, self.assets.center[None])[0, 2])
+        return self.assets.crop.zoomed(distance / self.assets.fill * np.exp(self.rng.uniform(-JITTER, JITTER)))
+
+
 class SyntheticSamples:
     """T^S: renderings over random backgrounds, with their corners. Labels as heads.CornerVotes and
     losses.SurfacePoints want them."""
@@ -133,16 +151,19 @@ class SyntheticSamples:
         equivalents: int = 1,
         ring: int = 256,
         cell: int = 16,
+        zoomed: float = 0.0,
     ) -> None:
         self.crop, self.center, self.cell = assets.crop, assets.center, cell
         self.config, self.around, self.rng, self.index = config, around, rng, assets.index
         self.labeller = Labeller(assets, equivalents)
         self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
+        self.zoom = Zoom(assets, zoomed, rng)
 
     def _render(self) -> View:
         T = random_viewpoint(self.rng, self.config.viewpoints, self.center)
-        return render_view(self.renderer, T, self.crop.K, {"cad": 0}, self.config.appearance, self.rng)
+        K = self.zoom.draw(T).K
+        return render_view(self.renderer, T, K, {"cad": 0}, self.config.appearance, self.rng)
 
     def draw(self) -> tuple[NDArray[Any], ...]:
         """-> image (size, size, 3) uint8 RGB; corners (S, 8, 2) float32 in window pixels; the object's index; frames
@@ -152,8 +173,8 @@ class SyntheticSamples:
             self._ring.add(view)
             self.around.add(self.index, view.layers["cad"])
         view, config, rng = self._ring.draw(), self.config, self.rng
-        R = window_rotation(rng, self.crop.focal, config.viewpoints.in_plane, config.displacement)
-        H = self.crop.K @ R @ inverse_intrinsics(view.K)
+        R = window_rotation(rng, view.K[0, 0], config.viewpoints.in_plane, config.displacement)
+        H = view.K @ R @ inverse_intrinsics(view.K)
         rgba = warp(view.layers["cad"], H, self.crop.size)
         if rng.uniform() < config.appearance.repaint:
             rgba = repaint(rgba, rng)
@@ -182,6 +203,7 @@ class PairSamples:
         equivalents: int = 1,
         ring: int = 256,
         cell: int = 16,
+        zoomed: float = 0.0,
     ) -> None:
         self.crop, self.center, self.cell = assets.crop, assets.center, cell
         self.config, self.viewpoints, self.around, self.rng = config, viewpoints, around, rng
@@ -191,7 +213,8 @@ class PairSamples:
         self.trusted = [v for v in self.views if v.trusted]
         wanted = f"at least one of object number {assets.index} with a known visible mask"
         expect(bool(self.trusted), "real training images", wanted, "none")
-        self.patch = Crop(self.views[0].photo.shape[0], self.crop.focal)
+        assert assets.patch is not None
+        self.patch, self.zoom = assets.patch, Zoom(assets, zoomed, rng)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
         for x in self.trusted:
             around.add(self.index, np.dstack([blend(x.photo, x.visible, np.zeros_like(x.photo)), x.visible]))
@@ -226,7 +249,7 @@ class PairSamples:
         """A view that nobody photographed, H (view pixels -> window pixels), K of the window, both layers there, and
         a background."""
         view = self._novel_view()
-        H, K = self._warp(view, self.viewpoints.in_plane, 0.0)
+        H, K = self._warp(view, view.K, self.viewpoints.in_plane, 0.0)
         photo, cad = (warp(view.layers[k], H, self.crop.size) for k in ("photo", "cad"))
         return view, H, K, photo, cad, self.around.backgrounds.draw()
 
@@ -236,7 +259,7 @@ class PairSamples:
         rng, size, views = self.rng, self.crop.size, self.views if plain else self.trusted
         real = views[int(rng.integers(len(views)))]
         view = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K)
-        H, K = self._warp(view, self.config.in_plane, self.config.rescale)
+        H, K = self._warp(view, self.zoom.draw(real.T_view_object).K, self.config.in_plane, self.config.rescale)
         photo = warp(real.photo, H, size, border=cv2.BORDER_REPLICATE)
         lit = rng.uniform() < self.config.paired_light
         cad = warp(real.lit_cads[int(rng.integers(len(real.lit_cads)))] if lit else real.cad, H, size)
@@ -246,10 +269,10 @@ class PairSamples:
         mask, background = warp(real.visible, H, size), self.around.backgrounds.draw()
         return view, H, K, (blend(photo, mask, background), over(cad, background)), surfaces
 
-    def _warp(self, view: View, in_plane: float, rescale: float) -> tuple[Array, Array]:
-        R = window_rotation(self.rng, self.crop.focal, in_plane, self.config.displacement)
+    def _warp(self, view: View, K_window: Array, in_plane: float, rescale: float) -> tuple[Array, Array]:
+        R = window_rotation(self.rng, K_window[0, 0], in_plane, self.config.displacement)
         s = 1.0 + self.rng.uniform(-rescale, rescale)
-        K = self.crop.K @ R @ np.diag([s, s, 1.0])  # rescaled about the object's centre, then turned
+        K = K_window @ R @ np.diag([s, s, 1.0])  # rescaled about the object's centre, then turned
         return K @ inverse_intrinsics(view.K), K
 
     def _novel_view(self) -> View:
@@ -262,7 +285,7 @@ class PairSamples:
             else:
                 T = nearby(T_photo, self.center, rng, config.novel_angle, self.viewpoints)
             light = AppearanceConfig(light=config.paired_light)
-            view = render_view(self.renderer, T, self.crop.K, {"cad": 0}, light, rng)
+            view = render_view(self.renderer, T, self.zoom.draw(T).K, {"cad": 0}, light, rng)
             view.layers["photo"], _ = self.renderer.render(T, variant)
             self._ring.add(view)
         return self._ring.draw()
@@ -307,7 +330,9 @@ def render_view(
     appearance: AppearanceConfig,
     rng: np.random.Generator,
 ) -> View:
-    """Render the named colour variants at one pose; with probability `appearance.light` under random lights."""
+    """Render the named colour variants at one pose; with probability `appearance.light` under random lights. K (3, 3):
+    of the camera, which stays the renderer's."""
+    renderer.look_through(K)
     layers, depth = {}, np.zeros(0, np.float32)
     for name, variant in variants.items():
         layers[name], depth = renderer.render(T, variant)
@@ -340,7 +365,7 @@ class ObjectSource:
     """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker.
 
     objects: in the order of the network's outputs. photos: images (H, W, 3) uint8 that backgrounds are cut from, beside
-    procedural ones. cell: side of the network's cells, pixels.
+    procedural ones. cell: side of the network's cells, pixels. zoomed: share of windows, see Zoom.
     """
 
     objects: tuple[ObjectAssets, ...]
@@ -349,11 +374,13 @@ class ObjectSource:
     photos: list[NDArray[np.uint8]] = field(default_factory=list)
     procedural_share: float = 0.5
     cell: int = 16
+    zoomed: float = 0.0
 
     def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
         """T^S and T^M, whichever is asked for."""
         around = Surroundings(Backgrounds(self.photos, self.objects[0].crop.size, rng, self.procedural_share))
-        rest = {"equivalents": 1 + max(len(x.symmetries) for x in self.objects), "cell": self.cell}
+        equivalents = 1 + max(len(x.symmetries) for x in self.objects)
+        rest: dict[str, Any] = {"equivalents": equivalents, "cell": self.cell, "zoomed": self.zoomed}
         T_S, T_M = None, None
         if synthetic:
             T_S = Mixed([SyntheticSamples(x, self.synthetic, around, rng, **rest) for x in self.objects])

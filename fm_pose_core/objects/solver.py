@@ -1,9 +1,9 @@
-"""From a window to the pose of the object in it: crop, decode, PnP, refine. The estimator, the validation during
-training and the calibration all go this way; what runs the network in between is theirs."""
+"""From a window to the pose of the object in it: crop, network, decode, PnP, perhaps a second look, refine. The
+estimator, the validation during training and the calibration all go this way; what runs the network is theirs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surfac
 from fm_pose_core.types import Camera, Window
 
 Outputs = Mapping[str, NDArray[np.float32]]
+Infer = Callable[[NDArray[np.uint8]], Outputs]
 
 
 class Answer(NamedTuple):
@@ -33,13 +34,15 @@ class Answer(NamedTuple):
 @dataclass(frozen=True)
 class ObjectSolver:
     """box_corners (8, 3): of the object, metres. crop: the rule of its window. index: of its output among the
-    network's. views: of each window, whose answers are averaged."""
+    network's. views: of each window, whose answers are averaged. fill: the distance at which the object fills the
+    window, metres, if the network was trained for a second look; else 0."""
 
     box_corners: Array
     crop: Crop
     index: int = 0
     views: int = 1
     refiner: Refiner | None = None
+    fill: float = 0.0
 
     @cached_property
     def _views(self) -> list[Array]:
@@ -90,7 +93,53 @@ class ObjectSolver:
         error = float(np.sqrt(np.square(difference).sum(axis=1).mean()))
         expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
         solution = Solution(T, image_corners, error, covariance, expected)
-        return self.refiner.refine(look, solution) if self.refiner else solution
+        return self.refiner.refine(look, solution) if self.refiner and not self.fill else solution
+
+    def second_look(self, look: Look, solution: Solution) -> "tuple[ObjectSolver, Look] | None":
+        """At where the pose is: centred, and zoomed so that the object fills the window. None without a pose, or for a
+        network that was not trained for it."""
+        if not self.fill or not solution.accepted:
+            return None
+        center = apply(solution.T_camera_object, self.box_corners.mean(0)[None])
+        solver = replace(self, crop=self.crop.zoomed(float(np.linalg.norm(center)) / self.fill), fill=0.0)
+        return solver, solver.look(look.image(), look.camera, Window(*look.camera.pixels(center)[0]), look.image)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the network says of a look."""
+
+    solver: ObjectSolver
+    look: Look
+    answer: Answer
+
+    def solve(self, spread_scale: float = 1.0) -> Solution:
+        """See ObjectSolver.solve."""
+        return self.solver.solve(self.look, self.answer, spread_scale)
+
+
+def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]:
+    """The network's answers to all looks, in one batch. infer: windows (N, S, S, 3) -> the named outputs."""
+    if not asked:
+        return []
+    outputs = split(infer(np.concatenate([look.pixels for _, look in asked])), [look for _, look in asked])
+    return [Sight(solver, look, solver.decode(x)) for (solver, look), x in zip(asked, outputs, strict=True)]
+
+
+def see_again(infer: Infer, sights: Sequence[Sight], spread_scale: float = 1.0) -> list[tuple[Sight, ...]]:
+    """Each sight with a second one, where there is one; the best comes first."""
+    asked = [x.solver.second_look(x.look, x.solve(spread_scale)) if x.solver.fill else None for x in sights]
+    second = iter(see(infer, [x for x in asked if x is not None]))
+    return [(x,) if again is None else (next(second), x) for x, again in zip(sights, asked, strict=True)]
+
+
+def solve_best(sights: Sequence[Sight], spread_scale: float = 1.0) -> Solution:
+    """The first of the sights' solutions that is accepted, or the last one."""
+    for sight in sights:
+        solution = sight.solve(spread_scale)
+        if solution.accepted:
+            break
+    return solution
 
 
 def split(outputs: Outputs, looks: Sequence[Look]) -> list[Outputs]:

@@ -4,7 +4,7 @@ network and PnP as the estimator does it."""
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance, ObjectModel
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
-from fm_pose_core.objects.solver import Answer, Look, ObjectSolver, split
+from fm_pose_core.objects.solver import Look, ObjectSolver, Sight, see, see_again, solve_best
 from fm_pose_core.objects.windows import displaced
 from fm_pose_core.types import Window
 
@@ -67,11 +67,10 @@ def _reader(x: Instance) -> Callable[[], np.ndarray]:
     return lambda: read_image(x.image_path)
 
 
-def answers_of(network: Fused, cases: Sequence[Case]) -> list[Answer]:
-    """What the network says of each case."""
-    looks = [c.look for c in cases]
-    outputs = split(network.infer(np.concatenate([x.pixels for x in looks])), looks)
-    return [c.known.solver.decode(x) for c, x in zip(cases, outputs, strict=True)]
+def seen(network: Fused, cases: Sequence[Case]) -> list[tuple[Sight, ...]]:
+    """What the network says of each case, see solver.see_again; the first look comes last."""
+    sights = see(network.infer, [(c.known.solver, c.look) for c in cases])
+    return see_again(network.infer, sights)
 
 
 class Validation:
@@ -96,7 +95,7 @@ class Validation:
         for name, cases in self.sets.items():
             if not cases:
                 continue
-            rows = [_errors(c, answer) for c, answer in zip(cases, answers_of(network, cases), strict=True)]
+            rows = [_errors(c, sights) for c, sights in zip(cases, seen(network, cases), strict=True)]
             groups = {name: rows}
             if self.several:
                 of_object = defaultdict(list)
@@ -111,10 +110,10 @@ class Validation:
         return result
 
 
-def _errors(case: Case, answer: Answer) -> tuple[float, float, float]:
-    """Mean corner error (window pixels), and whether 2D projection and ADD are good enough."""
-    corner = float(np.linalg.norm(answer.corners - case.corners, axis=-1).mean(-1).min())
-    solution = case.known.solver.solve(case.look, answer)
+def _errors(case: Case, sights: Sequence[Sight]) -> tuple[float, float, float]:
+    """Mean corner error of the first look (window pixels), and whether 2D projection and ADD are good enough."""
+    corner = float(np.linalg.norm(sights[-1].answer.corners - case.corners, axis=-1).mean(-1).min())
+    solution = solve_best(sights)
     if not solution.accepted:
         return corner, 0.0, 0.0
     x, model = case.instance, case.known.model
@@ -132,17 +131,17 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
     training images say nothing.
     """
     views = EstimatorConfig().views
-    several = [KnownObject(x.model, _with_views(x.solver, views)) for x in objects]
+    several = [KnownObject(x.model, replace(x.solver, views=views)) for x in objects]
     cases = cases_of(several, instances)
     if not cases:
         log.warning("no validation frames: the covariance is not calibrated (spread_scale 1)")
         return 1.0
-    answers = answers_of(network, cases)
+    sights = seen(network, cases)
 
     def excess(scale: float) -> float:
         values = []
-        for case, answer in zip(cases, answers, strict=True):
-            solution = case.known.solver.solve(case.look, answer, scale)
+        for case, own in zip(cases, sights, strict=True):
+            solution = solve_best(own, scale)
             if solution.accepted:
                 e = _pose_error(solution.T_camera_object, case.truths)
                 values.append(e @ np.linalg.solve(solution.covariance, e))
@@ -155,7 +154,3 @@ def _pose_error(T: Array, truths: Sequence[Array]) -> Array:
     """(6,) metres and radians, as the covariance is: to the true pose that is turned least from T."""
     errors = [np.concatenate([truth[:3, 3] - T[:3, 3], log_so3(truth[:3, :3] @ T[:3, :3].T)]) for truth in truths]
     return min(errors, key=lambda e: float(np.linalg.norm(e[3:])))
-
-
-def _with_views(solver: ObjectSolver, views: int) -> ObjectSolver:
-    return ObjectSolver(solver.box_corners, solver.crop, solver.index, views, solver.refiner)

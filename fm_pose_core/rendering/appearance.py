@@ -28,10 +28,7 @@ class AppearanceConfig:
     )
     occluders: float = knob(0.0, "Probability of each of up to two occluders in front of the object.", 0.0, 1.0)
     cutouts: float = knob(
-        0.0,
-        "Share of occluders that are other objects of the same network, rendered or photographed.",
-        0.0,
-        1.0,
+        0.0, "Share of occluders that are other objects of the same network, rendered or photographed.", 0.0, 1.0
     )
     border: float = knob(0.0, "Probability that the camera's image ends within the window: black beyond.", 0.0, 1.0)
     colour: float = knob(

@@ -32,9 +32,10 @@ class Renderer:
         self._renderer = pyrender.OffscreenRenderer(width, height)
         self._scene = pyrender.Scene(bg_color=[0.0, 0.0, 0.0, 0.0], ambient_light=[1.0, 1.0, 1.0])
         near = 0.02
-        camera = pyrender.IntrinsicsCamera(K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, znear=near, zfar=10.0)
+        self._camera = pyrender.IntrinsicsCamera(1.0, 1.0, 0.0, 0.0, znear=near, zfar=10.0)
+        self.look_through(K)
         # OpenGL's camera looks along -z with y up; ours along +z with y down.
-        self._scene.add(camera, pose=np.diag([1.0, -1.0, -1.0, 1.0]))
+        self._scene.add(self._camera, pose=np.diag([1.0, -1.0, -1.0, 1.0]))
         self._nodes = [self._scene.add(self._coloured(mesh.colours), name="variant0")]
         self._shown = 0
         self._normals: int | None = None
@@ -53,6 +54,11 @@ class Renderer:
             color_0=np.column_stack([colours, np.full(len(colours), 255, np.uint8)]).astype(np.float32) / 255.0,
         )
         return self._pyrender.Mesh([primitive])
+
+    def look_through(self, K: Array) -> None:
+        """Another camera K (3, 3) from now on."""
+        c = self._camera
+        c.fx, c.fy, c.cx, c.cy = K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5
 
     def add_variant(self, colours: NDArray[np.uint8]) -> int:
         """Another colouring (V, 3) uint8 of the same geometry; returns the number that `render` takes."""
