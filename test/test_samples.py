@@ -261,3 +261,29 @@ def test_backgrounds_from_a_folder(tmp_path: Path) -> None:
     background = Backgrounds(read_folder(tmp_path), 128, np.random.default_rng(0)).draw()
     assert background.shape == (128, 128, 3)
     assert background[..., 1].min() > 100 and background[..., 0].max() == 0
+
+
+def test_in_the_window_of_a_second_look_objects_have_one_size(dataset: BopDataset) -> None:
+    """Within a quarter, at any distance; renderings, novel views and photographs alike. The label is the projection by
+    a camera of that zoom."""
+    patch = CROP.patch(1.5)
+    views, colours = prepare_real_views(dataset, "test", dataset.instances("test"), MESH, patch, np.zeros(3))
+    assets = ObjectAssets(MESH, CORNERS, CROP, fill=0.4, patch=patch, views=views, colours=colours)
+    far = replace(VIEWS, distance=(0.3, 1.2))
+    rng, around = np.random.default_rng(3), black()
+    synthetic = SyntheticSamples(assets, SyntheticConfig(viewpoints=far), around, rng, zoomed=1.0)
+    pairs = [PairSamples(assets, RealConfig(novel_views=n), far, around, rng, zoomed=1.0) for n in (0.0, 1.0)]
+    diagonal = np.linalg.norm(CORNERS[0] - CORNERS[-1])
+    for samples, image_at, corners_at in ((synthetic, 0, 1), *((x, 1, 2) for x in pairs)):
+        sizes = []
+        for _ in range(40):
+            sample = samples.draw()
+            (corners,) = sample[corners_at].astype(float)
+            spans = np.linalg.norm(corners[:, None] - corners, axis=-1)
+            sizes.append(spans.max() / (CROP.focal * diagonal / 0.4))
+            shown = (sample[image_at] > 0).any(-1)  # on black
+            v, u = np.nonzero(shown)
+            inside = np.clip(corners, 0, CROP.size - 1)
+            assert abs(u.min() - inside[:, 0].min()) < 2.5 and abs(v.max() - inside[:, 1].max()) < 2.5
+        assert min(sizes) > 0.6 and max(sizes) < 1.4 and 0.8 < np.median(sizes) < 1.2
+        samples.close()

@@ -10,11 +10,11 @@ import toy_bundle as toy
 
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.files import read_image
-from fm_pose_core.geometry import apply
+from fm_pose_core.geometry import apply, box_corners, exp_so3, transform
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
-from fm_pose_core.objects.solver import Look, ObjectSolver, Solution, split
+from fm_pose_core.objects.solver import Answer, Look, ObjectSolver, Sight, Solution, see, see_again, solve_best, split
 from fm_pose_core.types import Camera, Window
 
 CAMERA = Camera(np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]]), 640, 480)
@@ -107,6 +107,50 @@ def test_each_look_gets_its_own_answers_of_its_own_object() -> None:
         found, deviation, _ = solver.decode(part)
         np.testing.assert_allclose(found, np.tile(where[w][solver.index], (8, 1)), atol=1e-3)
         np.testing.assert_allclose(deviation, np.full((8, 2), 1.0 + w + 10 * solver.index))
+
+
+def test_a_second_look_is_centred_and_zoomed_and_its_answer_counts() -> None:
+    """A network that sees every corner right, but in the window of the second look 3 pixels further right."""
+    box = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
+    T = transform(exp_so3(np.array([0.3, -0.7, 0.2])), np.array([0.05, -0.04, 0.9]))
+    solver, image = ObjectSolver(box, toy.CROP, fill=0.45), np.zeros((480, 640, 3), np.uint8)
+    look = solver.look(image, CAMERA, Window(*(CAMERA.pixels(T[None, :3, 3])[0] + [8.0, -5.0])))
+    asked: list[tuple[Look, ObjectSolver]] = [(look, solver)]
+
+    def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        of, own = asked[-1]
+        corners = own.crop.to_window(apply(T, box), of.R_camera_window)
+        corners[:, 0] += 3.0 * (len(asked) - 1)
+        again = own.second_look(of, Solution(T, corners, 0.0, np.eye(6), 0.0))
+        asked.extend([(again[1], again[0])] if again else [])
+        assert len(pixels) == 1
+        return {"corners": corners[None, None].astype(np.float32), "spread": np.ones((1, 1, 8, 2), np.float32)}
+
+    sights = see(infer, [(solver, look)])
+    ((second, first),) = see_again(infer, sights)
+    assert first is sights[0] and len(asked) == 2
+    np.testing.assert_allclose(first.solve().T_camera_object, T, atol=1e-4)
+    distance = np.linalg.norm(apply(T, box.mean(0)[None]))
+    assert second.solver.crop.focal == pytest.approx(toy.CROP.focal * distance / 0.45, rel=1e-3)
+    middle = second.solver.crop.to_window(apply(T, box.mean(0)[None]), second.look.R_camera_window)
+    np.testing.assert_allclose(middle, [[(toy.CROP.size - 1) / 2] * 2], atol=0.05)
+    found = solve_best((second, first)).T_camera_object
+    right = second.look.R_camera_window[:, 0] * 3.0 * distance / second.solver.crop.focal  # of 3 pixels there
+    np.testing.assert_allclose(found[:3, 3] - T[:3, 3], right, atol=3e-4)
+    assert solver.second_look(look, Solution(np.eye(4), box, np.inf, np.eye(6), np.inf, "no pose")) is None
+    assert replace(solver, fill=0.0).second_look(look, first.solve()) is None
+
+
+def test_where_the_second_look_finds_nothing_the_first_one_counts() -> None:
+    box = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
+    T = transform(np.eye(3), np.array([0.0, 0.0, 0.9]))
+    solver = ObjectSolver(box, toy.CROP)
+    look = solver.look(np.zeros((480, 640, 3), np.uint8), CAMERA, WINDOW)
+    good = Answer(toy.CROP.to_window(apply(T, box), look.R_camera_window), np.ones((8, 2)))
+    bad = Answer(np.full((8, 2), np.nan), np.ones((8, 2)))
+    sights = [Sight(solver, look, x) for x in (bad, good)]
+    np.testing.assert_allclose(solve_best(sights).T_camera_object, T, atol=1e-4)
+    assert not solve_best(sights[:1]).accepted
 
 
 def _ray(K: np.ndarray, pixels: np.ndarray) -> np.ndarray:
