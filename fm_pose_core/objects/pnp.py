@@ -81,7 +81,7 @@ def refine_pnp(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: 
     rms = float(np.sqrt(residual @ residual / len(X)))
     freedom = residual.size - 6
     excess = max(0.0, float(residual @ residual) / freedom - float(variance.mean()))
-    covariance = _inverse(J.T @ (J / (variance + excess).reshape(-1, 1)))
+    covariance = inverse_spd(J.T @ (J / (variance + excess).reshape(-1, 1)))
     if covariance is None:
         return _refused("the corners do not determine a pose")
     return PnpSolution(T, rms, covariance, True)
@@ -166,7 +166,7 @@ def _refine(R: Array, t: Array, X: Array, uv: Array, K: Array, weight: Array) ->
     return transform(R, t), residual, J
 
 
-def _inverse(information: Array) -> Array | None:
+def inverse_spd(information: Array) -> Array | None:
     """Inverse of a symmetric positive definite matrix, None if it is singular. By eigenvalues: OpenBLAS starts threads
     for the LU factorisation of even a 6x6 matrix, which can cost a millisecond on a busy machine."""
     scale = np.sqrt(np.diag(information))

@@ -15,6 +15,7 @@ from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance, ObjectModel
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
+from fm_pose_core.objects.pnp import inverse_spd
 from fm_pose_core.objects.solver import Look, ObjectSolver, Sight, see, see_again, solve_best
 from fm_pose_core.objects.windows import displaced
 from fm_pose_core.types import Window
@@ -144,7 +145,8 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
             solution = solve_best(own, scale)
             if solution.accepted:
                 e = _pose_error(solution.T_camera_object, case.truths)
-                values.append(e @ np.linalg.solve(solution.covariance, e))
+                information = inverse_spd(solution.covariance)
+                values += [e @ information @ e] if information is not None else []
         return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
 
     return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
