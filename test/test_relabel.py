@@ -184,7 +184,7 @@ def test_a_wrong_label_comes_back(
 def test_a_right_label_stays_as_it_is(photographed: tuple[BopDataset, list[Instance]]) -> None:
     dataset, exact = photographed
     (c,) = found = relabel(dataset, exact)
-    assert c.reason == "the label agrees with the images"
+    assert c.reason == "the label agrees with the images" and c.confirmed
     assert largest_error(corrected(exact, found), exact) == (0.0, 0.0)
 
 
@@ -261,7 +261,11 @@ def test_labels_there_and_back(tmp_path: Path, photographed: tuple[BopDataset, l
     moved = Correction(a, PLACES[2] @ disturbance(10.0, 10.0))
     for x, y in zip(corrected(exact, [moved]), exact, strict=True):
         np.testing.assert_allclose(x.T_camera_object, y.T_camera_object @ disturbance(10.0, 10.0), atol=1e-9)
-    assert corrected(exact, [Correction(a, disturbance(10.0, 10.0), reason="refused")]) == exact
+    refused = Correction(a, disturbance(10.0, 10.0), reason="refused")
+    assert corrected(exact, [refused]) == exact and corrected(exact, [refused], sure_alone=True) == []
+    confirmed = replace(refused, confirmed=True)
+    assert corrected(exact, [confirmed], sure_alone=True) == exact
+    assert len(corrected(exact, [moved], sure_alone=True)) == len(exact)
     write_labels(tmp_path, exact)
     again = BopDataset(dataset.root, tmp_path).instances("test")
     for x, y in zip(again, exact, strict=True):

@@ -16,6 +16,8 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("--split", default="test", help="folder with the scenes (default: %(default)s)")
     text = "ids of the objects whose labels are corrected (default: all)"
     p.add_argument("--objects", type=int, nargs="+", default=[], metavar="ID", help=text)
+    text = "leave out the labels that are neither corrected nor confirmed (default: they stay as they are)"
+    p.add_argument("--sure-alone", action="store_true", help=text)
     text = "where SCENE/scene_gt.json, corrections.json and index.html (before and after) are written"
     p.add_argument("--output", type=Path, required=True, metavar="DIR", help=text)
 
@@ -35,6 +37,6 @@ def run(args: argparse.Namespace) -> None:
     total = sum(not args.objects or x.object_id in args.objects for x in instances)
     with tqdm(desc="relabel", total=total, unit="label", disable=not sys.stderr.isatty()) as bar:
         corrections = relabel(dataset, instances, args.objects, bar.update)
-    write_labels(args.output, corrected(instances, corrections))
+    write_labels(args.output, corrected(instances, corrections, args.sure_alone))
     print(summary(dataset, corrections))
     print(f"report: {write_report(dataset, instances, corrections, args.output)}")

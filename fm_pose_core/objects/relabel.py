@@ -34,7 +34,8 @@ class Correction:
     """Of one arrangement. T_world_object (4, 4): where the object is to be; the label's place where the correction is
     refused. angle, distance: between the label's and the found place, radians and metres (of the centre); sigma_angle,
     sigma_distance: their standard deviations. before, after: how well the model's edges agree with the images', from 0
-    to 1, at the images' labels and at the found place. reason: why it is refused, or empty."""
+    to 1, at the images' labels and at the found place. reason: why it is refused, or empty. confirmed: whether it is
+    refused because the label is right."""
 
     arrangement: Arrangement
     T_world_object: Array
@@ -45,11 +46,17 @@ class Correction:
     before: float = float("nan")
     after: float = float("nan")
     reason: str = ""
+    confirmed: bool = False
 
     @property
     def accepted(self) -> bool:
         """Whether the label is to be replaced."""
         return not self.reason
+
+    @property
+    def sure(self) -> bool:
+        """Whether the images say where the object is: the label is replaced, or confirmed."""
+        return self.accepted or self.confirmed
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, degrees and millimetres."""
@@ -59,6 +66,7 @@ class Correction:
             "obj_id": a.object_id,
             "images": a.images,
             "accepted": self.accepted,
+            "confirmed": self.confirmed,
             "reason": self.reason,
             "rotation_deg": _finite(np.degrees(self.angle)),
             "rotation_sigma_deg": _finite(np.degrees(self.sigma_angle)),
@@ -97,15 +105,25 @@ def relabel(
     return corrections
 
 
-def corrected(instances: Sequence[Instance], corrections: Sequence[Correction]) -> list[Instance]:
-    """The instances, with the poses that accepted corrections give them."""
+def corrected(
+    instances: Sequence[Instance], corrections: Sequence[Correction], sure_alone: bool = False
+) -> list[Instance]:
+    """The instances, with the poses that accepted corrections give them. sure_alone: without those whose labels are
+    neither replaced nor confirmed."""
     poses = {}
+    unsure = {
+        (c.arrangement.scene_id, image, c.arrangement.object_id)
+        for c in corrections
+        for image in c.arrangement.images
+        if sure_alone and not c.sure
+    }
     for c in corrections:
         if c.accepted:
             a = c.arrangement
             for image, T_camera_world in zip(a.images, a.T_camera_world, strict=True):
                 poses[a.scene_id, image, a.object_id] = T_camera_world @ c.T_world_object
-    return [replace(x, T_camera_object=poses[key(x)]) if key(x) in poses else x for x in instances]
+    kept = [x for x in instances if key(x) not in unsure]
+    return [replace(x, T_camera_object=poses[key(x)]) if key(x) in poses else x for x in kept]
 
 
 def write_labels(output: str | Path, instances: Sequence[Instance]) -> None:
@@ -130,7 +148,7 @@ def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
     angle, distance = apart(found, label)
     sigma_angle, sigma_distance = (float(np.sqrt(np.trace(fit.covariance[k, k]))) for k in (slice(3, 6), slice(3)))
     before, after = places.agreement(a), places.agreement(a, found)
-    reason = ""
+    reason, confirmed = "", False
     if after < LEAST:
         reason = "the images do not show the model's edges"
     elif sigma_angle > SURE[0] or sigma_distance > SURE[1]:
@@ -140,11 +158,12 @@ def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
     elif not places.near(found, label):
         reason = "too far from the label"
     elif _right(places, a, fit):
-        reason = "the label agrees with the images"
+        reason, confirmed = "the label agrees with the images", True
     elif after - doubt(found, label) < before:
-        reason = "the label fits as well"
+        reason, confirmed = "the label fits as well", True
     T_world_object = a.T_world_object if reason else found @ inverse(places.T_object_center)
-    return Correction(a, T_world_object, angle, distance, sigma_angle, sigma_distance, before, after, reason)
+    figures = angle, distance, sigma_angle, sigma_distance, before, after
+    return Correction(a, T_world_object, *figures, reason, confirmed)
 
 
 def _right(places: Places, a: Arrangement, fit: Fit) -> bool:
