@@ -12,6 +12,7 @@ before and after g. The coefficients of a cell are a square where the cell is; b
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import cv2
@@ -88,8 +89,9 @@ def figure_3(images: list[NDArray[np.uint8]], found: dict[str, NDArray[np.float3
 
 
 def _mosaic(difference: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(L, D), L and D squares of numbers -> RGB, the coefficients of each cell in a square at the cell's place."""
-    cells, inner = (round(n**0.5) for n in difference.shape)
+    """(L, D), L a square number -> RGB, the coefficients of each cell in a square at the cell's place."""
+    cells, inner = (math.ceil(math.sqrt(n)) for n in difference.shape)
+    difference = np.pad(difference, ((0, 0), (0, inner**2 - difference.shape[1])))
     square = difference.reshape(cells, cells, inner, inner).transpose(0, 2, 1, 3).reshape(cells * inner, -1)
     bytes_ = np.uint8(255 * np.clip(square / RED, 0, 1))
     return cv2.cvtColor(cv2.applyColorMap(bytes_, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)  # type: ignore[return-value]

@@ -54,7 +54,7 @@ ROWS = {
     "head_alone": Row(["method=head_alone"], "feature_mapping"),
     "mapping_without_L_g": Row(["loss.gamma=0.0"], "feature_mapping"),
 }
-FEW, FRAMES = (5, 10, 20, 50), 92  # photographs, of the paper's Figure 4; all that train
+FEW = (5, 10, 20, 50)  # photographs, of the paper's Figure 4
 MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
 MEASURES = {"2D proj.": "projection_2d_5px", "ADD": "add_10_percent", "5 cm 5°": "5cm_5deg"}  # ours: evaluation.json's
 LABELS = ("corrected", "published", "consensus")
@@ -62,12 +62,16 @@ LARGEST_ERROR = 60.0  # pixels
 DATASET = Path(os.path.expandvars("$FM_POSE_DATA")) / "lmo"
 
 
+def photographs() -> list[int]:
+    """The frames that train."""
+    data = load_experiment(ROOT / "config/train/lmo_duck.yaml").data  # type: ignore[attr-defined]
+    there = {(2, i) for i in BopDataset(DATASET).frames("test", 2)}
+    return sorted(i for _, i in Frames.parse(data.training_frames).of(there))
+
+
 def rows() -> dict[str, Row]:
     """ROWS, and those with few photographs: evenly spaced ones of the training's."""
-    data = load_experiment(ROOT / "config/train/lmo_duck.yaml").data  # type: ignore[attr-defined]
-    own = sorted(
-        i for _, i in Frames.parse(data.training_frames).of({(2, i) for i in BopDataset(DATASET).frames("test", 2)})
-    )
+    own = photographs()
     result = dict(ROWS)
     for count in FEW:
         chosen = [own[k] for k in np.linspace(0, len(own) - 1, 2 * count + 1).round().astype(int)[1::2]]
@@ -184,18 +188,19 @@ def draw_figure_4(everything: dict[str, Any], path: Path) -> None:
     over seeds. everything: as `--json` writes it."""
     from matplotlib.figure import Figure
 
+    counted = len(photographs())
     figure = Figure(figsize=(4.4 * len(LABELS), 3.8 * len(everything)), layout="constrained")
     axes = figure.subplots(len(everything), len(LABELS), squeeze=False, sharey=True)
     for line, (obj, found) in zip(axes, everything.items(), strict=True):
         for axis, kind in zip(line, LABELS, strict=True):
             for row in ("feature_mapping", "without_mapping", "real_only"):
-                counts = {**{c: f"{row}_{c}" for c in FEW}, FRAMES: row}
+                counts = {**{c: f"{row}_{c}" for c in FEW}, counted: row}
                 there = {n: np.array(found[name][kind])[:, 0] for n, name in counts.items() if name in found}
                 means = [x.mean() for x in there.values()]
                 deviations = [x.std(ddof=1) if len(x) > 1 else 0.0 for x in there.values()]
                 axis.errorbar(list(there), means, deviations, marker="o", capsize=3, label=row.replace("_", " "))
             axis.set(title=f"{obj}, {kind} labels", xlabel="photographs", xscale="log", ylim=(0, 100))
-            axis.set_xticks([*FEW, FRAMES], [*map(str, FEW), str(FRAMES)], minor=False)
+            axis.set_xticks([*FEW, counted], [*map(str, FEW), str(counted)], minor=False)
             axis.minorticks_off()
             axis.grid(alpha=0.3)
         line[0].set_ylabel("2D projection below 5 px, %")

@@ -168,7 +168,10 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
         },
     }
     (tmp_path / "hand.yaml").write_text(yaml.safe_dump(values))
-    assert main(["train", str(tmp_path / "hand.yaml"), "--output", str(tmp_path / "run")]) == 0
+    train = ["train", str(tmp_path / "hand.yaml"), "--output", str(tmp_path / "run")]
+    assert main([*train, "--set", "network.surface=true"]) == 2
+    assert "network.surface: expected false for hands" in capsys.readouterr().err
+    assert main(train) == 0
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--precision", "fp32"]) == 0
     made = HandBundle.load(tmp_path / "bundle")
     assert made.hand.joints == toy_hand.NAMES and made.contract.image_shape == (64, 64, 1)

@@ -85,6 +85,7 @@ def read_data(experiment: HandExperiment) -> HandData:
     c, crop = experiment.hand, HandCrop(experiment.crop)
     landmarks = joint_sets()[JOINT_SET[c.layout]]
     expect(experiment.loss.points == 0.0, "loss.points", "0 for hands: L_p is made for objects", experiment.loss.points)
+    expect(not experiment.network.surface, "network.surface", "false for hands", True)
     expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
     training, validation = _parts(c)
     needed = experiment.how.sees_real

@@ -26,7 +26,6 @@ from fm_pose_core.objects.validation import KnownObject, Validation, spread_scal
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import load_mesh, mesh_file
 
-ZOOMED = 0.5  # share of training windows as of a second look, where there is one
 FINEST = 1.5  # patches of photographs are at most so much finer than windows: they are sampled without a filter
 FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several scenes"
 
@@ -108,15 +107,7 @@ class ObjectExperiment(Experiment):
         assets = tuple(_assets(self, i, dataset, training) for i in range(len(self.objects)))
         photos = _photos(self.backgrounds, training, {x.id: a for x, a in zip(self.objects, assets, strict=True)})
         cell = EXTRACTORS[self.network.extractor].cell
-        source = ObjectSource(
-            assets,
-            self.synthetic,
-            self.real,
-            photos,
-            self.backgrounds.procedural,
-            cell,
-            ZOOMED if self.crop.zoom else 0.0,
-        )
+        source = ObjectSource(assets, self.synthetic, self.real, photos, self.backgrounds.procedural, cell)
         models = [dataset.model(x.id) for x in self.objects]
         named = tuple(replace(m, name=x.name or m.name) for x, m in zip(self.objects, models, strict=True))
         return ObjectData(source, named, training, validation)
@@ -135,8 +126,7 @@ class ObjectData:
     def known(self) -> list[KnownObject]:
         """The objects with the way to their poses, one view of each window."""
         assets = self.source.objects
-        zoomed = self.source.zoomed > 0
-        solvers = [ObjectSolver(x.corners, x.crop, x.index, fill=x.fill if zoomed else 0.0) for x in assets]
+        solvers = [ObjectSolver(x.corners, x.crop, x.index, fill=x.fill) for x in assets]
         return [KnownObject(m, s) for m, s in zip(self.models, solvers, strict=True)]
 
     def validator(self) -> Validation | None:
@@ -145,12 +135,11 @@ class ObjectData:
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
         scale = spread_scale(export.network, self.known(), self.validation)
         network = NetworkFile(export.onnx, export.architecture, export.network.contract, scale, export.training)
-        fills = [x.fill if self.source.zoomed else 0.0 for x in self.source.objects]
         objects = [
             ObjectInBundle(
-                m.name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh_file(x.mesh), fill
+                m.name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh_file(x.mesh), x.fill
             )
-            for m, x, fill in zip(self.models, self.source.objects, fills, strict=True)
+            for m, x in zip(self.models, self.source.objects, strict=True)
         ]
         return write_object_bundle(path, network, objects)
 
@@ -211,7 +200,7 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     nearest, _ = experiment.synthetic.viewpoints.distance
     rule = experiment.crop
     crop = Crop.around(model.diameter, nearest, rule.margin, rule.size)
-    fill = nearest * (rule.zoom or rule.margin) / rule.margin
+    fill = nearest * rule.zoom / rule.margin  # 0 without a second look
     box = box_corners(model.minimum, model.maximum)
     assets = ObjectAssets(mesh, box, crop, index, model.symmetries, fill)
     own = [x for x in training if x.object_id == config.id]

@@ -27,7 +27,7 @@ from fm_pose_core.rendering.renderer import Renderer
 
 Image = NDArray[np.uint8]
 Surface = NDArray[np.float16]
-JITTER = np.log(1.25)  # of the size of an object in a zoomed window
+ZOOMED, JITTER = 0.5, np.log(1.25)  # share of windows that are zoomed; how the object's size varies in them
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,16 @@ class View:
 @dataclass(frozen=True)
 class ObjectAssets:
     """All that is drawn of one object. index: of its output among the network's. corners: (8, 3) of its box, metres.
-    symmetries: (4, 4) each, without the identity. fill: the distance at which the object fills its window, metres.
-    views, colours: from photographs.prepare_real_views with the rule `patch`; empty without real images."""
+    symmetries: (4, 4) each, without the identity. fill: the distance at which the object fills its window, metres, if
+    there is to be a second look; else 0. views, colours: from photographs.prepare_real_views with the rule `patch`;
+    empty without real images."""
 
     mesh: Mesh
     corners: Array
     crop: Crop
     index: int = 0
     symmetries: tuple[Array, ...] = ()
-    fill: float = 1.0
+    fill: float = 0.0
     patch: Crop | None = None
     views: list[RealView] = field(default_factory=list)
     colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
@@ -122,15 +123,15 @@ class Labeller:
 
 
 class Zoom:
-    """The windows of training samples: those of a first look, and a share `zoomed` of second looks, at which the object
-    fills the window, within a quarter (ObjectSolver.second_look)."""
+    """The windows of training samples: those of a first look, and, where there is a second one, a share of windows that
+    the object fills, within a quarter (ObjectSolver.second_look)."""
 
-    def __init__(self, assets: ObjectAssets, zoomed: float, rng: np.random.Generator) -> None:
-        self.assets, self.zoomed, self.rng = assets, zoomed, rng
+    def __init__(self, assets: ObjectAssets, rng: np.random.Generator) -> None:
+        self.assets, self.rng = assets, rng
 
     def draw(self, T_view_object: Array) -> Crop:
         """The rule of a window on an object at this pose (4, 4)."""
-        if self.zoomed == 0 or self.rng.uniform() >= self.zoomed:
+        if not self.assets.fill or self.rng.uniform() >= ZOOMED:
             return self.assets.crop
         distance = float(apply(T_view_object, self.assets.center[None])[0, 2])
         return self.assets.crop.zoomed(distance / self.assets.fill * np.exp(self.rng.uniform(-JITTER, JITTER)))
@@ -151,14 +152,13 @@ class SyntheticSamples:
         equivalents: int = 1,
         ring: int = 256,
         cell: int = 16,
-        zoomed: float = 0.0,
     ) -> None:
         self.crop, self.center, self.cell = assets.crop, assets.center, cell
         self.config, self.around, self.rng, self.index = config, around, rng, assets.index
         self.labeller = Labeller(assets, equivalents)
         self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
-        self.zoom = Zoom(assets, zoomed, rng)
+        self.zoom = Zoom(assets, rng)
 
     def _render(self) -> View:
         T = random_viewpoint(self.rng, self.config.viewpoints, self.center)
@@ -203,7 +203,6 @@ class PairSamples:
         equivalents: int = 1,
         ring: int = 256,
         cell: int = 16,
-        zoomed: float = 0.0,
     ) -> None:
         self.crop, self.center, self.cell = assets.crop, assets.center, cell
         self.config, self.viewpoints, self.around, self.rng = config, viewpoints, around, rng
@@ -214,7 +213,7 @@ class PairSamples:
         wanted = f"at least one of object number {assets.index} with a known visible mask"
         expect(bool(self.trusted), "real training images", wanted, "none")
         assert assets.patch is not None
-        self.patch, self.zoom = assets.patch, Zoom(assets, zoomed, rng)
+        self.patch, self.zoom = assets.patch, Zoom(assets, rng)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
         for x in self.trusted:
             around.add(self.index, np.dstack([blend(x.photo, x.visible, np.zeros_like(x.photo)), x.visible]))
@@ -365,7 +364,7 @@ class ObjectSource:
     """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker.
 
     objects: in the order of the network's outputs. photos: images (H, W, 3) uint8 that backgrounds are cut from, beside
-    procedural ones. cell: side of the network's cells, pixels. zoomed: share of windows, see Zoom.
+    procedural ones. cell: side of the network's cells, pixels.
     """
 
     objects: tuple[ObjectAssets, ...]
@@ -374,13 +373,12 @@ class ObjectSource:
     photos: list[NDArray[np.uint8]] = field(default_factory=list)
     procedural_share: float = 0.5
     cell: int = 16
-    zoomed: float = 0.0
 
     def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
         """T^S and T^M, whichever is asked for."""
         around = Surroundings(Backgrounds(self.photos, self.objects[0].crop.size, rng, self.procedural_share))
         equivalents = 1 + max(len(x.symmetries) for x in self.objects)
-        rest: dict[str, Any] = {"equivalents": equivalents, "cell": self.cell, "zoomed": self.zoomed}
+        rest: dict[str, Any] = {"equivalents": equivalents, "cell": self.cell}
         T_S, T_M = None, None
         if synthetic:
             T_S = Mixed([SyntheticSamples(x, self.synthetic, around, rng, **rest) for x in self.objects])
