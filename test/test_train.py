@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[train]')")
 
 from rendered_bop import write_rendered_bop
-from spots import spot_experiment
+from spots import spot_batches, spot_experiment
 
 from fm_pose_core.cli import main
 from fm_pose_core.config import read_yaml
@@ -396,3 +396,21 @@ def test_every_configuration_in_the_repository_is_valid() -> None:
     assert len(whole) >= 6
     for path in whole:
         load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "able", "used"),
+    [("auto", True, True), ("auto", False, False), ("bf16", False, True), ("fp32", True, False)],
+)
+def test_bf16_is_chosen_where_the_processor_computes_with_it(
+    asked: str, able: bool, used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emulated, it is many times slower than fp32."""
+    for capability in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, capability, lambda: able)
+    trainer = Trainer(spot_experiment("feature_mapping", precision=asked), tmp_path)
+    found = []
+    trainer.objective.register_forward_pre_hook(lambda *_: found.append(torch.is_autocast_enabled("cpu")))
+    trainer.begin(trainer.phases[0])
+    trainer._one_step(trainer.objective, next(spot_batches()))
+    assert found == [used]

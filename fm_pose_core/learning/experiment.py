@@ -21,7 +21,11 @@ WATCHED = ("validate_images",)  # keys of the schedule that change nothing of wh
 class ScheduleConfig(MixtureConfig):
     learning_rate: float = knob(1e-3, "Adam's step size at its peak.", 1e-8, 1.0)
     clip_gradient: float = knob(1.0, "Largest gradient norm.", 0.0, 1e9)
-    precision: str = knob("bf16", "Arithmetic of the forward pass.", choices=("bf16", "fp32"))
+    precision: str = knob(
+        "auto",
+        "Arithmetic of the forward pass; auto: bf16 where the device computes with it, else fp32.",
+        choices=("auto", "bf16", "fp32"),
+    )
     workers: int = knob(1, "Data processes per rank; 0 for none.", 0, 256)
     checkpoint_seconds: float = knob(
         60.0, "A checkpoint is written this often: at most this much is lost by a kill.", 0.0, 1e6
