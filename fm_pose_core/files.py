@@ -24,13 +24,25 @@ def read_json(path: Path) -> Any:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB. Raises InputError if the file is no image."""
-    import cv2
+    """(H, W, 3) uint8 RGB from a PNG, JPEG, TIFF or BMP. Raises InputError if the file is none."""
+    from fm_pose_core.pictures import UPRIGHT
 
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    got = "something that OpenCV cannot read" if Path(path).is_file() else "nothing there"
-    expect(image is not None, str(path), "an image file", got)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(_decoded(path, UPRIGHT)[..., ::-1])
+
+
+def read_stored(path: Path) -> NDArray[Any]:
+    """The numbers of an image file as they are stored, (H, W) or (H, W, C). Raises InputError if it is none."""
+    from fm_pose_core.pictures import AS_STORED
+
+    return _decoded(path, AS_STORED)
+
+
+def _decoded(path: Path, flags: int) -> NDArray[Any]:
+    """From bytes: OpenCV's own reader cannot open every name."""
+    from fm_pose_core.pictures import KINDS, decode
+
+    expect(Path(path).is_file(), str(path), "an image file", "nothing there")
+    return decode(Path(path).read_bytes(), str(path), flags, kinds=KINDS)
 
 
 def parse_ids(text: str) -> set[int]:

@@ -9,6 +9,8 @@ import numpy as np
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, project
 
+WIDEST = 0.04  # of the image's side: a shorter focal length would mean a view wider than 170°
+LARGEST = 1e5  # pixels: no camera has a focal length or a principal point beyond
 DISTORTION_SIZES = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -29,8 +31,8 @@ class Camera:
     def __post_init__(self) -> None:
         K = np.asarray(self.K, dtype=np.float64)
         expect(K.shape == (3, 3) and bool(np.isfinite(K).all()), "K", "a finite (3, 3) matrix", K.tolist())
-        expect(K[0, 0] > 0 and K[1, 1] > 0 and K[2, 2] == 1, "K", "positive focal lengths and K[2, 2] = 1", K.tolist())
         expect(self.width > 0 and self.height > 0, "image size", "positive", f"{self.width}x{self.height}")
+        _check_intrinsics(K, self.width, self.height)
         d = np.asarray(self.distortion, dtype=np.float64).reshape(-1)
         expect(
             self.distortion_model in DISTORTION_SIZES,
@@ -88,6 +90,18 @@ class Camera:
         return cv2.projectPoints(points_camera, zero, zero, self.K, self.distortion)[0].reshape(-1, 2)
 
 
+def _check_intrinsics(K: Array, width: int, height: int) -> None:
+    """Raise InputError for a matrix (3, 3) that is no camera's."""
+    focal, principal = np.diag(K)[:2], K[:2, 2]
+    form = np.array([[focal[0], 0, principal[0]], [0, focal[1], principal[1]], [0, 0, 1]])
+    expect(bool((form == K).all()), "K", "[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]", K.tolist())
+    shortest = WIDEST * np.array([width, height])
+    possible = bool((focal >= shortest).all() and (focal <= LARGEST).all())
+    expect(possible, "K", f"focal lengths from {shortest.tolist()} to {LARGEST:g} pixels", focal.tolist())
+    inside = bool((np.abs(principal) <= LARGEST).all())
+    expect(inside, "K", f"a principal point within {LARGEST:g} pixels", principal.tolist())
+
+
 @dataclass(frozen=True)
 class Window:
     """Where to look: the centre (u, v) of the square window, in image pixels. Its size follows from the bundle's crop
@@ -123,6 +137,10 @@ class Detection:
         if wanted == ANY_CLASS:
             return max(self.scores.values(), default=None)
         return self.scores.get(wanted)
+
+    def __post_init__(self) -> None:
+        numbers = (self.u, self.v, self.width, self.height, *self.scores.values())
+        expect(bool(np.isfinite(numbers).all()), "detection", "a box and scores of finite numbers", numbers)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class ImageTopic:
     name: str
     suffix: str
     read: Callable[[Image], NDArray[Any]]
-    read_compressed: Callable[[CompressedImage], NDArray[Any]]
+    read_compressed: Callable[[CompressedImage, Camera], NDArray[Any]]
 
 
 COLOUR = ImageTopic("image_raw", "/compressed", image_to_rgb, compressed_to_rgb)
@@ -119,16 +119,17 @@ class CameraInput:
         self._diagnostics.statistics.done(now, now - begin, age, found)
 
     def _frame(self, msg: ImageMessage) -> Frame | None:
-        image = self._topic.read(msg) if isinstance(msg, Image) else self._topic.read_compressed(msg)
         camera = self._camera
         if camera is None:  # The diagnostics warn: at the start an image often comes before its camera_info.
             self._diagnostics.statistics.failed("camera_info missing")
             return None
         if isinstance(camera, InputError):
             raise camera
-        height, width = image.shape[:2]
-        expected = f"{camera.width}x{camera.height} as camera_info says (ROI and binning applied)"
-        expect((width, height) == (camera.width, camera.height), "image size", expected, f"{width}x{height}")
+        if isinstance(msg, Image):
+            expected = f"{camera.width}x{camera.height} as camera_info says (ROI and binning applied)"
+            fits = (msg.width, msg.height) == (camera.width, camera.height)
+            expect(fits, "image size", expected, f"{msg.width}x{msg.height}")
+        image = self._topic.read(msg) if isinstance(msg, Image) else self._topic.read_compressed(msg, camera)
         header = Header(stamp=msg.header.stamp, frame_id=msg.header.frame_id or self._camera_frame)
         return Frame(header, seconds(msg.header.stamp), image, camera)
 

@@ -4,7 +4,7 @@ Bad messages raise InputError("name: expected …, got …").
 """
 
 import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from vision_msgs.msg import Detection2DArray, Detection3D, Detection3DArray, Obj
 
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array, apply
+from fm_pose_core.pictures import AS_STORED, PNG, decode
 from fm_pose_core.types import Camera, Detection, ObjectPose
 from fm_pose_ros.compat import decode_with_cv_bridge, quaternion
 from fm_pose_ros.msg import ProjectedBox, ProjectedBoxArray
@@ -95,17 +96,11 @@ def image_to_rgb(msg: Image) -> NDArray[np.uint8]:
         ) from None
 
 
-def compressed_to_rgb(msg: CompressedImage) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB from JPEG, PNG or whatever else OpenCV reads."""
-    expect(len(msg.data) > 0, "image.data", f"a compressed image ({msg.format!r})", "an empty buffer")
-    bgr = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    expect(
-        bgr is not None,
-        "image.data",
-        "an image that OpenCV can decode",
-        f"{len(msg.data)} bytes of format {msg.format!r}",
-    )
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+def compressed_to_rgb(msg: CompressedImage, camera: Camera | None = None) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB from JPEG or PNG. camera: whose size the picture must claim before it is decoded."""
+    size = None if camera is None else (camera.width, camera.height)
+    bgr = decode(bytes(msg.data), "image.data", size=size)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value,call-overload]
 
 
 _DEPTH = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
@@ -129,26 +124,32 @@ def depth_to_metres(msg: Image) -> NDArray[np.float32]:
     return _in_metres(values)
 
 
-def compressed_depth_to_metres(msg: CompressedImage) -> NDArray[np.float32]:
+def compressed_depth_to_metres(msg: CompressedImage, camera: Camera | None = None) -> NDArray[np.float32]:
     """As `depth_to_metres`, from compressed_depth_image_transport: 12 bytes of parameters, then a 16-bit PNG; 32FC1 is
-    stored as inverse depth in steps."""
+    stored as inverse depth in steps. camera: whose size the picture must claim before it is decoded."""
     data = bytes(msg.data)
     expect("compressedDepth" in msg.format, "depth.format", "compressedDepth", repr(msg.format))
     png = data.find(b"\x89PNG")
     expect(png == 12, "depth.data", "12 bytes and a PNG", f"{len(data)} bytes of format {msg.format!r}")
-    values = cv2.imdecode(np.frombuffer(data[png:], np.uint8), cv2.IMREAD_UNCHANGED)
-    fits = values is not None and values.ndim == 2 and values.dtype == np.uint16
-    expect(fits, "depth.data", "a 16-bit PNG", "another image")
+    size = None if camera is None else (camera.width, camera.height)
+    values = decode(data[png:], "depth.data", AS_STORED, kinds=(PNG,), size=size)
+    fits = values.ndim == 2 and values.dtype == np.uint16
+    expect(fits, "depth.data", "a 16-bit PNG", f"{values.dtype} {values.shape}")
     if "32FC1" not in msg.format:
         return _in_metres(values)
-    a, b = np.frombuffer(data[4:12], "<f4")
-    return np.where(values > 0, a / np.maximum(values.astype(np.float32) - b, 1e-6), 0.0).astype(np.float32)
+    a, b = (float(x) for x in np.frombuffer(data[4:12], "<f4"))
+    expect(0 < a < np.inf and np.isfinite(b), "depth.data", "a scale above 0 and a finite shift", (a, b))
+    steps = values.astype(np.float32) - np.float32(b)
+    known = (values > 0) & (steps > 0)
+    return _in_metres(np.divide(np.float32(a), steps, out=np.zeros_like(steps), where=known))
 
 
 def _in_metres(values: NDArray[Any]) -> NDArray[np.float32]:
+    """0 for what is no depth."""
     if values.dtype.kind == "u":
         return values.astype(np.float32) * np.float32(1e-3)
-    return np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    depth = values.astype(np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
 def rgb_to_image(rgb: NDArray[np.uint8], header: Header) -> Image:
@@ -205,16 +206,20 @@ def camera_from_info(info: CameraInfo, rectified: bool = False) -> Camera:
         raise InputError(f"camera_info.{error}") from None
 
 
-def detections_from_msg(msg: Detection2DArray) -> list[Detection]:
-    """All 2D detections of one image. Of several scores for one class the best counts."""
+def detections_from_msg(msg: Detection2DArray, refuse: Callable[[InputError], None]) -> list[Detection]:
+    """All 2D detections of one image. Of several scores for one class the best counts. refuse: is told of each that is
+    none, and is left out."""
     found = []
-    for item in msg.detections:
+    for k, item in enumerate(msg.detections):
         scores: dict[str, float] = {}
         for result in item.results:
             name, score = result.hypothesis.class_id, result.hypothesis.score
             scores[name] = max(score, scores.get(name, score))
         center = item.bbox.center.position
-        found.append(Detection(center.x, center.y, item.bbox.size_x, item.bbox.size_y, scores))
+        try:
+            found.append(Detection(center.x, center.y, item.bbox.size_x, item.bbox.size_y, scores))
+        except InputError as error:
+            refuse(InputError(f"detections_2d.{error} (number {k} of {len(msg.detections)})"))
     return found
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from lifecycle_msgs.srv import ChangeState
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
@@ -38,6 +40,7 @@ class PoseNode(LifecycleNode):
     def __init__(self, name: str, configs: Configs, **kwargs: Any) -> None:
         """configs: the node's parameters. kwargs: as for rclpy's Node."""
         super().__init__(name, **kwargs)
+        self._answer_every_request()
         self.parameters = Parameters(self, configs)
         self.state = "unconfigured"
         self.failure = ""
@@ -143,6 +146,23 @@ class PoseNode(LifecycleNode):
         self._release()
         self.state = "unconfigured"
         return super().on_error(state)
+
+    def _answer_every_request(self) -> None:
+        """A transition that the state does not allow is refused. rclpy would end the node with an exception."""
+        service = self._service_change_state
+        change = service.callback
+
+        def answer(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            try:
+                changed: ChangeState.Response = change(request, response)
+            except RCLError:
+                asked = request.transition.label or f"number {request.transition.id}"
+                self.get_logger().warning(f"change_state: expected a transition from {self.state}, got {asked}")
+                response.success = False
+                return response
+            return changed
+
+        service.callback = answer
 
     def _unsubscribe(self) -> None:
         for subscription in self._inputs:

@@ -184,7 +184,7 @@ class ObjectPoseNode(PoseNode):
 
     def _process(self, frame: Frame, msg: Detection2DArray | None) -> bool:
         """Windows, estimates, tracks, messages."""
-        detections = detections_from_msg(msg) if msg is not None else []
+        detections = detections_from_msg(msg, self._warn_of) if msg is not None else []
         answer = Answer()
         for estimator in self._estimators:
             targets = [target for target in self._targets if target.estimator is estimator]

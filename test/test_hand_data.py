@@ -369,7 +369,7 @@ def test_nyu_and_icvl_layouts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"labels.txt:1: expected 48 numbers"):
         read_frames("icvl", tmp_path / "icvl", "Testing")
     (tmp_path / "no.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="depth map"):
+    with pytest.raises(InputError, match=r"no\.png: expected a picture"):
         read_depth(tmp_path / "no.png")
 
 

@@ -52,10 +52,11 @@ def test_detections_of_the_wanted_class_best_first(
     assert windows == [Window(u, u + 1, "toy") for u in expected]
 
 
-def test_a_detection_without_a_place_is_an_error() -> None:
-    bad = Detection(float("nan"), 0.0, 5.0, 5.0, {"duck": 0.9})
-    with pytest.raises(InputError, match="window: expected a finite centre"):
-        Detected("duck", [bad], "duck").locate(IMAGE, CAMERA)
+@pytest.mark.parametrize("numbers", [(np.nan, 0.0, 5.0, 5.0, 0.9), (0.0, 0.0, np.inf, 5.0, 0.9), (0, 0, 5, 5, np.nan)])
+def test_a_detection_without_a_place_is_an_error(numbers: tuple[float, ...]) -> None:
+    *box, score = numbers
+    with pytest.raises(InputError, match="detection: expected a box and scores of finite numbers"):
+        Detection(*box, {"duck": score})
 
 
 def test_tracking_looks_around_the_last_poses_and_tells_which_are_lost() -> None:

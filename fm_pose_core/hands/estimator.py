@@ -109,9 +109,13 @@ class HandEstimator:
         # The mean of a three-dimensional normal distribution's distance is 1.6 deviations.
         error = float(1.6 * deviation.mean())
         score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
-        accepted = score >= self.config.min_score
-        reason = "" if accepted else f"score {score:.2f} is below {self.config.min_score:g}"
-        return HandPose(joints, deviation, center, score, accepted, reason)
+        reason = ""
+        # A joint beyond the cube is none, whatever the network thinks of it; neither is one that is not finite.
+        if not (np.linalg.norm(joints - center, axis=1) <= self.bundle.hand.cube).all() or not np.isfinite(score):
+            reason = "the network's joints are not in the cube"
+        elif score < self.config.min_score:
+            reason = f"score {score:.2f} is below {self.config.min_score:g}"
+        return HandPose(joints, deviation, center, score, not reason, reason)
 
 
 def _check_depth(depth: Depth, camera: Camera) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, savemat
 
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.files import write_atomically
+from fm_pose_core.files import read_stored, write_atomically
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.labels import DATASETS, MM, HandDataset, read_labels, write_joints
 from fm_pose_core.types import Camera
@@ -75,8 +75,7 @@ class HandFrames:
 def read_depth(path: str | Path, unit: float = MM) -> Depth:
     """A depth map in metres: a 16-bit PNG in steps of `unit` metres, or NYU's colour PNG with millimetres in green and
     blue. Raises InputError for another file."""
-    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    expect(values is not None, str(path), "a depth map (PNG)", "nothing that can be read")
+    values = read_stored(Path(path))
     if values.ndim == 3 and values.shape[2] >= 3 and values.dtype == np.uint8:
         return (values[..., 1].astype(np.float32) * 256 + values[..., 0]) * np.float32(MM)
     expect(
@@ -118,14 +117,10 @@ def read_unlabelled(folder: str | Path, dataset: HandDataset, K: Array, unit: fl
     expect(bool(paths), str(folder), "depth maps (PNG)", "none")
     height, width = read_depth(paths[0]).shape
     for path in paths:
-        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        fits = values is not None and values.dtype == np.uint16 and values.shape == (height, width)
-        expect(
-            fits,
-            str(path),
-            f"a depth map of 16 bit, {width}x{height} as the first",
-            f"{values.dtype} {values.shape}" if values is not None else "no picture",
-        )
+        values = read_stored(path)
+        fits = values.dtype == np.uint16 and values.shape == (height, width)
+        wanted = f"a depth map of 16 bit, {width}x{height} as the first"
+        expect(fits, str(path), wanted, f"{values.dtype} {values.shape}")
     joints = np.full((len(paths), len(dataset.joints), 3), np.nan)
     camera = Camera(np.asarray(K, dtype=np.float64), width, height)
     return HandFrames(dataset, camera, tuple(paths), joints, np.zeros(len(paths), np.int64), unit)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.contract import CORNERS
 from fm_pose_core.errors import expect
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.pnp import score
@@ -45,7 +46,8 @@ class PoseEstimator:
         """Pose of the object that `window` centres on.
 
         image: (H, W, 3) uint8 RGB, of the size that `camera` says, distorted as it says. Raises InputError for an image
-        or a window that does not fit; a prediction that is no good comes back with accepted=False and a reason.
+        that does not fit; a window far outside of the image or a prediction that is no good comes back with
+        accepted=False and a reason.
         """
         return self.estimate_many(image, camera, [window])[0]
 
@@ -53,6 +55,11 @@ class PoseEstimator:
         """One pose for each window of one image, of whatever objects, through the network in one batch. Otherwise as
         `estimate`."""
         _check_image(image, camera)
+        near = [window for window in windows if _is_near(window, camera)]
+        poses = iter(self._estimate(image, camera, near))
+        return [next(poses) if _is_near(window, camera) else _far_off(window, camera) for window in windows]
+
+    def _estimate(self, image: NDArray[np.uint8], camera: Camera, windows: Sequence[Window]) -> list[ObjectPose]:
         if not windows:
             return []
         solvers = [self._solver(window.object) for window in windows]
@@ -89,3 +96,15 @@ def _check_image(image: NDArray[np.uint8], camera: Camera) -> None:
     expected = (camera.height, camera.width, 3)
     fits = image.shape == expected and image.dtype == np.uint8
     expect(fits, "image", f"uint8 {expected} as the camera says", f"{image.dtype} {image.shape}")
+
+
+def _is_near(window: Window, camera: Camera) -> bool:
+    """Whether it can show a part of the image."""
+    return -camera.width <= window.u <= 2 * camera.width and -camera.height <= window.v <= 2 * camera.height
+
+
+def _far_off(window: Window, camera: Camera) -> ObjectPose:
+    centre = f"the window's centre ({window.u:g}, {window.v:g}) is far outside of the image"
+    unknown = np.full((6, 6), np.inf)
+    corners = np.full((CORNERS, 2), np.nan)
+    return ObjectPose(np.eye(4), corners, np.inf, unknown, 0.0, False, f"{centre}, {camera.width}x{camera.height}")

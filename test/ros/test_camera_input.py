@@ -89,7 +89,7 @@ def changed(**changes):
         (changed(step=100), "image.step: expected at least 960"),
         (changed(data=array.array("B", bytes(1000))), "image.data: expected 230400"),
         (changed(encoding="klingon8"), "image.encoding: expected one that is read directly, got 'klingon8'"),
-        (changed(width=0, height=0, step=0, data=array.array("B")), "image: expected an image with pixels, got 0x0"),
+        (changed(width=0, height=0, step=0, data=array.array("B")), "image size: expected 320x240 as camera_info says"),
         (image_msg(PIXELS[:100], 2.0), "image size: expected 320x240"),
     ],
     ids=["step", "data", "encoding", "empty", "size"],

@@ -1,18 +1,27 @@
 """Messages to the core's types and back, without a running node."""
 
 import array
+import struct
 import sys
 from types import ModuleType
 
 import numpy as np
 import pytest
 from camera_rig import CAMERA, image_msg, info_msg
+from sensor_msgs.msg import CompressedImage, Image
 
 import fm_pose_ros.compat as compat
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import exp_so3, rotation_from_quaternion
 from fm_pose_core.types import Camera
-from fm_pose_ros.conversions import camera_from_info, compressed_to_rgb, image_to_rgb, rgb_to_image
+from fm_pose_ros.conversions import (
+    camera_from_info,
+    compressed_depth_to_metres,
+    compressed_to_rgb,
+    depth_to_metres,
+    image_to_rgb,
+    rgb_to_image,
+)
 
 cv2 = pytest.importorskip("cv2")
 PIXELS = np.random.default_rng(3).integers(0, 256, (6, 8, 3)).astype(np.uint8)
@@ -122,8 +131,6 @@ def test_bad_images_are_named(msg, text):
 
 
 def compressed(data: bytes, kind: str = "png"):
-    from sensor_msgs.msg import CompressedImage
-
     return CompressedImage(format=kind, data=array.array("B", data))
 
 
@@ -136,6 +143,35 @@ def test_compressed_images():
     for data in (b"", b"not an image", png[:20]):
         with pytest.raises(InputError, match=r"image\.data"):
             compressed_to_rgb(compressed(data))
+
+
+def test_a_compressed_image_of_another_size_or_kind_is_refused():
+    small, webp = (cv2.imencode(kind, PIXELS)[1].tobytes() for kind in (".png", ".webp"))
+    with pytest.raises(InputError, match=r"image\.data: expected 320x240 pixels, got 8x6"):
+        compressed_to_rgb(compressed(small), CAMERA)
+    with pytest.raises(InputError, match=r"image\.data: expected a picture \(PNG, JPEG\)"):
+        compressed_to_rgb(compressed(webp))
+
+
+def inverse_depth(a: float, b: float):
+    """32FC1 as compressed_depth_image_transport writes it: a / (value - b) metres."""
+    values = np.arange(6, dtype=np.uint16).reshape(2, 3) * 1000
+    header = struct.pack("<iff", 0, a, b)
+    return compressed(header + cv2.imencode(".png", values)[1].tobytes(), "32FC1; compressedDepth png")
+
+
+def test_compressed_inverse_depth():
+    depth = compressed_depth_to_metres(inverse_depth(2000.0, 1500.0))
+    np.testing.assert_allclose(depth, [[0, 0, 4.0], [2000 / 1500, 0.8, 2000 / 3500]], rtol=1e-6)
+    for a, b in ((-1.0, 0.0), (0.0, 0.0), (np.nan, 0.0), (1.0, np.inf)):
+        with pytest.raises(InputError, match=r"depth\.data: expected a scale above 0"):
+            compressed_depth_to_metres(inverse_depth(a, b))
+
+
+def test_what_is_no_depth_is_zero():
+    values = np.array([[np.nan, np.inf, -1.0, 0.5]], np.float32)
+    msg = Image(encoding="32FC1", width=4, height=1, step=16, data=array.array("B", values.tobytes()))
+    np.testing.assert_array_equal(depth_to_metres(msg), [[0, 0, 0, 0.5]])
 
 
 def test_rgb_to_image_and_back():
@@ -203,7 +239,19 @@ GOOD = [300.0, 0, 160, 0, 300, 120, 0, 0, 1]
 
 
 @pytest.mark.parametrize(
-    "k", [[0.0] * 9, [float("nan")] * 9, [*GOOD[:4], float("inf"), *GOOD[5:]], [-300.0, *GOOD[1:]]]
+    "k",
+    [
+        [0.0] * 9,
+        [float("nan")] * 9,
+        [*GOOD[:4], float("inf"), *GOOD[5:]],
+        [-300.0, *GOOD[1:]],
+        [300.0, 5.0, *GOOD[2:]],  # skew
+        [*GOOD[:3], 1.0, *GOOD[4:]],
+        [*GOOD[:6], 1e-3, *GOOD[7:]],
+        [1e-9, *GOOD[1:4], 1e-9, *GOOD[5:]],
+        [1e9, *GOOD[1:]],
+        [*GOOD[:2], 1e9, *GOOD[3:]],
+    ],
 )
 def test_bad_intrinsics_are_named(k):
     info = info_msg()

@@ -71,6 +71,19 @@ def test_a_manager_leads_the_node_through_all_states_and_back(rig):
     assert r.warnings() == []
 
 
+def test_a_transition_that_is_not_allowed_is_refused_and_the_node_goes_on(rig):
+    r = rig(**HERE)
+    manager = Manager(r)
+    r.send_info()
+    for k, transition in enumerate(
+        (Transition.TRANSITION_CLEANUP, Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CONFIGURE, 200)
+    ):
+        assert not manager(transition)
+        assert manager.state == State.PRIMARY_STATE_ACTIVE
+        assert r.send(image_msg(PIXELS, 1.0 + k)).detections
+    assert [w for w in r.warnings() if "expected a transition from active" in w]
+
+
 def test_deactivation_clears_the_markers_and_activation_starts_anew(rig):
     r = rig(("detections", "markers"), window_source="tracking", **HERE)
     r.send_info()

@@ -252,3 +252,22 @@ def test_the_newest_frame_wins_and_the_overtaken_are_counted(rig, monkeypatch, p
     assert seen[0] == 1 and seen[-1] == 7
     assert len(seen) + r.node.diagnostics.statistics.dropped == 7
     assert r.node.diagnostics.statistics.dropped >= 1
+
+
+def test_a_detection_that_is_none_does_not_cost_the_good_one_beside_it(rig):
+    r = rig(("detections",), window_source="detections")
+    r.send_info()
+    nan, inf = float("nan"), float("inf")
+    bad = [("toy_box", 0.99, nan, 120.0), ("toy_box", 0.98, 160.0, inf), ("toy_box", nan, 160.0, 120.0)]
+    r.detections.publish(detections_msg(1.0, *bad, ("toy_box", 0.9, 159.5, 119.5)))
+    answer = r.send(image_msg(toy_image(CAMERA, 159.5, 119.5), 1.0))
+    np.testing.assert_allclose(position(answer), truth(159.5, 119.5), atol=2e-3)
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning.startswith("detections_2d.detection: expected a box and scores of finite numbers, got (nan")
+
+
+def test_a_detection_far_outside_of_the_image_is_no_pose(rig):
+    r = rig(("detections",), window_source="detections")
+    r.send_info()
+    r.detections.publish(detections_msg(1.0, ("toy_box", 0.9, 1e155, 120.0)))
+    assert r.send(image_msg(toy_image(CAMERA, 159.5, 119.5), 1.0)).detections == []
