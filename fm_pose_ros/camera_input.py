@@ -84,20 +84,21 @@ class CameraInput:
         self._camera: Camera | InputError | None = None
         self._camera_frame = ""
         self._stamp = 0.0
+        self._frame_id: str | None = None  # of the last image
 
     def open(self, depth: int = 1) -> None:
         """Start anew and subscribe, until the node is no longer active. depth: of the image queue; 1: the newest frame
         wins."""
-        self._camera, self._stamp = None, 0.0
+        self._camera, self._stamp, self._frame_id = None, 0.0, None
         self._reset()
         # Before the images: where both wait, the executor takes them in this order.
-        self._infos = self._node.subscription(CameraInfo, "camera_info", self._on_camera_info)
+        self._infos = self._node.subscription(CameraInfo, "camera_info", self._on_camera_info, latched=True)
         kind, topic = Image, self._topic.name
         if self._node.parameters.get(NodeConfig).image_transport == "compressed":
             # Follows a remapping of the topic.
             kind, topic = CompressedImage, self._node.resolve_topic_name(topic) + self._topic.suffix
         self._images = self._node.subscription(kind, topic, self._on_image, depth)
-        self._diagnostics.begin(self._images.topic_name, self._infos.topic_name)
+        self._diagnostics.begin(self._images, self._infos)
 
     def run(self, msg: ImageMessage, context: Any = None) -> None:
         """Convert, process, and account for it."""
@@ -136,6 +137,9 @@ class CameraInput:
     def _on_image(self, msg: ImageMessage, info: Any) -> None:
         self._diagnostics.statistics.arrived(time.monotonic(), info.get("publication_sequence_number"))
         last, self._stamp = self._stamp, seconds(msg.header.stamp)
+        if self._frame_id is not None and msg.header.frame_id != self._frame_id:
+            self._reset()  # another camera: where things were says nothing of where they are
+        self._frame_id = msg.header.frame_id
         if self._stamp < last:
             if last - self._stamp > JUMP:
                 self._reset()

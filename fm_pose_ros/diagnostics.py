@@ -12,9 +12,17 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from fm_pose_ros.lifecycle import PoseNode
 from fm_pose_ros.node_config import NodeConfig
+from fm_pose_ros.subscribing import FollowingSubscription
 
 GRACE = 1.0  # seconds after activation before a missing topic is worth a warning
 SILENCE = 2.0  # seconds without an image that are worth a warning level
+OLD = 10.0  # seconds: stamps that are so far from the node's clock are of another clock
+LOOK = 5.0  # seconds between two looks at what is lost
+LOST_MOST = 0.05  # share of images whose loss is no longer worth a warning
+REMEDY = (
+    "a best-effort image that is larger than the middleware's buffers often does not arrive. Let the camera driver "
+    "publish reliably, or start the camera driver with FASTRTPS_DEFAULT_PROFILES_FILE=…/config/fastdds.xml"
+)
 NO_CAMERA = "none received"  # in the diagnostics, as long as no camera_info came
 
 
@@ -23,7 +31,7 @@ class Statistics:
 
     def __init__(self, now: float) -> None:
         self.started = now
-        self.last_arrival = -np.inf
+        self.first_arrival, self.last_arrival = np.inf, -np.inf
         self.received = self.processed = self.found = self.dropped = self.bad = self.unmatched = 0
         self.busy = 0.0  # seconds spent on frames
         self.faults: Counter[str] = Counter()
@@ -36,7 +44,7 @@ class Statistics:
         """A frame arrived. sequence: the publisher's message number, where the middleware tells it; a gap in it is
         the number of frames that newer ones overtook, or that the network lost."""
         self.received += 1
-        self.last_arrival = now
+        self.first_arrival, self.last_arrival = min(self.first_arrival, now), now
         if sequence:
             if 0 < self._sequence < sequence:
                 self.dropped += sequence - self._sequence - 1
@@ -55,6 +63,11 @@ class Statistics:
         """A frame gave no result because of a fault."""
         self.bad += 1
         self.faults[fault] += 1
+
+    @property
+    def age(self) -> float:
+        """Of the last frame's stamp when its results went out, seconds; 0 before any."""
+        return self._age[-1] if self._age else 0.0
 
     def rate(self, now: float, window: float = 5.0) -> float:
         """Processed frames per second over the last `window` seconds."""
@@ -93,7 +106,9 @@ class Diagnostics:
         self.statistics = Statistics(time.monotonic())
         self.camera = NO_CAMERA
         self._node, self._values = node, values
-        self._image_topic = self._info_topic = ""
+        self._images: FollowingSubscription | None = None
+        self._infos: FollowingSubscription | None = None
+        self._lost = ""  # of images, at the last look
         self._warned: dict[str, tuple[float, int]] = {}  # kind of fault: time of the last warning, how many since
         self._reported = (0, 0)  # processed and bad frames at the last report
         # When the transport was last looked at; frames received, dropped, seconds busy by then.
@@ -101,14 +116,15 @@ class Diagnostics:
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = node.steady_timer(node.parameters.get(NodeConfig).diagnostics_period, self._on_timer)
 
-    def begin(self, image_topic: str, info_topic: str) -> None:
+    def begin(self, images: FollowingSubscription, infos: FollowingSubscription) -> None:
         """The node listens to these topics from now on; what was counted before is forgotten."""
         self.statistics = Statistics(time.monotonic())
         self.camera = NO_CAMERA
-        self._image_topic, self._info_topic = image_topic, info_topic
+        self._images, self._infos, self._lost = images, infos, ""
         self._reported = (0, 0)
         self._watched = (self.statistics.started, 0, 0, 0.0)
-        self._node.get_logger().info(f"active: {image_topic}, {info_topic}, backend {self._node.backend}")
+        topics = f"{images.topic_name}, {infos.topic_name}"
+        self._node.get_logger().info(f"active: {topics}, backend {self._node.backend}")
 
     def fault(self, kind: str, text: str) -> None:
         """Count a frame that gave nothing, and warn."""
@@ -130,7 +146,7 @@ class Diagnostics:
         now, node = time.monotonic(), self._node
         if node.state == "active" and now - self.statistics.started > GRACE:
             self._warn_about_silence()
-            self._warn_about_losses(now)
+            self._watch_losses(now)
         level, message = self._judge(now)
         values = {"state": node.state, "backend": node.backend, "camera_info": self.camera}
         values |= self._values() if node.state in ("inactive", "active") else {}
@@ -146,24 +162,25 @@ class Diagnostics:
     def _warn_about_silence(self) -> None:
         images = self.statistics.received > 0
         infos = self.camera != NO_CAMERA or not images
-        for heard, what, topic in ((images, "image", self._image_topic), (infos, "camera_info", self._info_topic)):
-            if not heard:
-                came = f"no {what} on {topic} yet ({self._node.count_publishers(topic)} publishers)"
-                self.warn(f"no {what}", f"{came}: no poses until it comes; remap the topic if it has another name")
+        for heard, what, subscription in ((images, "image", self._images), (infos, "camera_info", self._infos)):
+            if not heard and subscription is not None:
+                text = f"no {what} on {subscription.topic_name} yet, so no poses: {subscription.advice()}"
+                self.warn(f"no {what}", text)
 
-    def _warn_about_losses(self, now: float) -> None:
+    def _watch_losses(self, now: float) -> None:
         """Frames that go missing while the node has time for them were lost on the way, not overtaken."""
         then, received, dropped, busy = self._watched
-        if now - then < 5.0:
-            return
         s = self.statistics
+        then = max(then, s.first_arrival)
+        if now - then < LOOK or self._images is None:
+            return
         self._watched = (now, s.received, s.dropped, s.busy)
         came, missed, share = s.received - received, s.dropped - dropped, (s.busy - busy) / (now - then)
-        if missed > 10 and missed > 0.2 * (came + missed) and share < 0.5:
-            topic = self._image_topic
-            lost = f"{missed} of {came + missed} images on {topic} were lost on the way (best effort)"
-            setting = f"qos_overrides.{topic}.subscription.reliability"
-            self.warn("lost images", f"{lost}: if its publisher is reliable, set {setting} to reliable")
+        self._lost = ""
+        if missed > LOST_MOST * (came + missed) and missed > 2 and share < 0.5:
+            topic = self._images.topic_name
+            self._lost = f"{missed} of {came + missed} images on {topic} were lost on the way"
+            self.warn("lost images", f"{self._lost}: {REMEDY}")
 
     def _judge(self, now: float) -> tuple[bytes, str]:
         """Level and message of the status."""
@@ -173,8 +190,13 @@ class Diagnostics:
             return DiagnosticStatus.OK, self._node.state
         processed, bad = self.statistics.processed - self._reported[0], self.statistics.bad - self._reported[1]
         if now - self.statistics.last_arrival > SILENCE:
-            return DiagnosticStatus.WARN, f"no image on {self._image_topic}"
+            return DiagnosticStatus.WARN, f"no image on {self._images.topic_name if self._images else 'any topic'}"
         if bad:
             level = DiagnosticStatus.WARN if processed else DiagnosticStatus.ERROR
             return level, f"{bad} bad frames, {processed} good ones"
+        if self._lost:
+            return DiagnosticStatus.WARN, self._lost
+        if abs(self.statistics.age) > OLD:
+            told = f"the images' stamps are {self.statistics.age:.0f} s old; is use_sim_time as it should be?"
+            return DiagnosticStatus.WARN, told
         return DiagnosticStatus.OK, f"{self.statistics.rate(now):.1f} Hz"

@@ -14,16 +14,20 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 
 from fm_pose_core.errors import InputError
 from fm_pose_ros.compat import TransformBroadcaster, destroy_broadcaster
 from fm_pose_ros.node_config import Configs, NodeConfig
 from fm_pose_ros.parameters import Parameters
+from fm_pose_ros.subscribing import FollowingSubscription
 
+FOLLOW_PERIOD = 0.5  # seconds between two looks at the publishers
+PATIENCE = 0.1  # seconds until a signal to end is seen while no message comes
 OVERRIDABLE = QoSOverridingOptions(
     (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 )
@@ -47,8 +51,9 @@ class PoseNode(LifecycleNode):
         self.backend = "none"
         self.hardware_id = ""
         self.transforms: Any = None
-        self._inputs: list[Any] = []
+        self._inputs: list[FollowingSubscription] = []
         self._outputs: list[Any] = []
+        self._follower = self.steady_timer(FOLLOW_PERIOD, self._suit_publishers)
         self._starter = self.steady_timer(0.0, self._on_start) if self.parameters.get(NodeConfig).autostart else None
 
     # The four steps
@@ -72,11 +77,12 @@ class PoseNode(LifecycleNode):
 
     # What a node makes
 
-    def subscription(self, msg_type: type, topic: str, callback: Any, depth: int = 1) -> Any:
-        """A subscription with the sensor-data QoS (best effort goes with every publisher) that ends with the active
-        state."""
-        qos = _qos(depth, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-        made = self.create_subscription(msg_type, topic, callback, qos, qos_overriding_options=OVERRIDABLE)
+    def subscription(
+        self, msg_type: type, topic: str, callback: Any, depth: int = 1, latched: bool = False
+    ) -> FollowingSubscription:
+        """A subscription that suits its publishers and ends with the active state. latched: whether the last message
+        from before it is wanted."""
+        made = FollowingSubscription(self, msg_type, topic, callback, depth, latched)
         self._inputs.append(made)
         return made
 
@@ -147,6 +153,12 @@ class PoseNode(LifecycleNode):
         self.state = "unconfigured"
         return super().on_error(state)
 
+    def finish(self) -> None:
+        """The end of the process: shut down from whatever state, so that nothing stays behind in RViz."""
+        if self.state != "finalized":
+            self.trigger_shutdown()
+        self.destroy_node()
+
     def _answer_every_request(self) -> None:
         """A transition that the state does not allow is refused. rclpy would end the node with an exception."""
         service = self._service_change_state
@@ -166,7 +178,7 @@ class PoseNode(LifecycleNode):
 
     def _unsubscribe(self) -> None:
         for subscription in self._inputs:
-            self.destroy_subscription(subscription)
+            subscription.destroy()
         self._inputs.clear()
 
     def _release(self) -> None:
@@ -180,6 +192,10 @@ class PoseNode(LifecycleNode):
         self.teardown()
         self.backend = "none"
 
+    def _suit_publishers(self) -> None:
+        for subscription in self._inputs:
+            subscription.follow()
+
     def _on_start(self) -> None:
         self.destroy_timer(self._starter)
         if self.state == "unconfigured" and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
@@ -187,20 +203,27 @@ class PoseNode(LifecycleNode):
 
 
 def run_node(make: Callable[[], PoseNode], name: str, args: list[str] | None = None) -> None:
-    """Spin a node until it is told to end. A bad parameter ends it with one line."""
-    rclpy.init(args=args)
+    """Spin a node until SIGINT or SIGTERM asks it to end: then what it does is finished first, and its last messages
+    go out. A bad parameter ends it with one line.
+
+    rclpy's own handlers would take the context away in the middle of a frame. Ctrl-C under launch comes twice, from the
+    terminal and from launch: further signals change nothing.
+    """
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: asked.append(number))
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        rclpy.spin(make())
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok() and not asked:
+            executor.spin_once(timeout_sec=PATIENCE)
+        if rclpy.ok():
+            node.finish()
     except (InputError, ParameterException) as error:
         sys.exit(f"{name}: {error}")
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:  # rclpy's, where the signal to end comes while it takes a message
-        if rclpy.ok():
-            raise
     finally:
-        # Ctrl-C under launch comes twice, from the terminal and from launch: the second must not hurt an orderly end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         rclpy.try_shutdown()
 
 

@@ -17,7 +17,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 pytest.importorskip("fm_pose_ros.msg", reason="the messages of fm_pose_ros are not built: make environment")
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fm_pose_ros.msg import HandJoints, ProjectedBoxArray
 from geometry_msgs.msg import PoseArray, PoseStamped
 from rcl_interfaces.msg import Log
@@ -166,8 +166,12 @@ class Peer:
 
     def status(self) -> dict[str, str]:
         """Key-value pairs of the newest diagnostics, or nothing."""
-        mine = [s for array in self.heard["diagnostics"] for s in array.status if self.node_name.lstrip("/") in s.name]
+        mine = self.states()
         return {pair.key: pair.value for pair in mine[-1].values} if mine else {}
+
+    def states(self) -> list[DiagnosticStatus]:
+        """All diagnostics so far."""
+        return [s for array in self.heard["diagnostics"] for s in array.status if self.node_name.lstrip("/") in s.name]
 
 
 class Rig(Peer):

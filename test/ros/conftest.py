@@ -7,15 +7,22 @@ import pytest
 
 @pytest.fixture
 def rig(toy_bundle: Path) -> Iterator[Callable[..., Any]]:
-    """rig(listen=…, bundle=…, **parameters) -> a camera_rig.Rig, active unless autostart=False."""
+    """rig(listen=…, bundle=…, topics=…, **parameters) -> a camera_rig.Rig, active and connected to the camera unless
+    autostart=False or connected=False. topics: the camera's, see Peer."""
     from camera_rig import Rig
 
     rigs = []
 
-    def make(listen: tuple[str, ...] = ("detections",), bundle: Path | str = toy_bundle, **parameters: Any) -> Rig:
-        made = Rig(bundle, parameters, listen)
+    def make(
+        listen: tuple[str, ...] = ("detections",),
+        bundle: Path | str = toy_bundle,
+        topics: dict[str, str] | None = None,
+        connected: bool = True,
+        **parameters: Any,
+    ) -> Rig:
+        made = Rig(bundle, parameters, listen, **(topics or {}))
         rigs.append(made)
-        if parameters.get("autostart", True):
+        if connected and parameters.get("autostart", True):
             made.wait_active()
         return made
 

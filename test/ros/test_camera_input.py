@@ -5,7 +5,8 @@ import array
 import numpy as np
 import pytest
 from camera_rig import CAMERA, header, image_msg, info_msg
-from sensor_msgs.msg import CompressedImage
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_object_pose_node import HERE, U, V, matrix_of, reference
 from toy_bundle import toy_image
 
@@ -129,7 +130,8 @@ def test_a_missing_camera_info_is_told(rig):
     r = rig(**HERE)
     r.images.publish(image_msg(PIXELS, 1.0))
     (warning,) = r.wait(r.warnings, "the warning")
-    assert warning.startswith(f"no camera_info on /{r.namespace}/camera_info yet (1 publishers)")
+    told = "its publisher is found (1), but has sent nothing since"
+    assert warning == f"no camera_info on /{r.namespace}/camera_info yet, so no poses: {told}"
     r.send_info()
     assert pose_in(r.send(image_msg(PIXELS, 2.0))) is not None
 
@@ -137,7 +139,57 @@ def test_a_missing_camera_info_is_told(rig):
 def test_missing_images_are_told(rig):
     r = rig(**HERE)
     (warning,) = r.wait(r.warnings, "the warning")
-    assert warning.startswith(f"no image on /{r.namespace}/image_raw yet")
+    assert warning.startswith(f"no image on /{r.namespace}/image_raw yet, so no poses: its publisher is found (1)")
+
+
+def test_a_wrong_topic_is_told_with_those_that_there_are(rig):
+    r = rig(topics={"image": "front/image"}, connected=False, **HERE)
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning.startswith(f"no image on /{r.namespace}/image_raw yet, so no poses: nobody publishes there.")
+    assert f"/{r.namespace}/front/image" in warning
+
+
+def test_an_override_that_hears_nobody_is_told(rig):
+    override = {"qos_overrides./{ns}/image_raw.subscription.reliability": "reliable"}
+    r = rig(connected=False, **override, **HERE)
+    told = "its publisher's QoS does not go with this subscription's (reliable, volatile), see qos_overrides"
+    r.wait(lambda: any(w.endswith(told) for w in r.warnings()), "the warning")
+
+
+def test_subscriptions_follow_the_publishers(rig):
+    """Reliable while all publishers are; a latched camera_info is heard, however long ago it was sent."""
+    r = rig(topics={"image": "other_image", "info": "other_info"}, connected=False, **HERE)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    r.peer.create_publisher(CameraInfo, "camera_info", latched).publish(info_msg())
+    images = r.peer.create_publisher(Image, "image_raw", 1)
+
+    def reliability() -> ReliabilityPolicy:
+        return r.node.camera_input._images.qos_profile.reliability
+
+    r.wait(lambda: r.node.state == "active", "the active node")
+    r.wait(lambda: reliability() == ReliabilityPolicy.RELIABLE, "the reliable subscription")
+    r.wait(lambda: r.node.diagnostics.camera.startswith("320x240"), "the latched camera_info")
+    r.wait(images.get_subscription_count)
+    images.publish(image_msg(PIXELS, 1.0))
+    assert pose_in(r.answer("detections", header(1.0).stamp)) is not None
+    r.peer.create_publisher(Image, "image_raw", qos_profile_sensor_data)
+    r.wait(lambda: reliability() == ReliabilityPolicy.BEST_EFFORT, "the best-effort subscription")
+
+
+def test_tracks_end_where_the_camera_changes(rig):
+    r = rig(("detections",), window_source="tracking", **HERE)
+    r.send_info()
+    assert r.send(image_msg(PIXELS, 1.0)).detections[0].id == "toy_box_1"
+    image = image_msg(PIXELS, 2.0)
+    image.header.frame_id = "another_camera"
+    assert r.send(image).detections[0].id == "toy_box_2"
+
+
+def test_stamps_of_another_clock_are_a_warning(rig):
+    r = rig(**HERE)
+    r.send_info()
+    r.send(image_msg(PIXELS, 1.0))
+    r.wait(lambda: any("use_sim_time" in s.message for s in r.states()), "the status")
 
 
 def test_stamps_that_go_back_cost_that_frame_and_the_node_goes_on(rig):
@@ -185,9 +237,11 @@ def test_warnings_repeat_after_their_period_with_a_count(rig):
 def test_images_that_get_lost_while_the_node_has_time_are_told(rig):
     r = rig(**HERE)
     r.node.diagnostics.statistics.received, r.node.diagnostics.statistics.dropped = 30, 20
-    r.node.diagnostics.statistics.last_arrival = r.node.diagnostics.statistics.started
+    s = r.node.diagnostics.statistics
+    s.first_arrival, s.last_arrival = s.started - 60.0, s.started + 60.0
     then, *rest = r.node.diagnostics._watched
     r.node.diagnostics._watched = (then - 60.0, *rest)
     warning = r.wait(lambda: next((w for w in r.warnings() if "lost on the way" in w), None), "the warning")
     assert warning.startswith(f"20 of 50 images on /{r.namespace}/image_raw were lost on the way")
-    assert f"qos_overrides./{r.namespace}/image_raw.subscription.reliability" in warning
+    assert "config/fastdds.xml" in warning
+    r.wait(lambda: any("lost on the way" in s.message for s in r.states()), "the status")

@@ -1,0 +1,138 @@
+"""The object node as a robot uses it: images published by this process, poses heard here, the node a process of its
+own. For each size, rate and reliability of the publisher: which share of the images got no pose, and the milliseconds
+from before the image is published to after its pose is heard. Prints JSON.
+
+    dev/with_ros .venv/bin/python benchmarks/node.py [--bundle models/duck] [--sizes 640x480 1280x720] [--rates 30 60]
+    [--publishers best_effort reliable] [--seconds 10] [--views 1] [--profile {none,publisher,both}]
+
+--profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hardware import hardware
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILE = str(ROOT / "config/fastdds.xml")
+
+
+class Camera:
+    """Publishes a picture of noise, and notes when, and when the node answered."""
+
+    def __init__(self, size: tuple[int, int], reliable: bool) -> None:
+        import rclpy
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import CameraInfo, Image
+        from vision_msgs.msg import Detection3DArray
+
+        from fm_pose_ros.conversions import rgb_to_image
+
+        self.node = rclpy.create_node("camera")
+        policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=5, reliability=policy)
+        self.images = self.node.create_publisher(Image, "image_raw", qos)
+        self.infos = self.node.create_publisher(CameraInfo, "camera_info", qos)
+        self.node.create_subscription(Detection3DArray, "object_pose_node/detections", self._heard, 100)
+        width, height = size
+        self.info = CameraInfo(width=width, height=height, distortion_model="plumb_bob")
+        self.info.k = [0.9 * width, 0.0, width / 2, 0.0, 0.9 * width, height / 2, 0.0, 0.0, 1.0]
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        self.image = rgb_to_image(pixels, self.info.header)
+        self.sent: dict[int, float] = {}
+        self.answered: dict[int, float] = {}
+
+    def _heard(self, msg: Any) -> None:
+        self.answered.setdefault(msg.header.stamp.sec * 10**9 + msg.header.stamp.nanosec, time.perf_counter())
+
+    def publish(self) -> None:
+        stamp = self.node.get_clock().now()
+        self.info.header.stamp = self.image.header.stamp = stamp.to_msg()
+        self.sent[stamp.nanoseconds] = time.perf_counter()
+        self.infos.publish(self.info)
+        self.images.publish(self.image)
+
+    def run(self, rate: float, seconds: float) -> None:
+        """Publish at a fixed rate, listen in between."""
+        import rclpy
+
+        start = time.perf_counter()
+        for k in range(int(rate * seconds)):
+            while (left := start + k / rate - time.perf_counter()) > 0:
+                rclpy.spin_once(self.node, timeout_sec=left)
+            self.publish()
+
+    def listen(self, seconds: float) -> None:
+        import rclpy
+
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            rclpy.spin_once(self.node, timeout_sec=left)
+
+
+def measure(arguments: argparse.Namespace, size: tuple[int, int], rate: float, reliability: str) -> dict[str, Any]:
+    """One case, with a node of its own."""
+    import rclpy
+
+    environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
+    if arguments.profile == "both":
+        environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
+    parameters = {"bundle": arguments.bundle, "window_source": "fixed", "views": arguments.views, "threads": 1}
+    options = [x for k, v in parameters.items() for x in ("-p", f"{k}:={v}")]
+    command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", *options, "--log-level", "error"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    rclpy.init()
+    camera = Camera(size, reliability == "reliable")
+    try:
+        patience = time.perf_counter() + 60.0
+        while not camera.answered:  # until the node is there, and follows the publisher
+            if process.poll() is not None or time.perf_counter() > patience:
+                raise SystemExit("the node does not answer")
+            camera.run(5.0, 0.4)
+        camera.run(rate, 2.0)
+        camera.listen(1.0)
+        camera.sent.clear(), camera.answered.clear()
+        camera.run(rate, arguments.seconds)
+        camera.listen(1.0)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        camera.node.destroy_node()  # else the next node finds this publisher, too
+        rclpy.shutdown()
+    times = [1e3 * (camera.answered[k] - t) for k, t in camera.sent.items() if k in camera.answered]
+    figures = {f"ms_p{p}": round(float(np.percentile(times, p)), 1) for p in (50, 95, 99)} if times else {}
+    lost = 1.0 - len(times) / len(camera.sent)
+    case = {"size": "x".join(map(str, size)), "hz": rate, "publisher": reliability}
+    return {**case, "images": len(camera.sent), "without_pose": round(lost, 4), **figures, "exit": process.returncode}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default=str(ROOT / "models/duck"))
+    parser.add_argument("--sizes", nargs="+", default=["640x480", "1280x720"])
+    parser.add_argument("--rates", nargs="+", type=float, default=[30.0, 60.0])
+    parser.add_argument("--publishers", nargs="+", default=["best_effort", "reliable"])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--profile", choices=("none", "publisher", "both"), default="none")
+    arguments = parser.parse_args()
+    os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
+    if arguments.profile != "none":
+        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
+    sizes = [tuple(int(x) for x in size.split("x")) for size in arguments.sizes]
+    cases = [measure(arguments, *case) for case in itertools.product(sizes, arguments.rates, arguments.publishers)]
+    what = {"bundle": arguments.bundle, "views": arguments.views, "profile": arguments.profile}
+    print(json.dumps({"hardware": hardware(), **what, "cases": cases}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
