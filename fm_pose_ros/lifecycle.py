@@ -13,6 +13,7 @@ import rclpy
 from lifecycle_msgs.srv import ChangeState
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -27,6 +28,7 @@ from fm_pose_ros.parameters import Parameters
 from fm_pose_ros.subscribing import FollowingSubscription
 
 FOLLOW_PERIOD = 0.5  # seconds between two looks at the publishers
+LAST_WORDS = 0.2  # seconds that a last message may take to its subscribers
 PATIENCE = 0.1  # seconds until a signal to end is seen while no message comes
 OVERRIDABLE = QoSOverridingOptions(
     (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
@@ -155,6 +157,10 @@ class PoseNode(LifecycleNode):
 
     def finish(self) -> None:
         """The end of the process: shut down from whatever state, so that nothing stays behind in RViz."""
+        if self.state == "active":
+            self.trigger_deactivate()
+            for publisher in self._outputs:
+                publisher.wait_for_all_acked(Duration(seconds=LAST_WORDS))
         if self.state != "finalized":
             self.trigger_shutdown()
         self.destroy_node()

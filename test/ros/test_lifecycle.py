@@ -12,6 +12,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from test_object_pose_node import HERE, U, V
 from toy_bundle import toy_image
+from visualization_msgs.msg import Marker
 
 PIXELS = toy_image(CAMERA, U, V)
 
@@ -195,6 +196,33 @@ def test_the_executable_with_remapped_topics(toy_bundle):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 0 and "Traceback" not in errors
+    finally:
+        process.kill()
+        peer.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_frames_is_a_clean_end(toy_bundle, number):
+    """At 60 images a second, and twice, as Ctrl-C under launch comes."""
+    peer = Peer(("detections", "markers"))
+    here = {"bundle": toy_bundle, "backend": "onnxruntime", "window_source": "fixed", "window_u": U, "window_v": V}
+    process = start(peer, *(x for k, v in here.items() for x in ("-p", f"{k}:={v}")))
+    try:
+        stamps = iter(range(1, 10**6))
+
+        def send() -> int:
+            peer.infos.publish(info_msg())
+            peer.images.publish(image_msg(PIXELS, next(stamps) / 60))
+            return len(peer.heard["detections"]) > 30
+
+        peer.wait(send, "poses")
+        process.send_signal(number)
+        process.send_signal(number)
+        peer.wait(lambda: send() and process.poll() is not None, "the end")
+        assert process.returncode == 0
+        assert "Traceback" not in process.communicate()[1]
+        cleared = [Marker.DELETEALL]
+        peer.wait(lambda: [m.action for m in peer.heard["markers"][-1].markers] == cleared, "the markers' end")
     finally:
         process.kill()
         peer.close()
