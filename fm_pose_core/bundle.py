@@ -3,7 +3,6 @@ checksums; nothing in it is executed or unpickled. What each task adds is in `ob
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -15,10 +14,13 @@ from typing import Any, ClassVar, TypeVar
 from fm_pose_core import __version__
 from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.contract import Contract
+from fm_pose_core.document import read_document
 from fm_pose_core.errors import InputError, expect
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+EXTERNAL = b"location"
+LONGEST, LARGEST = 10_000_000, 2_000_000_000  # bytes of a manifest, and of another file
 B = TypeVar("B", bound="Bundle")
 
 
@@ -136,10 +138,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     expect(path.is_dir(), str(path), f"a bundle (a folder with {MANIFEST})", "no such folder")
     file = path / MANIFEST
     expect(file.is_file(), str(path), f"a bundle with {MANIFEST}", "no such file in it")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: expected JSON, got {error}") from None
+    values = read_document(file, LONGEST).value
     expect(isinstance(values, dict), str(file), "an object with keys", type(values).__name__)
     known = values.get("format") in (1, FORMAT) and not isinstance(values["format"], bool)
     expect(known, f"{file}: format", f"1 or {FORMAT}, which this package reads", repr(values.get("format")))
@@ -200,15 +199,16 @@ def write_file(file: Path, content: bytes | Path) -> FileEntry:
 
 def _check_common(manifest: Manifest) -> None:
     scale, contract = manifest.calibration.spread_scale, manifest.network.contract
-    expect(0 < scale < math.inf, "calibration.spread_scale", "a positive number", scale)
+    expect(1e-3 <= scale <= 1e3, "calibration.spread_scale", "a positive number from 0.001 to 1000", scale)
     expect(8 <= contract.size <= 4096, "network.contract.size", "8 to 4096 pixels", contract.size)
     expect(contract.channels in (1, 3), "network.contract.channels", "1 or 3", contract.channels)
     names = [x.name for x in contract.outputs]
     expect(bool(names) and len(set(names)) == len(names), "network.contract.outputs", "different names", names)
     for output in contract.outputs:
-        numbers = (*output.shape, output.scale)
+        numbers = (*output.shape, output.scale, output.shift)
         where = f"network.contract.outputs, {output.name}"
-        expect(all(0 < x < math.inf for x in numbers), where, "a positive shape and scale", numbers)
+        fits = all(0 < x <= 10_000 for x in output.shape) and 0 < output.scale <= 1e4 and abs(output.shift) <= 1e4
+        expect(fits, where, "a positive shape and scale, and a shift, up to 10000", numbers)
 
 
 def _check_file(folder: Path, entry: FileEntry | NetworkEntry) -> None:
@@ -216,9 +216,15 @@ def _check_file(folder: Path, entry: FileEntry | NetworkEntry) -> None:
     expect(plain, "file", "a file name without folders", repr(entry.file))
     file = folder / entry.file
     expect(file.is_file(), entry.file, "a file in the bundle", "no such file")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    size = file.stat().st_size
+    expect(size <= LARGEST, entry.file, f"at most {LARGEST} bytes", size)
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
     same = digest == entry.sha256
     expect(same, entry.file, f"sha256 {entry.sha256}", f"{digest}; the file is damaged or was exchanged")
+    # ONNX names other files by this key; no checksum covers them.
+    alone = not isinstance(entry, NetworkEntry) or EXTERNAL not in content
+    expect(alone, entry.file, "a network in one file", "one whose weights are in other files")
 
 
 def _looks_like_bundle(path: Path) -> bool:

@@ -57,6 +57,9 @@ class EstimatorConfig(EngineConfig):
     )
 
 
+LARGEST = 1e300  # a number beyond is a mistake; neither does a whole one of more digits become a float
+
+
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     """Build the frozen dataclass `cls` from nested dicts. Raises InputError that names the unknown key, the wrong
     type or the value out of range, with its full path (`data.distance`)."""
@@ -93,7 +96,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         expect(len(value) == len(item_hints), where, f"{len(item_hints)} values", repr(value))
         return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(item_hints, value, strict=True)))
     if hint is float:
-        expect(isinstance(value, int | float) and not isinstance(value, bool), where, "a number", repr(value))
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+        expect(is_number, where, "a finite number", repr(value)[:60])
         return float(value)
     if hint is Path:
         expect(isinstance(value, str | Path), where, "a path", repr(value))

@@ -1,6 +1,5 @@
 """Files: written whole or not at all, and read with errors that name them."""
 
-import json
 import os
 import re
 import tempfile
@@ -13,14 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.errors import InputError, expect
-
-
-def read_json(path: Path) -> Any:
-    expect(path.is_file(), str(path), "a JSON file", "nothing there")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: expected JSON, got {error}") from None
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

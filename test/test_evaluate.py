@@ -125,7 +125,7 @@ def test_windows_from_detections(dataset: BopDataset, tmp_path: Path) -> None:
         ]
     for content in ("[{}]", "{", '[{"scene_id": 1, "image_id": 2, "category_id": 1, "bbox": [1]}]'):
         (tmp_path / "bad.json").write_text(content)
-        with pytest.raises(InputError, match=r"bad\.json: expected 2D detections"):
+        with pytest.raises(InputError, match=r"bad\.json.*: expected"):
             windowing.read_windows(tmp_path / "bad.json")
     with pytest.raises(InputError, match='"gt" or a'):
         windowing.read_windows("truth")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fm_pose_core.document import read_document
 from fm_pose_core.errors import InputError
-from fm_pose_core.files import Frames, parse_ids, read_json, write_atomically
+from fm_pose_core.files import Frames, parse_ids, write_atomically
 
 ONE_SCENE = {(7, i) for i in range(500)}
 TWO_SCENES = {(scene, i) for scene in (2, 5) for i in range(500)}
@@ -50,7 +51,7 @@ def test_an_id_without_its_scene_is_refused_where_there_are_several() -> None:
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "a.json"
     write_atomically(path, b"[1]")
-    assert read_json(path) == [1]
+    assert read_document(path).value == [1]
 
     def broken(*_: object) -> None:
         raise OSError("disk full")
@@ -58,10 +59,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("os.replace", broken)
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, b"[2]")
-    assert read_json(path) == [1] and list(path.parent.iterdir()) == [path]
+    assert read_document(path).value == [1] and list(path.parent.iterdir()) == [path]
 
 
 def test_json_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(InputError, match=r"a\.json: expected JSON"):
-        read_json(tmp_path / "a.json")
+        read_document(tmp_path / "a.json")

@@ -102,11 +102,13 @@ def _of_camera(dataset: HandDataset, file: Path) -> HandDataset:
     """`dataset` with the camera in `file`, if there is one."""
     if not file.is_file():
         return dataset
+    text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        fx, fy, cx, cy = (float(word) for word in file.read_text().split())
+        fx, fy, cx, cy = (float(word) for word in text.split())
     except ValueError:
-        raise InputError(f"{file}: expected fx fy cx cy in pixels, got {file.read_text()[:60]!r}") from None
-    expect(fx > 0 and fy > 0, str(file), "focal lengths above 0", f"{fx} {fy}")
+        raise InputError(f"{file}: expected fx fy cx cy in pixels, got {text[:60]!r}") from None
+    finite = bool(np.isfinite([fx, fy, cx, cy]).all()) and fx > 0 and fy > 0
+    expect(finite, str(file), "finite numbers, focal lengths above 0", text[:60])
     return replace(dataset, fx=fx, fy=fy, cx=cx, cy=cy)
 
 
@@ -150,7 +152,10 @@ def _subjects(folder: Path, count: int, second: int | None = None) -> NDArray[np
     file = folder / SUBJECTS
     if not file.is_file():
         return (np.arange(count) >= (count if second is None else second)).astype(np.int64)
-    subjects = np.loadtxt(file, dtype=np.int64, ndmin=1)
+    try:
+        subjects = np.loadtxt(file, dtype=np.int64, ndmin=1)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{file}: expected a number in each line, got {error}") from None
     expect(len(subjects) == count, str(file), f"{count} lines", len(subjects))
     return subjects
 

@@ -57,7 +57,7 @@ def read_labels(path: str | Path, dataset: HandDataset) -> tuple[list[str], Arra
     expect(path.is_file(), str(path), "a file with a line of joints per frame", "nothing there")
     wanted = 3 * len(dataset.joints)
     names, rows = [], []
-    with path.open() as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             words = line.replace(",", " ").split()
             if not words:

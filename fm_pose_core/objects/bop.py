@@ -12,16 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fm_pose_core.document import Document, read_document
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.files import read_image, read_json, write_atomically
+from fm_pose_core.files import read_image, write_atomically
 from fm_pose_core.geometry import Array, exp_so3, project_to_so3, transform
 from fm_pose_core.types import Camera
 
 MM = 1e-3
+MOST = 1000  # symmetries
 
 # Names that the datasets' authors give to their objects, from id 1.
 LINEMOD = (
@@ -95,17 +96,18 @@ class BopDataset:
         )
         names = OBJECT_NAMES.get(self.root.name.lower(), {})
         result = {}
-        for key, info in read_json(folder / "models_info.json").items():
-            minimum = np.array([info["min_x"], info["min_y"], info["min_z"]]) * MM
-            size = np.array([info["size_x"], info["size_y"], info["size_z"]]) * MM
-            result[int(key)] = ObjectModel(
-                id=int(key),
-                name=names.get(int(key), f"obj_{int(key):06d}"),
+        for number, info in read_document(folder / "models_info.json").keyed():
+            minimum, size = (
+                np.array([info[f"{what}_{axis}"].number() for axis in "xyz"]) * MM for what in ("min", "size")
+            )
+            result[number] = ObjectModel(
+                id=number,
+                name=names.get(number, f"obj_{number:06d}"),
                 minimum=minimum,
                 maximum=minimum + size,
-                diameter=info["diameter"] * MM,
+                diameter=info["diameter"].number() * MM,
                 symmetries=_symmetries(info),
-                mesh_path=folder / f"obj_{int(key):06d}.ply",
+                mesh_path=folder / f"obj_{number:06d}.ply",
             )
         return result
 
@@ -125,7 +127,7 @@ class BopDataset:
 
     def frames(self, split: str, scene_id: int) -> list[int]:
         """Image ids of a scene, ascending (for a sequence: in time)."""
-        return sorted(int(k) for k in read_json(self._scene(split, scene_id) / "scene_camera.json"))
+        return [k for k, _ in read_document(self._scene(split, scene_id) / "scene_camera.json").keyed()]
 
     def instances(self, split: str, object_ids: Iterable[int] | None = None) -> list[Instance]:
         """All annotated instances of a split (of `object_ids` alone if given), ordered by scene, image, object."""
@@ -133,20 +135,19 @@ class BopDataset:
         result = []
         for scene_id in self.scenes(split):
             folder = self._scene(split, scene_id)
-            cameras, truths = read_json(folder / "scene_camera.json"), read_json(folder / "scene_gt.json")
+            cameras = dict(read_document(folder / "scene_camera.json").keyed())
             info_path = folder / "scene_gt_info.json"
-            infos = read_json(info_path) if info_path.is_file() else {}
-            for key in sorted(truths, key=int):
-                image_path = self.image_path(split, scene_id, int(key))
-                width, height = _image_size(image_path)
-                camera = Camera(np.array(cameras[key]["cam_K"]).reshape(3, 3), width, height)
-                world = _pose(cameras[key], "w2c") if "cam_R_w2c" in cameras[key] else None
-                for i, truth in enumerate(truths[key]):
-                    if wanted is not None and truth["obj_id"] not in wanted:
-                        continue
-                    T = _pose(truth)
-                    visible = infos[key][i].get("visib_fract", float("nan")) if key in infos else float("nan")
-                    result.append(Instance(scene_id, int(key), truth["obj_id"], T, visible, camera, image_path, world))
+            infos = dict(read_document(info_path).keyed()) if info_path.is_file() else {}
+            for im_id, truths in read_document(folder / "scene_gt.json").keyed():
+                expect(im_id in cameras, truths.where, "a camera in scene_camera.json", "none")
+                image_path = self.image_path(split, scene_id, im_id)
+                camera, world = _camera(cameras[im_id], image_path)
+                visible = _visible_fractions(infos.get(im_id), len(truths.elements()))
+                for truth, share in zip(truths.elements(), visible, strict=True):
+                    object_id = truth["obj_id"].whole()
+                    if wanted is None or object_id in wanted:
+                        T = _pose(truth)
+                        result.append(Instance(scene_id, im_id, object_id, T, share, camera, image_path, world))
         result.sort(key=lambda x: (x.scene_id, x.im_id, x.object_id))
         return relabelled(result, self.labels) if self.labels is not None else result
 
@@ -155,7 +156,9 @@ class BopDataset:
         path = self.root / name
         if not path.is_file():
             return None
-        return {(t["scene_id"], t["im_id"], t["obj_id"]) for t in read_json(path)}
+        names = ("scene_id", "im_id", "obj_id")
+        targets = [[t[name].whole() for name in names] for t in read_document(path).elements()]
+        return {(scene_id, im_id, object_id) for scene_id, im_id, object_id in targets}
 
     def image_path(self, split: str, scene_id: int, im_id: int) -> Path:
         folder = self._scene(split, scene_id)
@@ -184,9 +187,9 @@ def relabelled(instances: Sequence[Instance], labels: str | Path) -> list[Instan
     poses: dict[Key, list[Array]] = {}
     for scene in scenes:
         file = path if single else path / f"{scene:06d}" / "scene_gt.json"
-        for image, truths in read_json(file).items():
-            for truth in truths:
-                poses.setdefault((scene, int(image), truth["obj_id"]), []).append(_pose(truth))
+        for image, truths in read_document(file).keyed():
+            for truth in truths.elements():
+                poses.setdefault((scene, image, truth["obj_id"].whole()), []).append(_pose(truth))
     result = []
     for x in instances:
         left = poses.get(key(x), [])
@@ -196,10 +199,36 @@ def relabelled(instances: Sequence[Instance], labels: str | Path) -> list[Instan
     return result
 
 
-def _pose(entry: dict[str, Any], kind: str = "m2c") -> Array:
+def _pose(entry: Document, kind: str = "m2c") -> Array:
     """T_camera_object (4, 4), metres, of an entry of scene_gt.json; T_camera_world, kind w2c, of scene_camera.json."""
-    R = project_to_so3(np.array(entry[f"cam_R_{kind}"], dtype=np.float64).reshape(3, 3))
-    return transform(R, np.array(entry[f"cam_t_{kind}"]) * MM)
+    R = entry[f"cam_R_{kind}"]
+    return transform(_rotation(R.numbers(3, 3), R.where), entry[f"cam_t_{kind}"].numbers(3) * MM)
+
+
+def _rotation(M: Array, where: str) -> Array:
+    """The rotation that M (3, 3) is but for its digits: published ones are off by up to 2e-3. Raises InputError."""
+    R = project_to_so3(M)
+    expect(bool(np.abs(M - R).max() < 0.05), where, "a rotation matrix", np.round(M, 3).tolist())
+    return R
+
+
+def _camera(entry: Document, image_path: Path) -> tuple[Camera, Array | None]:
+    """The camera of an image, and where it stood (4, 4), if an entry of scene_camera.json tells."""
+    K = entry["cam_K"]
+    try:
+        camera = Camera(K.numbers(3, 3), *_image_size(image_path))
+    except InputError as error:
+        raise InputError(f"{K.where}: {error}") from None
+    return camera, _pose(entry, "w2c") if "cam_R_w2c" in entry else None
+
+
+def _visible_fractions(infos: Document | None, count: int) -> list[float]:
+    """Of the instances in an image, by its entry of scene_gt_info.json; NaN where it does not tell."""
+    if infos is None:
+        return [float("nan")] * count
+    entries = infos.elements()
+    expect(len(entries) == count, infos.where, f"{count} entries, as in scene_gt.json", len(entries))
+    return [x["visib_fract"].number() if "visib_fract" in x else float("nan") for x in entries]
 
 
 def read_results(path: str | Path) -> list[Result]:
@@ -208,23 +237,25 @@ def read_results(path: str | Path) -> list[Result]:
     path = Path(path)
     expect(path.is_file(), str(path), "a BOP result file", "nothing there")
     results = []
-    with path.open(newline="") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if not row or row[0].strip() == "scene_id":
-                continue
-            try:
-                results.append(_result(row))
-            except ValueError as error:
-                expected = "scene_id,im_id,obj_id,score,R(9),t(3),time"
-                got = ",".join(row)[:120]
-                raise InputError(f"{path}:{number}: expected {expected}, got {got!r} ({error})") from None
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        try:
+            for row in reader:
+                if row and row[0].strip() != "scene_id":
+                    results.append(_result(row))
+        except (ValueError, OverflowError, csv.Error) as error:
+            expected = "scene_id,im_id,obj_id,score,R(9),t(3),time"
+            raise InputError(f"{path}:{reader.line_num}: expected {expected}, got {error}") from None
     return results
 
 
 def _result(row: Sequence[str]) -> Result:
+    expect(len(row) == 7, "line", "7 columns", f"{len(row)}: {','.join(row)[:80]!r}")
     scene_id, im_id, object_id, score, R_text, t_text, time = row
     R = np.array(R_text.split(), dtype=np.float64).reshape(3, 3)
     t = np.array(t_text.split(), dtype=np.float64).reshape(3) * MM
+    finite = bool(np.isfinite(R).all() and np.isfinite(t).all() and np.isfinite([float(score), float(time)]).all())
+    expect(finite, "line", "finite numbers", repr(",".join(row)[:80]))
     T = transform(project_to_so3(R), t)
     return Result(int(scene_id), int(im_id), int(object_id), float(score), T, float(time))
 
@@ -239,18 +270,21 @@ def write_results(path: str | Path, results: Iterable[Result]) -> None:
     write_atomically(path, "".join(lines).encode())
 
 
-def _symmetries(info: dict[str, Any], steps: int = 36) -> tuple[Array, ...]:
+def _symmetries(info: Document, steps: int = 36) -> tuple[Array, ...]:
     """Discrete symmetries, and continuous ones sampled every 360°/steps, as (4, 4) in metres, without the identity."""
     discrete = [np.eye(4)]
-    for values in info.get("symmetries_discrete", []):
-        S = np.array(values, dtype=np.float64).reshape(4, 4)
-        discrete.append(transform(project_to_so3(S[:3, :3]), S[:3, 3] * MM))
+    for symmetry in info.get("symmetries_discrete", []).elements():
+        S = symmetry.numbers(4, 4)
+        discrete.append(transform(_rotation(S[:3, :3], symmetry.where), S[:3, 3] * MM))
     continuous = [np.eye(4)]
-    for symmetry in info.get("symmetries_continuous", []):
-        axis, offset = np.array(symmetry["axis"], dtype=np.float64), np.array(symmetry["offset"]) * MM
+    for symmetry in info.get("symmetries_continuous", []).elements():
+        axis, offset = symmetry["axis"].numbers(3), symmetry["offset"].numbers(3) * MM
+        length = float(np.linalg.norm(axis))
+        expect(length > 0, symmetry.where, "an axis with a length", axis.tolist())
         for k in range(1, steps):
-            R = exp_so3(axis / np.linalg.norm(axis) * 2 * np.pi * k / steps)
+            R = exp_so3(axis / length * 2 * np.pi * k / steps)
             continuous.append(transform(R, offset - R @ offset))
+    expect(len(continuous) * len(discrete) <= MOST, info.where, f"at most {MOST} symmetries", "more")
     return tuple(c @ d for c in continuous for d in discrete)[1:]
 
 

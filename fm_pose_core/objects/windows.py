@@ -1,7 +1,6 @@
 """Where to look: the windows of an evaluation, true, displaced or detected."""
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fm_pose_core.document import read_document
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import apply
 from fm_pose_core.objects.bop import BopDataset, Instance, Key, key
@@ -52,25 +52,37 @@ def read_windows(path: str | Path) -> dict[Key, list[tuple[float, Window]]]:
     """
     path = Path(path)
     expect(path.is_file(), "window", '"gt" or a .json or .csv file of 2D detections', repr(str(path)))
+    rows = _from_json(path) if path.suffix == ".json" else _from_csv(path)
     found: dict[Key, list[tuple[float, Window]]] = defaultdict(list)
-    try:
-        if path.suffix == ".json":
-            for d in json.loads(path.read_text()):
-                x, y, width, height = map(float, d["bbox"])
-                window = Window(x + (width - 1) / 2, y + (height - 1) / 2)
-                found[int(d["scene_id"]), int(d["image_id"]), int(d["category_id"])].append(
-                    (float(d.get("score", 1)), window)
-                )
-        else:
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    window = Window(float(row["u"]), float(row["v"]))
-                    found[int(row["scene_id"]), int(row["im_id"]), int(row["obj_id"])].append(
-                        (float(row.get("score") or 1), window)
-                    )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected 2D detections, got {type(error).__name__} {error}") from None
+    for place, score, window in rows:
+        found[place].append((score, window))
     return {k: sorted(v, key=lambda x: -x[0]) for k, v in found.items()}
+
+
+Row = tuple[Key, float, Window]
+
+
+def _from_json(path: Path) -> list[Row]:
+    rows = []
+    for x in read_document(path).elements():
+        u, v, width, height = x["bbox"].numbers(4)
+        window = Window(u + (width - 1) / 2, v + (height - 1) / 2)
+        place = (x["scene_id"].whole(), x["image_id"].whole(), x["category_id"].whole())
+        rows.append((place, x.get("score", 1).number(), window))
+    return rows
+
+
+def _from_csv(path: Path) -> list[Row]:
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                window = Window(float(row["u"]), float(row["v"]))
+                place = (int(row["scene_id"]), int(row["im_id"]), int(row["obj_id"]))
+                rows.append((place, float(row.get("score") or 1), window))
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
+        raise InputError(f"{path}: expected 2D detections, got {type(error).__name__} {error}") from None
+    return rows
 
 
 def match_windows(

@@ -1,6 +1,5 @@
 """A rigged hand from a GLB file in the place of our own skin: its joints are found by name through a mapping."""
 
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from fm_pose_core.errors import InputError, expect
+from fm_pose_core.document import Document, parse_document
+from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.model.fitting import fit_poses, fit_shape
 from fm_pose_core.hands.model.skeleton import Skeleton, joint_sets
@@ -26,9 +26,9 @@ def rigged_hand(path: str | Path, mapping: Mapping[str, Any], left: bool = False
     Raises InputError."""
     path = Path(path)
     gltf, data = _read_glb(path)
-    nodes = [n.get("name", "") for n in gltf["nodes"]]
+    nodes = [str(n.get("name", "").value) for n in gltf["nodes"].elements()]
     world = _world_transforms(gltf)
-    vertices, faces, shares = _skin(path, gltf, data, world)
+    vertices, faces, shares = _skin(gltf, data, world)
     skeleton, pose = _fitted(path, _joints(path, nodes, world, mapping["joints"]), left)
     weights = np.zeros((len(vertices), len(skeleton.bones)))
     bone_of = {n: skeleton.names.index(bone) for bone, names in mapping["bones"].items() for n in names}
@@ -46,26 +46,39 @@ def _joints(path: Path, nodes: list[str], world: list[Array], wanted: Mapping[st
     return np.stack([world[nodes.index(str(n))][:3, 3] for n in names])
 
 
-def _skin(path: Path, gltf: dict[str, Any], data: bytes, world: list[Array]) -> tuple[Array, NDArray[np.int64], Array]:
+def _skin(gltf: Document, data: bytes, world: list[Array]) -> tuple[Array, NDArray[np.int64], Array]:
     """Vertices (V, 3) metres where the nodes stand now, which is usually where they were bound; faces (F, 3); how much
     each node moves each vertex (V, nodes)."""
-    expect(len(gltf.get("skins", [])) == 1, str(path), "one skin", len(gltf.get("skins", [])))
-    skin = gltf["skins"][0]
-    node = next(n for n in gltf["nodes"] if "skin" in n)
-    primitive = gltf["meshes"][node["mesh"]]["primitives"][0]
-    attributes = primitive["attributes"]
-    vertices = _accessor(gltf, data, attributes["POSITION"]).astype(np.float64)
-    of = _accessor(gltf, data, attributes["JOINTS_0"]).astype(int)
-    share = _accessor(gltf, data, attributes["WEIGHTS_0"]).astype(np.float64)
-    faces = _accessor(gltf, data, primitive["indices"]).reshape(-1, 3).astype(np.int64)
-    inverse_bind = _accessor(gltf, data, skin["inverseBindMatrices"]).reshape(-1, 4, 4).transpose(0, 2, 1)
-    now = np.stack([world[j] for j in skin["joints"]]) @ inverse_bind.astype(np.float64)
+    skins, nodes = gltf["skins"].elements(), gltf["nodes"].elements()
+    expect(len(skins) == 1, f"{gltf.where}: skins", "one skin", len(skins))
+    skinned = [n for n in nodes if "skin" in n]
+    expect(bool(skinned), gltf.where, "a node with a skin", "none")
+    primitive = _at(gltf, "meshes", skinned[0]["mesh"])["primitives"].elements()[:1]
+    expect(bool(primitive), gltf.where, "a mesh with triangles", "none")
+    attributes = primitive[0]["attributes"]
+    names = ("POSITION", "JOINTS_0", "WEIGHTS_0")
+    vertices, of, share = (_accessor(gltf, data, attributes[name]).astype(np.float64) for name in names)
+    fits = vertices.shape[1] == 3 and len(vertices) == len(of) == len(share) and of.shape == share.shape
+    expect(fits, attributes.where, "three coordinates, and joints with weights, of each vertex", "others")
+    finite = all(bool(np.isfinite(x).all()) for x in (vertices, of, share))
+    expect(finite, attributes.where, "finite numbers", "others")
+    indices = _accessor(gltf, data, primitive[0]["indices"]).astype(np.int64).ravel()
+    expect(len(indices) % 3 == 0, primitive[0].where, "triangles", f"{len(indices)} indices")
+    in_mesh = bool((indices >= 0).all() and (indices < len(vertices)).all())
+    expect(in_mesh, primitive[0].where, f"indices below {len(vertices)}", "others")
+    joints = np.array([x.whole() for x in skins[0]["joints"].elements()], dtype=np.int64)
+    bind = _accessor(gltf, data, skins[0]["inverseBindMatrices"]).astype(np.float64)
+    known = bind.shape == (len(joints), 16) and bool(np.isfinite(bind).all() and (joints < len(nodes)).all())
+    expect(known, skins[0].where, "nodes of the file, and a matrix of each", f"{len(joints)} and {bind.shape}")
+    expect(bool((of < len(joints)).all()), attributes.where, f"joints below {len(joints)}", "others")
+    of = of.astype(np.int64)
+    now = np.stack([world[j] for j in joints]) @ bind.reshape(-1, 4, 4).transpose(0, 2, 1)
     homogeneous = np.concatenate([vertices, np.ones((len(vertices), 1))], 1)
     moved = np.einsum("vk,vkij,vj->vi", share, now[of], homogeneous)[:, :3]
-    shares = np.zeros((len(vertices), len(gltf["nodes"])))
+    shares = np.zeros((len(vertices), len(nodes)))
     for k in range(of.shape[1]):
-        shares[np.arange(len(shares)), np.array(skin["joints"])[of[:, k]]] += share[:, k]
-    return moved, faces, shares
+        shares[np.arange(len(shares)), joints[of[:, k]]] += share[:, k]
+    return moved, indices.reshape(-1, 3), shares
 
 
 def _fitted(path: Path, joints: Array, left: bool) -> tuple[Skeleton, Array]:
@@ -78,43 +91,65 @@ def _fitted(path: Path, joints: Array, left: bool) -> tuple[Skeleton, Array]:
     return skeleton, fit.pose[0]
 
 
-def _read_glb(path: Path) -> tuple[dict[str, Any], bytes]:
+def _read_glb(path: Path) -> tuple[Document, bytes]:
+    """The JSON, and the binary data behind it."""
     expect(path.is_file(), str(path), "a GLB file", "nothing there")
     content = path.read_bytes()
     expect(content[:4] == b"glTF" and len(content) > 20, str(path), "a GLB file", "another header")
     (length,) = struct.unpack_from("<I", content, 12)
-    try:
-        gltf = json.loads(content[20 : 20 + length])
-    except ValueError as error:
-        raise InputError(f"{path}: expected a GLB file, got broken JSON: {error}") from None
-    return gltf, content[20 + length + 8 :]
+    return parse_document(content[20 : 20 + length], str(path)), content[20 + length + 8 :]
 
 
-def _accessor(gltf: dict[str, Any], data: bytes, index: int) -> NDArray[np.generic]:
-    a = gltf["accessors"][index]
-    view = gltf["bufferViews"][a["bufferView"]]
-    width, kind = _WIDTHS[a["type"]], np.dtype(_TYPES[a["componentType"]])
-    start = view.get("byteOffset", 0) + a.get("byteOffset", 0)
-    stride = view.get("byteStride", width * kind.itemsize)
-    rows: NDArray[np.generic] = np.ndarray((a["count"], width), kind, data, start, (stride, kind.itemsize))
+def _at(gltf: Document, what: str, index: Document) -> Document:
+    """The element of a list of the file that an index names."""
+    elements, k = gltf[what].elements(), index.whole()
+    expect(k < len(elements), index.where, f"a number below {len(elements)}, of {what}", k)
+    return elements[k]
+
+
+def _accessor(gltf: Document, data: bytes, index: Document) -> NDArray[np.generic]:
+    """(count, width): numbers of the binary data."""
+    a = _at(gltf, "accessors", index)
+    view = _at(gltf, "bufferViews", a["bufferView"])
+    kinds, number = (a["type"].value, a["componentType"].value)
+    known = isinstance(kinds, str) and kinds in _WIDTHS and isinstance(number, int) and number in _TYPES
+    expect(known, a.where, "a type and a componentType of glTF", (kinds, number))
+    width, kind, count = _WIDTHS[kinds], np.dtype(_TYPES[number]), a["count"].whole()
+    start = view.get("byteOffset", 0).whole() + a.get("byteOffset", 0).whole()
+    stride = view.get("byteStride", width * kind.itemsize).whole()
+    end = start + (count - 1) * stride + width * kind.itemsize
+    inside = count > 0 and stride >= width * kind.itemsize and end <= len(data)
+    expect(inside, a.where, f"numbers within {len(data)} bytes", f"{count} x {width} from {start}, {stride} apart")
+    rows: NDArray[np.generic] = np.ndarray((count, width), kind, data, start, (stride, kind.itemsize))
     return rows
 
 
-def _world_transforms(gltf: dict[str, Any]) -> list[Array]:
-    local = []
-    for n in gltf["nodes"]:
-        if "matrix" in n:
-            local.append(np.array(n["matrix"]).reshape(4, 4).T)
-            continue
-        R = Rotation.from_quat(n.get("rotation", (0, 0, 0, 1))).as_matrix()
-        T = np.eye(4)
-        T[:3, :3], T[:3, 3] = R * np.array(n.get("scale", (1, 1, 1))), n.get("translation", (0, 0, 0))
-        local.append(T)
-    parent = {c: i for i, n in enumerate(gltf["nodes"]) for c in n.get("children", ())}
-    result = []
-    for i in range(len(local)):
-        T, k = local[i], parent.get(i)
-        while k is not None:
-            T, k = local[k] @ T, parent.get(k)
+def _world_transforms(gltf: Document) -> list[Array]:
+    """(4, 4) of each node."""
+    nodes = gltf["nodes"].elements()
+    parent: dict[int, int] = {}
+    for i, n in enumerate(nodes):
+        for child in n.get("children", []).elements():
+            k = child.whole()
+            expect(k < len(nodes) and k not in parent, child.where, "a node of the file with one parent", k)
+            parent[k] = i
+    local, result = [_local_transform(n) for n in nodes], []
+    for i, n in enumerate(nodes):
+        T, above = local[i], [i]
+        while above[-1] in parent:
+            above.append(parent[above[-1]])
+            expect(len(above) <= len(nodes), n.where, "a node that is not its own ancestor", "a loop")
+            T = local[above[-1]] @ T
         result.append(T)
     return result
+
+
+def _local_transform(n: Document) -> Array:
+    if "matrix" in n:
+        return n["matrix"].numbers(4, 4).T
+    q = n.get("rotation", [0, 0, 0, 1]).numbers(4)
+    expect(float(np.linalg.norm(q)) > 1e-6, n.where, "a rotation", q.tolist())
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_quat(q).as_matrix() * n.get("scale", [1, 1, 1]).numbers(3)
+    T[:3, 3] = n.get("translation", [0, 0, 0]).numbers(3)
+    return T
