@@ -105,8 +105,14 @@ def _range(source: str, entry: str, ids: str) -> range:
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it, then a rename."""
+    """Write a whole file or nothing: a temporary file beside it, then a rename. What a link points to is written, and
+    what is no file, such as /dev/stdout, is written to. Raises InputError for a folder."""
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
+    expect(not path.is_dir(), str(path), "a file to write", "a folder")
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -25,6 +25,7 @@ from spots import spot_batches, spot_experiment
 from fm_pose_core.cli import main
 from fm_pose_core.config import read_yaml
 from fm_pose_core.errors import InputError
+from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.adaptation import METHODS
 from fm_pose_core.learning.experiment import Experiment
 from fm_pose_core.learning.export import export
@@ -142,6 +143,79 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     assert 0 < trained["images"] < trained["of"] and trained["of"] >= 12_000
     after = checkpoint(run)
     assert after["step"] > before["step"] and json.loads(after["config"])["schedule"]["images"] == short.schedule.images
+
+
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 1.0), (signal.SIGTERM, 3.0), (signal.SIGINT, 4.5)])
+def test_a_signal_to_all_processes_while_they_begin_ends_them(
+    number: signal.Signals, after: float, dataset: Path, tmp_path: Path
+) -> None:
+    config = write_experiment(tmp_path / "box.yaml", dataset, images=100_000, workers=1)
+    process = subprocess.Popen(
+        command("train", config, "--output", tmp_path / "run"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(after)
+    os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=60)  # also waits until the worker has closed its end
+    assert process.returncode in (130, -number) and "Traceback" not in error
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_experiment(tmp_path / "box.yaml", dataset)
+    (tmp_path / "run").mkdir()
+    with checkpoints.locked(tmp_path / "run"):
+        assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 2
+    assert "run: expected a folder of one training, got another training in it" in capsys.readouterr().err
+
+
+def test_a_damaged_or_foreign_state_is_named_and_a_torn_log_is_not(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = write_experiment(tmp_path / "box.yaml", dataset), tmp_path / "run"
+    assert main(["train", str(config), "--output", str(run)]) == 0
+    state = checkpoint(run)
+    for damage in (
+        b"no checkpoint",
+        {"config": state["config"]},
+        {**state, "objective": {}},
+        {**state, "objective": {k: v[:1] for k, v in state["objective"].items()}},
+        {**state, "step": "many"},
+        {**state, "optimizer": []},
+    ):
+        if isinstance(damage, bytes):
+            (run / "checkpoint.pt").write_bytes(damage)
+        else:
+            torch.save(damage, run / "checkpoint.pt")
+        assert main(["train", "--resume", str(run)]) == 2
+        assert "checkpoint.pt: expected the checkpoint of a training run, got" in capsys.readouterr().err
+    torch.save({**state, "step": state["step"] - 1}, run / "checkpoint.pt")
+    with (run / "log.jsonl").open("ab") as log:
+        log.write(b'{"images": 3\n[1]\n\xff\n{"images": "x"}\n{"ima')
+    assert main(["train", "--resume", str(run)]) == 0
+    assert all("images" in json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(dataset: Path, tmp_path: Path) -> None:
+    """Files of a limited size stand for it."""
+    config, run = write_experiment(tmp_path / "box.yaml", dataset), tmp_path / "run"
+    program = "import resource, sys; from fm_pose_core.cli import main; n = int(sys.argv.pop(1)); "
+    program += "resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); sys.exit(main())"
+    arguments = [sys.executable, "-c", program, "20000", "train", str(config), "--output", str(run)]
+    found = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert "File too large" in found.stderr.splitlines()[-1]
+    assert not (run / "checkpoint.pt").exists() and not list(run.glob(".checkpoint*"))
 
 
 def test_a_finished_run_or_phase_is_not_trained_again(

@@ -43,12 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"fm-pose: this needs {error.name}: make environment, or pip install '.[{extra}]'", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("fm-pose: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `fm-pose … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush at exit
         return 141
+    except OSError as error:  # a full disk, a folder that is read-only: the text names the file
+        print(f"fm-pose: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fm-pose: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

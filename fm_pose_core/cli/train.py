@@ -8,6 +8,7 @@ from typing import Any
 
 from fm_pose_core.cli.options import command
 from fm_pose_core.errors import InputError, expect
+from fm_pose_core.learning.stopping import StopRequest
 
 PRETRAINED = (
     "skip the pretraining and take its result from another run; that must have the same schedule, because one curve of "
@@ -54,6 +55,11 @@ def run(args: argparse.Namespace) -> None:
     if args.keys:
         print(keys_text(args.keys))
         return
+    with StopRequest() as stop:
+        _train(args, stop)
+
+
+def _train(args: argparse.Namespace, stop: StopRequest) -> None:
     # Torch and the data process share the cores: torch's waiting threads shall sleep, not spin (a sixth of the speed on
     # two cores), and a software rasteriser shall keep to one core. Both are read when the libraries load.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -74,5 +80,5 @@ def run(args: argparse.Namespace) -> None:
         experiment = load_experiment(args.config, args.set)
     else:
         raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
-    if not train(experiment, folder, expanded(args.pretrained) if args.pretrained else None):
+    if stop.made or not train(experiment, folder, expanded(args.pretrained) if args.pretrained else None, stop):
         raise KeyboardInterrupt  # a script must not take it for finished

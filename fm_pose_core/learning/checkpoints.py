@@ -2,9 +2,10 @@
 configuration by the names of the keys that differ."""
 
 import contextlib
+import fcntl
+import io
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,39 @@ import torch
 
 from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.errors import InputError, expect
+from fm_pose_core.files import write_atomically
 
-LATEST, PRETRAINED = "checkpoint.pt", "pretrained.pt"
+LATEST, PRETRAINED, LOCK = "checkpoint.pt", "pretrained.pt", ".lock"
 
 State = dict[str, Any]
 
 
 def write(path: Path, state: State, experiment: Any) -> None:
     """Save `state`, with the configuration, as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    torch.save({**state, "config": json.dumps(to_dict(experiment))}, temporary)
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    torch.save({**state, "config": json.dumps(to_dict(experiment))}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def expected(path: Path, what: str) -> Iterator[None]:
+    """Raises InputError where the state in `path` turns out to be of something else than `what`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch has none of its own
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: expected {what}, got {type(error).__name__}: {text}") from None
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """While one training uses the folder `run`. Raises InputError if another does."""
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{run}: expected a folder of one training, got another training in it") from None
+        yield
 
 
 def read(path: Path, device: torch.device, what: str, kind: type[Any]) -> State:

@@ -1,7 +1,6 @@
 """From a training run to a bundle: h∘g∘f as one ONNX network (section 3.3) with everything needed to use it."""
 
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +13,7 @@ from fm_pose_core.config import EngineConfig, to_dict
 from fm_pose_core.errors import expect
 from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.experiment import Experiment, Export
-from fm_pose_core.learning.logbook import LOG
+from fm_pose_core.learning.logbook import read_log
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.runtime import load_backend
 
@@ -106,7 +105,5 @@ def _store_as_fp16(model: Any) -> None:
 
 
 def _last_validation(run: Path) -> dict[str, Any]:
-    text = (run / LOG).read_text() if (run / LOG).is_file() else ""
-    lines = [json.loads(line) for line in text.splitlines()]
-    validated = [line for line in lines if any(k.startswith("validation/") for k in line)]
+    validated = [line for line in read_log(run) if any(k.startswith("validation/") for k in line)]
     return {"validation": validated[-1]} if validated else {}

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 import cv2
@@ -42,9 +43,6 @@ class Batches(IterableDataset[dict[str, Any]]):
         info = get_worker_info()
         rng = np.random.default_rng([*self.seed, info.id if info else 0])
         cv2.setNumThreads(1)
-        if info is not None:
-            for number in STOPS:  # are the trainer's: it saves and then ends its workers
-                signal.signal(number, signal.SIG_IGN)
         with threadpool_limits(1) if info is not None else contextlib.nullcontext():
             synthetic, pairs = self.source.open(self.synthetic > 0, self.pairs > 0, rng)
             for batch in batches(synthetic, pairs, self.synthetic, self.pairs):
@@ -58,9 +56,23 @@ def load(source: Source, synthetic: int, pairs: int, seed: tuple[int, ...], work
     if workers == 0:
         return iter(dataset)
     context = "spawn"  # a forked child would inherit this process's OpenGL and OpenMP state
-    return iter(
-        DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=context, prefetch_factor=3)
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=workers, multiprocessing_context=context, prefetch_factor=3
     )
+    with stops_blocked():
+        return iter(loader)
+
+
+@contextlib.contextmanager
+def stops_blocked() -> Iterator[None]:
+    """Processes that begin here never see the signals to stop, not even while they begin. They are the trainer's: it
+    saves, and then ends its workers."""
+    resource_tracker.ensure_running()  # it would unblock them when the first process begins
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def batches(

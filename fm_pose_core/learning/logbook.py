@@ -1,8 +1,10 @@
 """What a run tells: log.jsonl, TensorBoard's files, pictures of what the network sees, and lines on the terminal."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 from torch import Tensor
@@ -14,6 +16,17 @@ from fm_pose_core.learning.sheet import draw_batch
 LOG = "log.jsonl"
 
 
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The lines of log.jsonl. A kill or a full disk may leave half a one: what is no line of a log is left out."""
+    path, lines = run / LOG, []
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("images"), int):
+                lines.append(line)
+    return lines
+
+
 class Logbook:
     """Of a run's folder. images: how many had been seen where the run goes on; what was logged beyond is dropped, since
     it happens anew."""
@@ -23,10 +36,8 @@ class Logbook:
 
         self.run = run
         if (run / LOG).is_file():
-            lines = (run / LOG).read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]  # a kill may leave half a line
-            kept = "".join(line for line in whole if json.loads(line)["images"] <= images)
-            write_atomically(run / LOG, kept.encode())
+            kept = [x for x in read_log(run) if x["images"] <= images]
+            write_atomically(run / LOG, "".join(json.dumps(x) + "\n" for x in kept).encode())
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=images)
 
     def add(self, where: Mapping[str, object], images: int, values: Mapping[str, float]) -> None:

@@ -21,6 +21,11 @@ class Ranks:
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if cuda else "gloo")
 
+    @staticmethod
+    def leads() -> bool:
+        """Whether this process will be the first, before it has met the others."""
+        return int(os.environ.get("RANK", 0)) == 0
+
     def wrapped(self, module: nn.Module) -> nn.Module:
         """The module, its gradients averaged over the ranks."""
         if self.world == 1:

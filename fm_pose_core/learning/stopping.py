@@ -1,4 +1,8 @@
-"""An orderly end of a training that is asked to stop, by Ctrl-C or by a job scheduler's SIGTERM."""
+"""An orderly end of a training that is asked to stop, by Ctrl-C or by a job scheduler's SIGTERM.
+
+It is asked for from the very beginning: a KeyboardInterrupt that comes while libraries are imported may be swallowed by
+one of them, and the training would go on.
+"""
 
 import signal
 from types import FrameType, TracebackType

@@ -62,14 +62,14 @@ class Trainer:
 
     # The training
 
-    def train(self, data: Data) -> bool:
-        """Run all phases from where the run stands; false where it was asked to stop before their end. Raises
-        FloatingPointError on a non-finite loss."""
+    def train(self, data: Data, stop: StopRequest | None = None) -> bool:
+        """Run all phases from where the run stands; false where it was asked to stop before their end, through `stop`
+        or by a signal. Raises FloatingPointError on a non-finite loss."""
         self.ranks.expect_together(str(self.run), (self.phase_index, self.step))
         validator = data.validator() if self.ranks.first else None
         logbook = Logbook(self.run, self.images()) if self.ranks.first else None
         objective = self.ranks.wrapped(self.objective)
-        with StopRequest() as stop:
+        with contextlib.nullcontext(stop) if stop is not None else StopRequest() as stop:
             for phase in self.phases[self.phase_index :]:
                 if self.step < phase.steps:  # else the run was interrupted, or finished, just behind it
                     self._train_phase(phase, objective, data, validator, logbook, stop)
@@ -196,9 +196,11 @@ class Trainer:
         path, kind = self.run / checkpoints.LATEST, type(self.experiment)
         state = checkpoints.read(path, self.ranks.device, "the checkpoint of a training run", kind)
         checkpoints.expect_same(path, "a run of this configuration", state["config"], to_dict(self.experiment))
-        self.objective.load_state_dict(state["objective"])
-        self.phase_index, self.step, self.seconds = state["phase"], state["step"], state["seconds"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        with checkpoints.expected(path, "the checkpoint of a training run"):
+            self.objective.load_state_dict(state["objective"])
+            self.phase_index, self.step = int(state["phase"]), int(state["step"])
+            self.seconds = float(state["seconds"])
+            self.optimizer.load_state_dict(state["optimizer"])
 
     def _take_pretraining(self, pretrained: Path) -> None:
         """Start after the pretraining, with f and h of another run that was pretrained in the same way."""
@@ -212,9 +214,10 @@ class Trainer:
             theirs[section] = {k: v for k, v in (theirs[section] or {}).items() if k in ours[section]}
         checkpoints.expect_same(path, "the same pretraining as this experiment's", theirs, ours)
         wanted = [k for k in self.objective.state_dict() if k.startswith(("model.f.", "model.h.", "terms.L_p."))]
-        weights = {k: state["objective"][k] for k in wanted if k in state["objective"]}
-        expect(len(weights) == len(wanted), str(path), "weights of f and h", f"{len(weights)} of {len(wanted)}")
-        self.objective.load_state_dict(weights, strict=False)
+        with checkpoints.expected(path, "the result of a pretraining"):
+            weights = {k: state["objective"][k] for k in wanted if k in state["objective"]}
+            expect(len(weights) == len(wanted), str(path), "weights of f and h", f"{len(weights)} of {len(wanted)}")
+            self.objective.load_state_dict(weights, strict=False)
         self.phase_index = 1
         self.save()
 
@@ -289,15 +292,17 @@ def open_run(experiment: Experiment, run: Path) -> None:
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
 
 
-def train(experiment: Experiment, run: Path, pretrained: Path | None = None) -> bool:
+def train(experiment: Experiment, run: Path, pretrained: Path | None = None, stop: StopRequest | None = None) -> bool:
     """Begin a run, or go on with the one that is in the folder `run`; false where it was stopped before its end.
-    pretrained: folder of a run whose pretraining is taken over."""
+    pretrained: folder of a run whose pretraining is taken over. stop: see Trainer.train."""
     keep_memory()
-    open_run(experiment, run)
-    trainer = Trainer(experiment, run, pretrained)
-    if trainer.finished and trainer.ranks.first:
-        print(f"{run} is finished; the next step is: fm-pose export {run} BUNDLE_DIR")
-    return trainer.finished or trainer.train(experiment.read_data())
+    run.mkdir(parents=True, exist_ok=True)
+    with checkpoints.locked(run) if Ranks.leads() else contextlib.nullcontext():
+        open_run(experiment, run)
+        trainer = Trainer(experiment, run, pretrained)
+        if trainer.finished and trainer.ranks.first:
+            print(f"{run} is finished; the next step is: fm-pose export {run} BUNDLE_DIR")
+        return trainer.finished or trainer.train(experiment.read_data(), stop)
 
 
 def keep_memory() -> None:
