@@ -4,6 +4,7 @@ checksums; nothing in it is executed or unpickled. What each task adds is in `ob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -195,6 +196,11 @@ def write_file(file: Path, content: bytes | Path) -> FileEntry:
     data = content if isinstance(content, bytes) else Path(content).read_bytes()
     file.write_bytes(data)
     return FileEntry(file.name, hashlib.sha256(data).hexdigest())
+
+
+def is_name(text: str) -> bool:
+    """Whether something may be called so: names become topics and frames."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", text) is not None
 
 
 def _check_common(manifest: Manifest) -> None:

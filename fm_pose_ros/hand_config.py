@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fm_pose_core.config import EngineConfig, knob
 from fm_pose_core.hands.locate import SearchConfig
-from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs
+from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs, check_frames
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class HandNodeConfig:
     marker_lifetime: float = knob(
         1.0, "Seconds after which the skeleton disappears if no new one comes; 0: never.", 0.0, 3600.0
     )
+
+    def __post_init__(self) -> None:
+        check_frames(tf_prefix=self.tf_prefix)
 
 
 # Fixed at the start: what decides about networks and subscriptions.

@@ -6,10 +6,10 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -20,9 +20,19 @@ Arguments = Mapping[str, tuple[str, str]]  # name: default, description
 
 INPUTS: Arguments = {
     "detections": ("detections_2d", "Topic of the 2D detections (vision_msgs/Detection2DArray)."),
+    "log_level": ("info", "Of the node: debug, info, warn, error or fatal."),
+    "respawn": ("false", "Start the node anew, after two seconds, if it ends."),
     "use_sim_time": ("false", "Take the time from /clock (simulation, bags)."),
     "rviz": ("false", "Start RViz too."),
 }
+
+
+RESPAWN_DELAY = 2.0  # seconds
+
+
+def parameter(text: str) -> tuple[str, str]:
+    """An argument that has the name of a parameter of the node, and is given to it unless it is empty."""
+    return "", f"{text} Empty: as params_file says."
 
 
 def params_file(name: str) -> tuple[str, str]:
@@ -38,7 +48,8 @@ def folders(bundle: str) -> str:
 @dataclass(frozen=True)
 class PoseLaunch:
     """A launch file. name: object_pose for object_pose_node, config/object_pose.rviz, … bundle: the default one.
-    arguments: what can be said to it. topic: the node's image topic; image: the argument that remaps it.
+    arguments: what can be said to it. parameters: those of them that are the node's parameters. topic: the node's image
+    topic; image: the argument that remaps it.
     """
 
     name: str
@@ -46,6 +57,7 @@ class PoseLaunch:
     topic: str
     image: str
     arguments: Arguments
+    parameters: tuple[str, ...] = ()
 
     def description(self) -> LaunchDescription:
         """What `ros2 launch` asks for."""
@@ -55,30 +67,44 @@ class PoseLaunch:
         ]
         return LaunchDescription([*declared, OpaqueFunction(function=self._nodes)])
 
-    def _nodes(self, context: LaunchContext) -> list[Node]:
+    def _nodes(self, context: LaunchContext) -> list[Action]:
         values = {name: LaunchConfiguration(name).perform(context) for name in self.arguments}
-        time = {"use_sim_time": values["use_sim_time"].lower() in ("true", "1")}
-        return [self._pose_node(values, time), self._rviz(values, time)]
+        if not os.path.isfile(values["params_file"]):
+            raise RuntimeError(f"params_file: expected a YAML file, got {values['params_file']!r}, which is none")
+        time = {"use_sim_time": _flag(values, "use_sim_time")}
+        actions: list[Action] = [self._pose_node(values, time)]
+        if _flag(values, "rviz"):
+            # What PushRosNamespace has put around this launch file stands before its own namespace.
+            pushed = context.launch_configurations.get("ros_namespace", "")
+            actions.append(self._rviz(values, time, posixpath.join("/", pushed, values["namespace"])))
+        return actions
 
-    def _pose_node(self, values: dict[str, str], time: dict[str, bool]) -> Node:
+    def _pose_node(self, values: dict[str, str], time: dict[str, bool]) -> Action:
         # The last one wins as long as all have the same key, /** as in the file; hence no `name`, which would change
         # launch's key.
-        parameters = [{"bundle": folders(self.bundle)}, values["params_file"], time]
+        own = {name: yaml.safe_load(values[name]) for name in self.parameters if values[name]}
         if values["bundle"]:
-            parameters.append({"bundle": folders(values["bundle"])})
+            own["bundle"] = folders(values["bundle"])
         image = values[self.image]
         camera_info = values["camera_info"] or posixpath.join(posixpath.dirname(image), "camera_info")
         return Node(
             package="fm_pose_ros",
             executable=f"{self.name}_node",
             namespace=values["namespace"],
-            parameters=parameters,
+            parameters=[{"bundle": folders(self.bundle)}, values["params_file"], time, *([own] if own else [])],
             remappings=[(self.topic, image), ("camera_info", camera_info), ("detections_2d", values["detections"])],
+            ros_arguments=["--log-level", values["log_level"]],
+            respawn=_flag(values, "respawn"),
+            respawn_delay=RESPAWN_DELAY,
             output="screen",
         )
 
-    def _rviz(self, values: dict[str, str], time: dict[str, bool]) -> Node:
-        home = posixpath.join("/", values["namespace"], f"{self.name}_node")
+    def _rviz(self, values: dict[str, str], time: dict[str, bool], namespace: str) -> Action:
+        try:
+            get_package_prefix("rviz2")
+        except PackageNotFoundError:
+            return LogInfo(msg="rviz: expected the package rviz2, got none installed; the node runs without it")
+        home = posixpath.join(namespace, f"{self.name}_node")
         shown = os.path.join(SHARE, "config", f"{self.name}.rviz")
         return Node(
             package="rviz2",
@@ -86,5 +112,12 @@ class PoseLaunch:
             arguments=["-d", shown, "-f", values["fixed_frame"]],
             parameters=[time],
             remappings=[(f"/{self.name}_node/{topic}", f"{home}/{topic}") for topic in OUTPUTS],
-            condition=IfCondition(values["rviz"]),
         )
+
+
+def _flag(values: Mapping[str, str], name: str) -> bool:
+    """Of an argument that is true or false."""
+    text = values[name].lower()
+    if text not in ("true", "false", "1", "0"):
+        raise RuntimeError(f"{name}: expected true or false, got {values[name]!r}")
+    return text in ("true", "1")

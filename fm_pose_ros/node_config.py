@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fm_pose_core.config import knob
+from fm_pose_core.errors import expect
 
 TRANSPORT = "raw subscribes to the image topic, compressed to its /compressed (for depth: /compressedDepth)."
 RECTIFIED = "The image is already rectified (image_rect): take P from camera_info, no distortion."
@@ -19,6 +20,13 @@ class NodeConfig:
     rectified: bool = knob(False, RECTIFIED)
     warning_period: float = knob(5.0, "Seconds between two warnings about the same kind of fault.", 0.0, 3600.0)
     diagnostics_period: float = knob(1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0)
+
+
+def check_frames(**names: str) -> None:
+    """Raise InputError for a name that tf2 does not take for a frame's, or its beginning."""
+    for parameter, name in names.items():
+        wanted = "a frame's name: printable, without blanks and without a slash in front (tf2)"
+        expect(name.isprintable() and " " not in name and not name.startswith("/"), parameter, wanted, repr(name))
 
 
 NODE: Configs = {NodeConfig: ("autostart", "image_transport", "rectified", "diagnostics_period")}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fm_pose_core.config import EstimatorConfig, knob
-from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs
+from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs, check_frames
 
 SOURCE = (
     "Where to look: detections (2D detections), fixed (window_u, window_v), "
@@ -39,12 +39,16 @@ class ObjectNodeConfig:
     smoothing: float = knob(0.0, SMOOTHING, 0.0, 10.0)
     publish_tf: bool = knob(True, "Send the transform from the camera's frame to the object's.")
     child_frame: str = knob("", "TF frame of the object; empty: its name. Further instances get _2, _3, … behind it.")
+    tf_prefix: str = knob("", "In front of the objects' TF frames, such as left/: two cameras may see one object.")
     marker: str = knob("box", "What RViz shows on ~/markers.", choices=("box", "mesh", "both"))
     marker_lifetime: float = knob(
         1.0, "Seconds after which a marker disappears if no new one comes; 0: never.", 0.0, 3600.0
     )
 
+    def __post_init__(self) -> None:
+        check_frames(child_frame=self.child_frame, tf_prefix=self.tf_prefix)
+
 
 # Fixed at the start: what decides about networks, subscriptions and frame names.
-FIXED = ("bundle", "window_source", "initial_window", "detection_queue", "child_frame")
+FIXED = ("bundle", "window_source", "initial_window", "detection_queue", "child_frame", "tf_prefix")
 PARAMETERS: Configs = {ObjectNodeConfig: FIXED, EstimatorConfig: ENGINE_FIXED, **NODE}

@@ -252,7 +252,8 @@ class ObjectPoseNode(PoseNode):
         for track, pose in target.tracks.update(
             poses, stamp, instances=s.max_instances, lost_after=s.lost_after, smoothing=s.smoothing
         ):
-            frame = (s.child_frame or thing.name) + (f"_{track.slot + 1}" if track.slot else "")
+            name = s.tf_prefix + (s.child_frame or thing.name)
+            frame = name + (f"_{track.slot + 1}" if track.slot else "")
             objects.append(DetectedObject(thing, track.number, frame, pose, track.T_smoothed))
         return objects
 

@@ -2,6 +2,7 @@
 and ranges."""
 
 import dataclasses
+import difflib
 import sys
 import typing
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from fm_pose_core.config import from_dict
 from fm_pose_core.errors import InputError
 
 T = TypeVar("T")
+OTHERS = ("use_sim_time", "start_type_description_service")  # rclpy's own
 
 
 class Parameters:
@@ -32,6 +34,7 @@ class Parameters:
             for f in dataclasses.fields(cls):
                 node.declare_parameter(f.name, f.default, _descriptor(f, hints[f.name], f.name in names))
         node.add_on_set_parameters_callback(self._check)
+        self._warn_of_unknown()
 
     def get(self, cls: type[T]) -> T:
         """The current values as an instance of `cls`. Raises InputError if a start-up value isn't allowed."""
@@ -39,6 +42,16 @@ class Parameters:
         if cls not in self._current or self._current[cls][0] != values:
             self._current[cls] = (values, from_dict(cls, values))
         return typing.cast(T, self._current[cls][1])
+
+    def _warn_of_unknown(self) -> None:
+        """Of parameters that were given to the node and that it does not have, such as misspelt ones. What rclpy's own
+        parts will declare has a dot or is known by name."""
+        given = [name for name in self._node._parameter_overrides if "." not in name and name not in OTHERS]
+        known = [f.name for cls in self._classes for f in dataclasses.fields(cls)]
+        for name in sorted(set(given) - set(known)):
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"; is {near[0]} meant?" if near else ""
+            self._node.get_logger().warning(f"parameter {name}: expected one that this node has, got another{meant}")
 
     def _values(self, cls: type) -> dict[str, Any]:
         return {f.name: self._node.get_parameter(f.name).value for f in dataclasses.fields(cls)}
@@ -58,6 +71,7 @@ class Parameters:
 def _descriptor(f: "dataclasses.Field[Any]", hint: type, read_only: bool) -> ParameterDescriptor:
     low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
     descriptor = ParameterDescriptor(description=f.metadata["description"], read_only=read_only)
+    descriptor.dynamic_typing = hint is float  # takes 1 for 1.0; `from_dict` refuses what is no number
     if choices:
         descriptor.additional_constraints = f"one of {', '.join(choices)}"
     if hint is int and (low is not None or high is not None):

@@ -5,7 +5,15 @@ ros2 launch fm_pose_ros object_pose.launch.py bundle:=duck image:=/camera/camera
 
 from launch import LaunchDescription
 
-from fm_pose_ros.launching import INPUTS, PoseLaunch, params_file
+from fm_pose_ros.launching import INPUTS, PoseLaunch, parameter, params_file
+
+PARAMETERS = {
+    "window_source": parameter("Where to look: detections, fixed or tracking."),
+    "image_transport": parameter("raw or compressed."),
+    "max_instances": parameter("Objects of one class in one image, at most."),
+    "child_frame": parameter("TF frame of the only object."),
+    "tf_prefix": parameter("In front of the objects' TF frames, such as left/: for two cameras."),
+}
 
 ARGUMENTS = {
     "bundle": (
@@ -17,6 +25,7 @@ ARGUMENTS = {
     "namespace": ("", "Namespace of the node."),
     "image": ("image_raw", "Image topic; with image_transport compressed, without its /compressed."),
     "camera_info": ("", "camera_info topic; empty: beside the image topic."),
+    **PARAMETERS,
     **INPUTS,
     "fixed_frame": ("camera_optical_frame", "RViz's fixed frame: the camera's, or any that TF connects with it."),
 }
@@ -24,4 +33,4 @@ ARGUMENTS = {
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` calls."""
-    return PoseLaunch("object_pose", "duck", "image_raw", "image", ARGUMENTS).description()
+    return PoseLaunch("object_pose", "duck", "image_raw", "image", ARGUMENTS, tuple(PARAMETERS)).description()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm_pose_core.bundle import Bundle, Manifest, NetworkFile, write
+from fm_pose_core.bundle import Bundle, Manifest, NetworkFile, is_name, write
 from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.contract import hand_contract
 from fm_pose_core.errors import expect
@@ -31,7 +31,8 @@ class HandManifest(Manifest):
 
     def check(self) -> None:
         hand, joints = self.hand, self.hand.joints
-        expect(bool(hand.name), "hand.name", "a name", "an empty one")
+        for name in (hand.name, *joints):
+            expect(is_name(name), "hand", "names of letters, digits and _, as of a topic", repr(name)[:60])
         different = 0 < len(joints) <= 256 and len(set(joints)) == len(joints)
         expect(different, "hand.joints", "up to 256 different names", list(joints))
         for bone in hand.bones:

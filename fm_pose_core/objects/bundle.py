@@ -15,6 +15,7 @@ from fm_pose_core.bundle import (
     Manifest,
     NetworkEntry,
     NetworkFile,
+    is_name,
     write,
     write_file,
 )
@@ -210,7 +211,7 @@ def _check_contract(contract: Contract) -> None:
 
 
 def _check_object(x: ObjectEntry, where: str) -> None:
-    expect(bool(x.name), f"{where}.name", "a name", "an empty one")
+    expect(is_name(x.name), f"{where}.name", "a name of letters, digits and _, as of a topic", repr(x.name)[:60])
     numbers = np.array([x.minimum, x.maximum])
     ordered = bool(np.isfinite(numbers).all() and (numbers[1] > numbers[0]).all())
     expect(ordered, where, "minimum below maximum on every axis", numbers.tolist())

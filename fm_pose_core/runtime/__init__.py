@@ -3,6 +3,7 @@
 import logging
 from importlib import import_module
 from importlib.util import find_spec
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,8 @@ from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 
 log = logging.getLogger(__name__)
+
+_loading = Lock()  # two nodes in one process: OpenVINO's first calls at the same time may wait for each other for ever
 
 Floats = NDArray[np.float32]
 Images = NDArray[np.generic]
@@ -82,7 +85,14 @@ def _load(name: str, bundle: Bundle, config: EngineConfig) -> Backend:
     module, packages, install = BACKENDS[name]
     wanted = f"the Python package {' or '.join(packages)}"
     expect(_installed(name), f"backend {name}", wanted, f"none installed; try: pip install {install}")
-    backend: Backend = import_module(f"fm_pose_core.runtime.{module}").load(bundle, config)
+    with _loading:
+        backend: Backend = import_module(f"fm_pose_core.runtime.{module}").load(bundle, config)
+        # Once, so that the first image is as quick as the others, and a network that cannot be executed is known now.
+        try:
+            backend.infer(np.zeros((1, *bundle.contract.image_shape), bundle.contract.image_type))
+        except RuntimeError as error:
+            told = " ".join(str(error).split())[:300]
+            raise InputError(f"{bundle.network_path}: expected a network that {name} executes, got {told}") from None
     return backend
 
 

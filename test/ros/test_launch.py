@@ -42,15 +42,21 @@ PARAMETERS = """
 
 
 @pytest.mark.parametrize(
-    ("name", "image", "default"),
-    [("object_pose", "image", "image_raw"), ("hand_pose", "depth", "depth/image_rect_raw")],
+    ("name", "image", "default", "own"),
+    [
+        ("object_pose", "image", "image_raw", ("max_instances", "child_frame", "tf_prefix")),
+        ("hand_pose", "depth", "depth/image_rect_raw", ("mirror", "tf_prefix")),
+    ],
 )
-def test_every_argument_has_a_default_and_a_description(name: str, image: str, default: str) -> None:
+def test_every_argument_has_a_default_and_a_description(
+    name: str, image: str, default: str, own: tuple[str, ...]
+) -> None:
     source = PythonLaunchDescriptionSource(str(LAUNCH / f"{name}.launch.py"))
     description = source.try_get_launch_description_without_context()
     arguments = {argument.name: argument for argument in description.get_launch_arguments()}
-    order = ("bundle", "params_file", "namespace", image, "camera_info", "detections", "use_sim_time", "rviz")
-    assert tuple(arguments) == (*order, "fixed_frame")
+    topics = ("bundle", "params_file", "namespace", image, "camera_info", "window_source", "image_transport")
+    rest = ("detections", "log_level", "respawn", "use_sim_time", "rviz", "fixed_frame")
+    assert tuple(arguments) == (*topics, *own, *rest)
     assert all(a.default_value is not None and a.description for a in arguments.values())
     (text,) = arguments[image].default_value
     assert text.text == default
@@ -58,12 +64,28 @@ def test_every_argument_has_a_default_and_a_description(name: str, image: str, d
     assert Path(text.text).is_file()
 
 
-def launched(peer: Peer, name: str, image: str, bundle: Path, send: Callable[[float], Any], output: str) -> Any:
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("params_file:=/nowhere.yaml", "params_file: expected a YAML file, got '/nowhere.yaml'"),
+        ("rviz:=yes", "rviz: expected true or false, got 'yes'"),
+    ],
+)
+def test_an_argument_that_is_none_ends_the_launch(argument: str, text: str) -> None:
+    command = [sys.executable, "-c", RUN, str(LAUNCH / "object_pose.launch.py"), argument]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and text in done.stdout + done.stderr
+
+
+def launched(
+    peer: Peer, name: str, image: str, bundle: Path, send: Callable[[float], Any], output: str, *more: str
+) -> Any:
     """What the node publishes on ~/`output` when it is launched with these arguments. send: publishes an image with
-    that stamp."""
+    that stamp. more: arguments."""
     parameters = bundle.parent / "parameters.yaml"
     parameters.write_text(PARAMETERS)
     options = (f"bundle:={bundle}", f"params_file:={parameters}", f"namespace:={peer.namespace}", f"{image}:=front/it")
+    options = (*options, *more, "rviz:=true", "log_level:=error")  # without rviz2 the node runs all the same
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(LAUNCH / f"{name}.launch.py"), *options],
         env={**os.environ, "ROS_DOMAIN_ID": str(peer.domain)},
@@ -87,10 +109,14 @@ def launched(peer: Peer, name: str, image: str, bundle: Path, send: Callable[[fl
 def test_the_launched_object_node_has_the_topics_and_the_bundle_of_the_arguments(toy_bundle: Path) -> None:
     peer = Peer(("pose",), image="front/it", info="front/camera_info")
     pixels = toy_image(CAMERA, 159.5, 119.5)
-    pose = launched(
-        peer, "object_pose", "image", toy_bundle, lambda t: peer.images.publish(image_msg(pixels, t)), "pose"
-    )
-    assert pose.header.frame_id == "camera_optical_frame"
+    more = ("window_source:=fixed", "tf_prefix:=left/", "max_instances:=2")
+
+    def send(stamp: float) -> None:
+        peer.images.publish(image_msg(pixels, stamp))
+
+    (transform,) = launched(peer, "object_pose", "image", toy_bundle, send, "tf", *more).transforms
+    assert transform.header.frame_id == "camera_optical_frame" and transform.child_frame_id == "left/toy_box"
+    assert peer.heard["pose"]
 
 
 def test_the_launched_hand_node_has_the_topics_and_the_bundle_of_the_arguments(tmp_path: Path) -> None:

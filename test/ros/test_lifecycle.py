@@ -14,6 +14,8 @@ from test_object_pose_node import HERE, U, V
 from toy_bundle import toy_image
 from visualization_msgs.msg import Marker
 
+from fm_pose_core import EstimatorConfig
+
 PIXELS = toy_image(CAMERA, U, V)
 
 
@@ -235,3 +237,26 @@ def test_the_executable_refuses_a_parameter_out_of_range():
     peer.close()
     assert process.returncode == 1
     assert "min_score" in errors and "Traceback" not in errors
+
+
+def test_misspelt_parameters_are_told_and_whole_numbers_taken(rig):
+    r = rig(mim_score=0.5, **{**HERE, "window_u": int(U), "max_reprojection_error": 9})
+    (warning,) = r.wait(r.warnings, "the warning")
+    assert warning == "parameter mim_score: expected one that this node has, got another; is min_score meant?"
+    assert (r.node.settings.window_u, r.node.parameters.get(EstimatorConfig).max_reprojection_error) == (int(U), 9.0)
+
+
+@pytest.mark.parametrize("name", ["/left", "left arm", "tab\t"])
+@pytest.mark.parametrize("parameter", ["child_frame", "tf_prefix"])
+def test_frame_names_that_tf_does_not_take_are_refused(rig, parameter, name):
+    r = rig(autostart=False, **{parameter: name})
+    assert not Manager(r)(Transition.TRANSITION_CONFIGURE)
+    (error,) = r.wait(r.warnings, "the error")
+    assert f"{parameter}: expected a frame's name" in error
+
+
+def test_the_prefix_stands_before_the_frame(rig):
+    r = rig(tf_prefix="left/", **HERE)
+    r.send_info()
+    r.send(image_msg(PIXELS, 1.0))
+    assert r.wait(lambda: r.heard["tf"], "tf")[0].transforms[0].child_frame_id == "left/toy_box"
