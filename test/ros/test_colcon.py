@@ -18,6 +18,7 @@ PARTS = (
     "config",
     "models",
     "msg",
+    "test",
     "CMakeLists.txt",
     "package.xml",
     "setup.py",
@@ -54,3 +55,17 @@ def test_colcon_build(options: list[str], tmp_path: Path) -> None:
     used = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr
     assert str(prefix) in used.stdout
+    if options:
+        return
+    tested = subprocess.run(
+        ["colcon", "test", "--packages-select", "fm_pose_ros", "--ctest-args", "-R", "conversions"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    results = subprocess.run(["colcon", "test-result", "--all"], cwd=tmp_path, capture_output=True, text=True)
+    assert results.returncode == 0 and "Summary: " in results.stdout, results.stdout
+    count = int(results.stdout.split("Summary: ")[1].split()[0])
+    assert count > 10, results.stdout
