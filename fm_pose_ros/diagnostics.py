@@ -147,6 +147,7 @@ class Diagnostics:
         if node.state == "active" and now - self.statistics.started > GRACE:
             self._warn_about_silence()
             self._watch_losses(now)
+            self._count_cameras()
         level, message = self._judge(now)
         values = {"state": node.state, "backend": node.backend, "camera_info": self.camera}
         values |= self._values() if node.state in ("inactive", "active") else {}
@@ -181,6 +182,13 @@ class Diagnostics:
             topic = self._images.topic_name
             self._lost = f"{missed} of {came + missed} images on {topic} were lost on the way"
             self.warn("lost images", f"{self._lost}: {REMEDY}")
+
+    def _count_cameras(self) -> None:
+        topic = self._images.topic_name if self._images is not None else ""
+        if topic and (count := self._node.count_publishers(topic)) > 1:
+            self.warn(
+                "cameras", f"{topic}: expected one publisher, got {count}; two cameras look like a jumping object"
+            )
 
     def _judge(self, now: float) -> tuple[bytes, str]:
         """Level and message of the status."""

@@ -219,8 +219,8 @@ def _check_object(x: ObjectEntry, where: str) -> None:
     wanted = f"between the box's longest side {longest:g} and its diagonal {diagonal:g} (metres)"
     expect(0.99 * longest <= x.diameter <= 1.01 * diagonal, f"{where}.diameter", wanted, x.diameter)
     expect(diagonal < 10.0, where, "a box in metres, below 10 m", f"a diagonal of {diagonal:g}")
-    expect(0 < x.focal < math.inf, f"{where}.focal", "a positive number of pixels", x.focal)
-    expect(0 <= x.fill < math.inf, f"{where}.fill", "a distance in metres, or 0", x.fill)
+    expect(1 <= x.focal <= 1e5, f"{where}.focal", "a positive number of pixels, from 1 to 100000", x.focal)
+    expect(0 <= x.fill < 1000, f"{where}.fill", "a distance in metres below 1000, or 0", x.fill)
     for i, symmetry in enumerate(x.symmetries):
         wanted = "16 numbers of a rigid 4x4 transform, row-major"
         expect(_is_rigid(symmetry), f"{where}.symmetries[{i}]", wanted, list(symmetry))
