@@ -49,6 +49,14 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class HandEstimatorConfig(EngineConfig):
+    """The same for hands. Walls and boxes reach scores that no object's window does, so the gate is higher
+    (benchmarks/hand_presence.py)."""
+
+    min_score: float = knob(0.35, "Gate: smallest score (no probability) that is accepted.", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class EstimatorConfig(EngineConfig):
     """The same for objects, whose poses pass one more gate."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fm_pose_core.config import EngineConfig, knob
+from fm_pose_core.config import HandEstimatorConfig, knob
 from fm_pose_core.hands.locate import SearchConfig
 from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs, check_frames
 
@@ -42,4 +42,4 @@ class HandNodeConfig:
 
 # Fixed at the start: what decides about networks and subscriptions.
 FIXED = ("bundle", "window_source", "detection_queue")
-PARAMETERS: Configs = {HandNodeConfig: FIXED, SearchConfig: (), EngineConfig: ENGINE_FIXED, **NODE}
+PARAMETERS: Configs = {HandNodeConfig: FIXED, SearchConfig: (), HandEstimatorConfig: ENGINE_FIXED, **NODE}

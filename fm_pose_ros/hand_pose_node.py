@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
-from fm_pose_core.config import EngineConfig
+from fm_pose_core.config import HandEstimatorConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.bundle import HandEntry
@@ -47,7 +47,7 @@ class HandPoseNode(PoseNode):
         """Load the bundle, create the publishers."""
         expect(bool(self.settings.bundle), "bundle", "the folder of a bundle", "an empty parameter")
         folder = os.path.expanduser(self.settings.bundle)
-        self._estimator = HandEstimator.load(folder, self.parameters.get(EngineConfig))
+        self._estimator = HandEstimator.load(folder, self.parameters.get(HandEstimatorConfig))
         self._joints = self.publisher(HandJoints, "~/joints")
         self._pose_array = self.publisher(PoseArray, "~/poses")
         self._markers = self.publisher(MarkerArray, "~/markers")
@@ -98,7 +98,7 @@ class HandPoseNode(PoseNode):
         """Find the hand, estimate, publish. Without a hand the message says so; an old pose is never repeated."""
         estimator = self._estimator
         assert estimator is not None
-        estimator.config = self.parameters.get(EngineConfig)
+        estimator.config = self.parameters.get(HandEstimatorConfig)
         estimator.refine, estimator.mirror = self.settings.refine, self.settings.mirror
         pose = estimator.estimate(frame.image, frame.camera, self._locator(estimator.bundle.hand.cube, detections))
         self._publish(frame, estimator.bundle.hand, pose)

@@ -1,12 +1,12 @@
 """From a depth map and a camera to the joints of the hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.config import EngineConfig
+from fm_pose_core.config import EngineConfig, HandEstimatorConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.bundle import HandBundle
@@ -24,7 +24,7 @@ EXPECTED_ERROR = 0.02  # metres: the mean joint error at whose expectation the s
 class HandPose:
     """joints (J, 3) metres in the camera's optical frame, in the order of the bundle's names; spread (J,): expected
     standard deviation of each, metres; center (3,): of the cube; score in [0, 1], 0.5 where a mean error of 20 mm is
-    expected; accepted: False if the score is too low, with a reason."""
+    expected; accepted: False if a gate refused the pose, with a reason."""
 
     joints: Array
     spread: Array
@@ -52,7 +52,7 @@ class HandEstimator:
         mirror: bool = False,
     ) -> None:
         self.bundle, self.backend = bundle, backend
-        self.config, self.search = config or EngineConfig(), search or SearchConfig()
+        self.config, self.search = config or HandEstimatorConfig(), search or SearchConfig()
         self.refine, self.mirror = refine, mirror
         self._crop = HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube))
 
@@ -66,7 +66,7 @@ class HandEstimator:
         mirror: bool = False,
     ) -> "HandEstimator":
         """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
-        config = config or EngineConfig()
+        config = config or HandEstimatorConfig()
         bundle = HandBundle.load(bundle_dir)
         return cls(bundle, load_backend(bundle, config), config, search, refine, mirror)
 
@@ -86,7 +86,7 @@ class HandEstimator:
         pose = self._estimate(hand.depth, camera, hand.center)
         if self.refine and (center := centre_of_mass(hand.depth, camera, pose.joints.mean(0), cube)) is not None:
             pose = self._estimate(hand.depth, camera, center)
-        return pose
+        return self._judged(pose)
 
     def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
         """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints
@@ -109,13 +109,18 @@ class HandEstimator:
         # The mean of a three-dimensional normal distribution's distance is 1.6 deviations.
         error = float(1.6 * deviation.mean())
         score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
-        reason = ""
+        return HandPose(joints, deviation, center, score, True)
+
+    def _judged(self, pose: HandPose) -> HandPose:
+        """The gates."""
+        reason, cube = "", self.bundle.hand.cube
         # A joint beyond the cube is none, whatever the network thinks of it; neither is one that is not finite.
-        if not (np.linalg.norm(joints - center, axis=1) <= self.bundle.hand.cube).all() or not np.isfinite(score):
+        inside = (np.linalg.norm(pose.joints - pose.center, axis=1) <= cube).all() and np.isfinite(pose.score)
+        if not inside:
             reason = "the network's joints are not in the cube"
-        elif score < self.config.min_score:
-            reason = f"score {score:.2f} is below {self.config.min_score:g}"
-        return HandPose(joints, deviation, center, score, not reason, reason)
+        elif pose.score < self.config.min_score:
+            reason = f"score {pose.score:.2f} is below {self.config.min_score:g}"
+        return replace(pose, accepted=not reason, reason=reason)
 
 
 def _check_depth(depth: Depth, camera: Camera) -> None:

@@ -187,7 +187,7 @@ def test_bad_messages_give_one_warning_each_and_no_joints(hand_rig: Callable[...
     short.data = short.data[:-10]
     small.step = 10
     empty.width = empty.height = 0
-    for msg, word in ((rgb, "depth.encoding"), (short, "depth.data"), (small, "depth.step"), (empty, "depth:")):
+    for msg, word in ((rgb, "depth.encoding"), (short, "depth.data"), (small, "depth.step"), (empty, "image size:")):
         r.images.publish(msg)
         r.wait(lambda word=word: [w for w in r.warnings() if word in w], word)
     assert len(r.warnings()) == 4 and not r.heard["joints"]
