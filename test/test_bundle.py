@@ -60,6 +60,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (bundle.manifest.format, bundle.contract) == (2, object_contract(96))
 
 
+def test_a_network_with_weights_in_other_files_is_refused(tmp_path: Path) -> None:
+    """As ONNX names them: no checksum covers these files."""
+    entry = b"\n\x08location\x12\x0c../secret.bin"
+    with pytest.raises(InputError, match="expected a network in one file, got one whose weights are in other files"):
+        write(tmp_path / "thing", network=b"weights" + entry)
+
+
 def test_several_objects_keep_their_order_and_their_own(tmp_path: Path) -> None:
     write_object_bundle(tmp_path / "both", network_file(2), [THING, OTHER])
     bundle = load_bundle(tmp_path / "both")

@@ -116,6 +116,8 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_network_with_another_contract_is_refused(tmp_path: Path, name: str) -> None:
+    from onnx import TensorProto
+
     bundle = make_bundle(tmp_path / "small", voting_network(size=64).SerializeToString())
     with pytest.raises(InputError, match="network inputs"):
         load_backend(bundle, EstimatorConfig(backend=name))
@@ -123,6 +125,11 @@ def test_a_network_with_another_contract_is_refused(tmp_path: Path, name: str) -
     del model.graph.output[1]
     bundle = make_bundle(tmp_path / "one_output", model.SerializeToString())
     with pytest.raises(InputError, match="network outputs"):
+        load_backend(bundle, EstimatorConfig(backend=name))
+    model = voting_network()
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    bundle = make_bundle(tmp_path / "floats", model.SerializeToString())
+    with pytest.raises(InputError, match="network inputs: expected {'image': \\('uint8', None, 128, 128, 3"):
         load_backend(bundle, EstimatorConfig(backend=name))
 
 

@@ -67,9 +67,10 @@ def load_backend(bundle: Bundle, config: EngineConfig | None = None) -> Backend:
 
 
 def check_contract(inputs: dict[str, tuple], outputs: dict[str, tuple], contract: Contract) -> None:
-    """Raise InputError unless the network's tensors are those of the contract. Shapes by name, None for a free axis."""
-    expected_inputs = {"image": (None, *contract.image_shape)}
-    expected_outputs = {x.name: (None, *x.shape) for x in contract.outputs}
+    """Raise InputError unless the network's tensors are those of the contract. By name: the numbers' type, as numpy
+    calls it, and the shape's sides, None for a free one."""
+    expected_inputs = {"image": (np.dtype(contract.image_type).name, None, *contract.image_shape)}
+    expected_outputs = {x.name: ("float32", None, *x.shape) for x in contract.outputs}
     expect(inputs == expected_inputs, "network inputs", str(expected_inputs), inputs)
     expect(outputs == expected_outputs, "network outputs", str(expected_outputs), outputs)
 

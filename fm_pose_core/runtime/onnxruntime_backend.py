@@ -10,6 +10,8 @@ from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_contract, check_images
 
+TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # as numpy calls them
+
 
 class OnnxRuntimeBackend:
     name = "onnxruntime"
@@ -35,7 +37,7 @@ class OnnxRuntimeBackend:
             raise InputError(
                 f"{bundle.network_path}: expected a network that ONNX Runtime loads, got {error}"
             ) from None
-        check_contract(_shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), bundle.contract)
+        check_contract(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()), bundle.contract)
         self.device = "CPU"
         self._contract = bundle.contract
 
@@ -47,8 +49,8 @@ class OnnxRuntimeBackend:
         return dict(zip(names, answers, strict=True))
 
 
-def _shapes(tensors: Any) -> dict[str, tuple]:
-    return {t.name: tuple(d if isinstance(d, int) else None for d in t.shape) for t in tensors}
+def _tensors(tensors: Any) -> dict[str, tuple]:
+    return {t.name: (TYPES.get(t.type, t.type), *(d if isinstance(d, int) else None for d in t.shape)) for t in tensors}
 
 
 def load(bundle: Bundle, config: EngineConfig) -> OnnxRuntimeBackend:

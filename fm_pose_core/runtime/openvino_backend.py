@@ -18,6 +18,7 @@ from fm_pose_core.runtime import Floats, Images, check_contract, check_images
 
 # Of half a window: median difference of the points on random images beyond which a precision counts as broken.
 TOLERANCE = 0.03
+TYPES = {"u8": "uint8", "f32": "float32"}  # as numpy calls them
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -35,8 +36,8 @@ class OpenVinoBackend:
         try:
             model = core.read_model(bundle.network_path)
             check_contract(
-                {t.any_name: _shape(t) for t in model.inputs},
-                {t.any_name: _shape(t) for t in model.outputs},
+                {t.any_name: _tensor(t) for t in model.inputs},
+                {t.any_name: _tensor(t) for t in model.outputs},
                 bundle.contract,
             )
             compiled = core.compile_model(model, "CPU", options)
@@ -77,8 +78,10 @@ def _difference(compiled: Any, reference: Any, contract: Contract) -> float:
     return float(np.median(np.abs(ours - theirs))) / points.scale
 
 
-def _shape(tensor: Any) -> tuple:
-    return tuple(None if d.is_dynamic else d.get_length() for d in tensor.get_partial_shape())
+def _tensor(tensor: Any) -> tuple:
+    kind = tensor.get_element_type().get_type_name()
+    sides = (None if d.is_dynamic else d.get_length() for d in tensor.get_partial_shape())
+    return (TYPES.get(kind, kind), *sides)
 
 
 def load(bundle: Bundle, config: EngineConfig) -> OpenVinoBackend:
