@@ -129,7 +129,7 @@ def test_a_network_with_another_contract_is_refused(tmp_path: Path, name: str) -
     model = voting_network()
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
     bundle = make_bundle(tmp_path / "floats", model.SerializeToString())
-    with pytest.raises(InputError, match="network inputs: expected {'image': \\('uint8', None, 128, 128, 3"):
+    with pytest.raises(InputError, match=r"network inputs: expected {'image': \('uint8', None, 128, 128, 3"):
         load_backend(bundle, EstimatorConfig(backend=name))
 
 
