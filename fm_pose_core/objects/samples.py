@@ -6,6 +6,7 @@ the camera about its own centre is a homography of the image, so the label is ex
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import cv2
@@ -344,14 +345,20 @@ def render_view(
 def cell_points(surface: NDArray[np.float16], H: Array, size: int, cell: int) -> NDArray[np.float32]:
     """The object's point behind the centre of each cell of `cell`×`cell` pixels of the window, row by row: (L, 3)
     object frame, metres, NaN where the object is not seen. H (3, 3): view pixels -> window pixels."""
-    centres = np.arange(cell / 2, size, cell) - 0.5
-    u, v = np.meshgrid(centres, centres)
-    source = np.rint(project(np.linalg.inv(H), np.stack([u.ravel(), v.ravel(), np.ones(u.size)], -1))).astype(int)
+    uvw = _cell_centres(size, cell) @ np.linalg.inv(H).T
+    u, v = np.rint(uvw[:, :2] / uvw[:, 2:]).astype(int).T
     height, width = surface.shape[:2]
-    inside = (source >= 0).all(1) & (source[:, 0] < width) & (source[:, 1] < height)
-    points = np.full((len(source), 3), np.nan, np.float32)
-    points[inside] = surface[source[inside, 1], source[inside, 0]]
+    inside = (u >= 0) & (v >= 0) & (u < width) & (v < height)
+    points = np.full((len(uvw), 3), np.nan, np.float32)
+    points[inside] = surface[v[inside], u[inside]]
     return points
+
+
+@cache
+def _cell_centres(size: int, cell: int) -> Array:
+    """(L, 3): homogeneous pixels."""
+    u, v = np.meshgrid(*2 * [np.arange(cell / 2, size, cell) - 0.5])
+    return np.stack([u.ravel(), v.ravel(), np.ones(u.size)], -1)
 
 
 def warp(image: Image, H: Array, size: int, border: int = cv2.BORDER_CONSTANT) -> Image:

@@ -89,7 +89,8 @@ def beyond_border(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
 def over(rgba: Image, background: Image) -> Image:
     """Premultiplied (H, W, 4) over (H, W, 3)."""
     keep = cv2.cvtColor(255 - rgba[..., 3], cv2.COLOR_GRAY2RGB)
-    return cv2.add(cv2.multiply(background, keep, scale=1.0 / 255.0), np.ascontiguousarray(rgba[..., :3]))
+    colour = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)  # many times as quick as numpy's copy of three of four channels
+    return cv2.add(cv2.multiply(background, keep, scale=1.0 / 255.0), colour)
 
 
 def blend(image: Image, mask: Image, background: Image) -> Image:
