@@ -50,7 +50,7 @@ class DetectedObject:
     """One object in one image, as it is published.
 
     object: which one. number: of its track. frame: TF frame of the object. pose: the estimator's answer.
-    T_camera_object: (4, 4) metres, the pose to publish (the estimator's, or a smoothed one).
+    T_camera_object: (4, 4) metres, the pose to publish (the estimator's, or a filtered one).
     """
 
     object: "BundledObject"

@@ -12,7 +12,7 @@ SOURCE = (
 INITIAL = "With tracking: where the first window, or that of a lost or further object, comes from."
 LOST = "An object counts as lost after so many frames without an accepted pose, in a row or among twice as many."
 QUEUE = "Images that wait for their 2D detections, at most: the detector's delay times the frame rate, and a few more."
-SMOOTHING = "Time constant of a low-pass filter on the published poses, seconds; 0 publishes the estimates as they are."
+FILTER = "Filter the published poses: constant velocity, each pose weighted by its covariance (a Kalman filter)."
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,11 @@ class ObjectNodeConfig:
     detection_queue: int = knob(15, QUEUE, 1, 1000)
     max_instances: int = knob(1, "Objects of one class in one image, at most.", 1, 100)
     lost_after: int = knob(5, LOST, 1, 1000)
-    smoothing: float = knob(0.0, SMOOTHING, 0.0, 10.0)
+    filter: bool = knob(False, FILTER)
+    acceleration: float = knob(
+        2.0, "With filter: how quickly objects change their velocity, m/s²; less is smoother.", 1e-3, 1000.0
+    )
+    angular_acceleration: float = knob(10.0, "With filter: likewise of their turning, rad/s².", 1e-3, 1e4)
     publish_tf: bool = knob(True, "Send the transform from the camera's frame to the object's.")
     child_frame: str = knob("", "TF frame of the object; empty: its name. Further instances get _2, _3, … behind it.")
     tf_prefix: str = knob("", "In front of the objects' TF frames, such as left/: two cameras may see one object.")

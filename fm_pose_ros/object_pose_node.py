@@ -249,12 +249,13 @@ class ObjectPoseNode(PoseNode):
     def _follow(self, target: Target, poses: Sequence[ObjectPose], stamp: float) -> list[DetectedObject]:
         s, thing = self.settings, target.object
         objects = []
+        accelerations = (s.acceleration, s.angular_acceleration) if s.filter else None
         for track, pose in target.tracks.update(
-            poses, stamp, instances=s.max_instances, lost_after=s.lost_after, smoothing=s.smoothing
+            poses, stamp, instances=s.max_instances, lost_after=s.lost_after, accelerations=accelerations
         ):
             name = s.tf_prefix + (s.child_frame or thing.name)
             frame = name + (f"_{track.slot + 1}" if track.slot else "")
-            objects.append(DetectedObject(thing, track.number, frame, pose, track.T_smoothed))
+            objects.append(DetectedObject(thing, track.number, frame, pose, track.T_filtered))
         return objects
 
     def _publish(self, frame: Frame, answer: Answer) -> None:

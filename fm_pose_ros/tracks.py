@@ -1,13 +1,15 @@
-"""Which pose of this frame continues which of the last: stable ids, smoothing, symmetric twins. Knows no rclpy."""
+"""Which pose of this frame continues which of the last: stable ids, a filter, symmetric twins. Knows no rclpy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from fm_pose_core.geometry import Array, exp_so3, log_so3, transform
+from fm_pose_core.geometry import Array
+from fm_pose_core.objects.filtering import PoseFilter
 from fm_pose_core.types import ObjectPose
 
+Accelerations = tuple[float, float]  # m/s², rad/s²
 SAME = 0.5  # diameters: poses nearer to each other than this are of one object
 
 
@@ -16,15 +18,16 @@ class Track:
     """One object followed through the frames.
 
     number: counts all tracks of the object, never used twice. slot: smallest number that no other live track has.
-    T_camera_object: (4, 4) of the last accepted estimate, metres. T_smoothed: the same after smoothing. stamp: of that
-    frame, seconds. refused: for each of the latest frames, whether it had no accepted pose.
+    T_camera_object: (4, 4) of the last accepted estimate, metres. T_filtered: the same after the filter, if there is
+    one. stamp: of that frame, seconds. refused: for each of the latest frames, whether it had no accepted pose.
     """
 
     number: int
     slot: int
     T_camera_object: Array
-    T_smoothed: Array
+    T_filtered: Array
     stamp: float
+    filter: PoseFilter | None = None
     refused: list[bool] = field(default_factory=list)
 
 
@@ -46,14 +49,20 @@ class Tracks:
         self.live.remove(track)
 
     def update(
-        self, poses: Sequence[ObjectPose], stamp: float, *, instances: int, lost_after: int, smoothing: float
+        self,
+        poses: Sequence[ObjectPose],
+        stamp: float,
+        *,
+        instances: int,
+        lost_after: int,
+        accelerations: Accelerations | None,
     ) -> list[tuple[Track, ObjectPose]]:
         """Continue, start and drop tracks with the accepted ones among `poses`, and return those with their tracks.
 
         stamp: seconds. instances: how many objects there can be; a single one keeps its track however far it moves, of
         several each keeps to within one diameter. Of poses or tracks that are on one object the better or continued one
-        stays. lost_after: so many of twice as many frames without a pose end a track. smoothing: time constant in
-        seconds, 0 for none.
+        stays. lost_after: so many of twice as many frames without a pose end a track. accelerations: of the filter
+        (PoseFilter), None for none.
         """
         reach = self._diameter if instances > 1 else np.inf
         waiting = list(self.live)
@@ -64,7 +73,7 @@ class Tracks:
                 track = self._new(pose.T_camera_object, stamp)
             else:
                 waiting.remove(track)
-                self._continue(track, pose.T_camera_object, stamp, smoothing)
+            self._continue(track, pose, stamp, accelerations)
             result.append((track, pose))
         for track, _ in result:
             track.refused = [*track.refused, False][-2 * lost_after :]
@@ -94,25 +103,21 @@ class Tracks:
         self.live.append(track)
         return track
 
-    def _continue(self, track: Track, T: Array, stamp: float, smoothing: float) -> None:
-        T = nearest_twin(T, track.T_camera_object, self._symmetries)
-        weight = 1.0 if smoothing <= 0 else 1.0 - float(np.exp(-max(0.0, stamp - track.stamp) / smoothing))
-        track.T_smoothed = blend(track.T_smoothed, T, weight)
+    def _continue(self, track: Track, pose: ObjectPose, stamp: float, accelerations: Accelerations | None) -> None:
+        T = nearest_twin(pose.T_camera_object, track.T_camera_object, self._symmetries)
         track.T_camera_object, track.stamp = T, stamp
+        if accelerations is None:
+            track.filter, track.T_filtered = None, T
+            return
+        if track.filter is None or track.filter.accelerations != accelerations:
+            track.filter = PoseFilter(*accelerations)
+        track.T_filtered = track.filter.update(T, pose.covariance, stamp)
 
 
 def nearest_twin(T: Array, T_last: Array, symmetries: Sequence[Array]) -> Array:
     """Of a pose (4, 4) and those that look the same by the object's symmetries, the one turned least from `T_last`."""
     twins = [T, *(T @ S for S in symmetries)]
     return max(twins, key=lambda twin: float(np.trace(T_last[:3, :3].T @ twin[:3, :3])))  # 1 + 2 cos of the turn
-
-
-def blend(T_from: Array, T_to: Array, weight: float) -> Array:
-    """The pose (4, 4) that lies `weight` (0 to 1) of the way, along the shortest turn and the straight line."""
-    if weight >= 1.0:
-        return T_to
-    R = T_from[:3, :3] @ exp_so3(weight * log_so3(T_from[:3, :3].T @ T_to[:3, :3]))
-    return transform(R, (1.0 - weight) * T_from[:3, 3] + weight * T_to[:3, 3])
 
 
 def _nearest(tracks: Sequence[Track], T: Array, reach: float) -> Track | None:

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 from camera_rig import stamp_of
 
-from fm_pose_core.geometry import exp_so3, log_so3, transform
+from fm_pose_core.geometry import exp_so3, transform
 from fm_pose_core.types import ObjectPose
 from fm_pose_ros.matching import Matcher
-from fm_pose_ros.tracks import Tracks, blend, nearest_twin
+from fm_pose_ros.tracks import Tracks, nearest_twin
 
-OPTIONS = {"instances": 1, "lost_after": 3, "smoothing": 0.0}
+OPTIONS = {"instances": 1, "lost_after": 3, "accelerations": None}
 
 
 def msg(stamp):
@@ -109,26 +109,17 @@ def test_tracks_that_settle_on_one_object_are_merged():
     assert tracks.live == [track] and track.number == 1
 
 
-def test_smoothing_is_off_by_default_and_a_low_pass_when_on():
-    a, b = pose(0.0), pose(0.1, R=exp_so3(np.array([0.0, 0.0, 0.2])))
+def test_the_filter_is_off_unless_asked_for_and_begins_with_the_track():
     tracks = Tracks(1.0)
-    tracks.update([a], 0.0, **OPTIONS)
-    ((track, _),) = tracks.update([b], 0.1, **OPTIONS)
-    np.testing.assert_array_equal(track.T_smoothed, b.T_camera_object)
-    tracks = Tracks(1.0)
-    options = {**OPTIONS, "smoothing": 0.1}
-    tracks.update([a], 0.0, **options)
-    ((track, _),) = tracks.update([b], 0.1, **options)
-    share = 1 - np.exp(-1)
-    np.testing.assert_allclose(track.T_smoothed[0, 3], 0.1 * share)
-    np.testing.assert_allclose(np.linalg.norm(log_so3(track.T_smoothed[:3, :3])), 0.2 * share)
-    np.testing.assert_array_equal(track.T_camera_object, b.T_camera_object)
-
-
-def test_blend_ends():
-    A, B = transform(np.eye(3), np.zeros(3)), transform(exp_so3(np.array([0.4, 0.0, 0.0])), np.ones(3))
-    np.testing.assert_allclose(blend(A, B, 0.0), A, atol=1e-12)
-    np.testing.assert_array_equal(blend(A, B, 1.0), B)
+    for k, x in enumerate((0.0, 0.1, 0.1)):
+        ((track, found),) = tracks.update([pose(x)], 0.1 * k, **OPTIONS)
+        np.testing.assert_array_equal(track.T_filtered, found.T_camera_object)
+    options = {**OPTIONS, "accelerations": (0.1, 0.1)}
+    ((track, found),) = tracks.update([pose(0.1)], 0.3, **options)
+    np.testing.assert_array_equal(track.T_filtered, found.T_camera_object)
+    ((track, found),) = tracks.update([pose(0.101)], 0.4, **options)
+    assert 0.1 < track.T_filtered[0, 3] < 0.101
+    np.testing.assert_array_equal(track.T_camera_object, found.T_camera_object)
 
 
 def test_a_symmetric_object_does_not_flip():
