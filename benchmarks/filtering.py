@@ -22,7 +22,7 @@ from fm_pose_core.types import ObjectPose, Window
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTLED = 5  # frames
-ACCELERATIONS = ((0.5, 2.0), (1.0, 5.0), (2.0, 10.0), (5.0, 20.0))  # m/s², rad/s²; the node's default is the third
+ACCELERATIONS = ((0.5, 2.0), (1.0, 5.0), (2.0, 10.0), (5.0, 20.0))  # m/s², rad/s²; the node's default is the last
 
 
 def estimates(views: int) -> tuple[list[Array], list[ObjectPose]]:

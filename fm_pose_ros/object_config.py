@@ -38,9 +38,9 @@ class ObjectNodeConfig:
     lost_after: int = knob(5, LOST, 1, 1000)
     filter: bool = knob(False, FILTER)
     acceleration: float = knob(
-        2.0, "With filter: how quickly objects change their velocity, m/s²; less is smoother.", 1e-3, 1000.0
+        5.0, "With filter: how quickly objects change their velocity, m/s²; less is smoother.", 1e-3, 1000.0
     )
-    angular_acceleration: float = knob(10.0, "With filter: likewise of their turning, rad/s².", 1e-3, 1e4)
+    angular_acceleration: float = knob(20.0, "With filter: likewise of their turning, rad/s².", 1e-3, 1e4)
     publish_tf: bool = knob(True, "Send the transform from the camera's frame to the object's.")
     child_frame: str = knob("", "TF frame of the object; empty: its name. Further instances get _2, _3, … behind it.")
     tf_prefix: str = knob("", "In front of the objects' TF frames, such as left/: two cameras may see one object.")
