@@ -20,7 +20,7 @@ from fm_pose_core.errors import InputError, expect
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-EXTERNAL = b"location"
+EXTERNAL = b"\n\x08location"
 LONGEST, LARGEST = 10_000_000, 2_000_000_000  # bytes of a manifest, and of another file
 B = TypeVar("B", bound="Bundle")
 

@@ -1,6 +1,7 @@
 """JSON files that anybody may have written, read value by value: each error names the file, the key, what was expected
 and what came."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -26,8 +27,10 @@ class Document:
 
     def __getitem__(self, key: str) -> "Document":
         """The value of a key. Raises InputError where there is none, as all methods do."""
-        expect(isinstance(self.value, dict), self.where, f"an object with {key!r}", _shown(self.value))
-        expect(key in self.value, self.where, f"the key {key!r}", _shown(list(self.value)))
+        if not isinstance(self.value, dict):
+            raise self._not(f"an object with {key!r}")
+        if key not in self.value:
+            raise self._not(f"the key {key!r}", list(self.value))
         return Document(self.value[key], f"{self.where}: {key}")
 
     def get(self, key: str, default: Any) -> "Document":
@@ -36,22 +39,24 @@ class Document:
 
     def keyed(self) -> list[tuple[int, "Document"]]:
         """The values of an object whose keys are ids, in their order."""
-        expect(isinstance(self.value, dict), self.where, "an object with ids as keys", _shown(self.value))
+        if not isinstance(self.value, dict):
+            raise self._not("an object with ids as keys")
         for key in self.value:
             # As Python writes it: "01" beside "1" would be one id twice.
-            is_id = key.isascii() and key.isdecimal() and len(key) < 16 and str(int(key)) == key
-            expect(is_id, self.where, "whole numbers as keys", _shown(key))
+            if not (key.isascii() and key.isdecimal() and len(key) < 16 and str(int(key)) == key):
+                raise self._not("whole numbers as keys", key)
         return [(int(key), self[key]) for key in sorted(self.value, key=int)]
 
     def elements(self) -> list["Document"]:
         """Those of a list."""
-        expect(isinstance(self.value, list), self.where, "a list", _shown(self.value))
+        if not isinstance(self.value, list):
+            raise self._not("a list")
         return [Document(x, f"{self.where}[{i}]") for i, x in enumerate(self.value)]
 
     def whole(self) -> int:
         """A whole number from 0."""
-        is_whole = isinstance(self.value, int) and not isinstance(self.value, bool) and 0 <= self.value < FARTHEST
-        expect(is_whole, self.where, "a whole number from 0", _shown(self.value))
+        if type(self.value) is not int or not 0 <= self.value < FARTHEST:
+            raise self._not("a whole number from 0")
         return int(self.value)
 
     def number(self) -> float:
@@ -61,15 +66,17 @@ class Document:
     def numbers(self, *shape: int) -> Array:
         """So many finite numbers, nested in lists in whatever way, in this shape."""
         flat = _flat(self.value, depth=3)
-        fits = len(flat) == math.prod(shape) and all(type(x) in (int, float) for x in flat)
-        wanted = " x ".join(map(str, shape)) + " finite numbers" if shape else "a finite number"
-        expect(fits, self.where, wanted, _shown(self.value))
-        try:
-            values = np.array(flat, dtype=np.float64)
-        except OverflowError:
-            values = np.full(len(flat), np.inf)
-        expect(bool(np.isfinite(values).all()), self.where, wanted, _shown(self.value))
-        return values.reshape(shape)
+        if len(flat) == math.prod(shape) and all(type(x) in (int, float) for x in flat):
+            with contextlib.suppress(OverflowError):
+                values = np.array(flat, dtype=np.float64)
+                if np.isfinite(values).all():
+                    return values.reshape(shape)
+        raise self._not(" x ".join(map(str, shape)) + " finite numbers" if shape else "a finite number")
+
+    def _not(self, wanted: str, *got: Any) -> InputError:
+        """That something else was expected than what is here, or than `got`. Only made where it is raised: to show a
+        whole file takes long."""
+        return InputError(f"{self.where}: expected {wanted}, got {_shown(*(got or (self.value,)))}")
 
 
 def read_document(path: Path, largest: int = LARGEST) -> Document:
@@ -100,5 +107,10 @@ def _shown(value: Any) -> str:
     """For an error: short, whatever it is."""
     if isinstance(value, int) and abs(value) > 10**30:
         return "a number of many digits"
-    text = json.dumps(value[:8] if isinstance(value, list | str) else value, default=str, skipkeys=True)
+    if isinstance(value, dict):
+        return f"an object with the keys {_shown(list(value))}"
+    try:
+        text = json.dumps(value[:8] if isinstance(value, list | str) else value)
+    except RecursionError:
+        return "lists nested too deeply"
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -15,7 +15,7 @@ from fm_pose_core.errors import InputError, expect
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB from a PNG, JPEG, TIFF or BMP. Raises InputError if the file is none."""
+    """(H, W, 3) uint8 RGB from a PNG, JPEG, TIFF, BMP or WebP. Raises InputError if the file is none."""
     from fm_pose_core.pictures import UPRIGHT
 
     return np.ascontiguousarray(_decoded(path, UPRIGHT)[..., ::-1])
@@ -105,14 +105,15 @@ def _range(source: str, entry: str, ids: str) -> range:
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it, then a rename. What a link points to is written, and
-    what is no file, such as /dev/stdout, is written to. Raises InputError for a folder."""
+    """Write a whole file or nothing: a temporary file beside it, then a rename. What a link points to is written.
+    What is no file, such as /dev/stdout, is written to. Raises InputError for a folder."""
     path = Path(path)
-    path = path.resolve() if path.is_symlink() else path
     expect(not path.is_dir(), str(path), "a file to write", "a folder")
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
+    if path.is_relative_to("/dev") or path.is_relative_to("/proc") or (path.exists() and not path.is_file()):
+        with path.open("ab") as file:
+            file.write(content)
         return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

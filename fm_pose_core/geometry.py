@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from fm_pose_core.errors import expect
+from fm_pose_core.errors import InputError, expect
 
 Array = NDArray[np.float64]
 
@@ -35,7 +35,8 @@ def apply(T: Array, points: Array) -> Array:
 def project_to_so3(M: Array) -> Array:
     """Nearest rotation (Frobenius) to a (3, 3) matrix, by SVD. Raises InputError for numbers that are not finite, with
     which the SVD may never return."""
-    expect(bool(np.isfinite(M).all()), "rotation", "finite numbers", np.asarray(M).tolist())
+    if not np.isfinite(M).all():
+        raise InputError(f"rotation: expected finite numbers, got {np.asarray(M).tolist()}")
     U, _, Vt = np.linalg.svd(M)
     return U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
 

@@ -1,5 +1,5 @@
-"""Encoded pictures, from bytes that anybody may have made. Kind and claimed size are known before OpenCV decodes: a
-few bytes may claim gigabytes, and some of its decoders crash on a cut file."""
+"""Encoded pictures, from bytes that anybody may have made. The kind, and of PNG and JPEG the claimed size, are known
+before OpenCV decodes: a few bytes may claim gigabytes, and some of its decoders crash on a cut file."""
 
 import struct
 from collections.abc import Sequence
@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 
 from fm_pose_core.errors import InputError, expect
 
-KINDS = PNG, JPEG, TIFF, BMP = "PNG", "JPEG", "TIFF", "BMP"
-BEGINNINGS = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"II*\0": TIFF, b"MM\0*": TIFF, b"BM": BMP}
+KINDS = PNG, JPEG, TIFF, BMP, WEBP = "PNG", "JPEG", "TIFF", "BMP", "WebP"
+BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": PNG,
+    b"\xff\xd8\xff": JPEG,
+    b"II*\0": TIFF,
+    b"MM\0*": TIFF,
+    b"BM": BMP,
+    b"RIFF": WEBP,
+}
 LARGEST = 100_000_000  # pixels
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as the camera saw it, whatever a tag in the file says
 UPRIGHT = cv2.IMREAD_COLOR  # turned as the tag says

@@ -5,6 +5,7 @@ import os
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
@@ -12,6 +13,7 @@ from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = get_package_share_directory("fm_pose_ros")
 OUTPUTS = ("markers", "overlay")  # what the RViz configurations show
@@ -28,6 +30,7 @@ INPUTS: Arguments = {
 
 
 RESPAWN_DELAY = 2.0  # seconds
+NUMBERS = ("max_instances", "mirror")  # arguments that are no texts
 
 
 def parameter(text: str) -> tuple[str, str]:
@@ -82,7 +85,7 @@ class PoseLaunch:
     def _pose_node(self, values: dict[str, str], time: dict[str, bool]) -> Action:
         # The last one wins as long as all have the same key, /** as in the file; hence no `name`, which would change
         # launch's key.
-        own = {name: yaml.safe_load(values[name]) for name in self.parameters if values[name]}
+        own = {name: _typed(name, values[name]) for name in self.parameters if values[name]}
         if values["bundle"]:
             own["bundle"] = folders(values["bundle"])
         image = values[self.image]
@@ -113,6 +116,11 @@ class PoseLaunch:
             parameters=[time],
             remappings=[(f"/{self.name}_node/{topic}", f"{home}/{topic}") for topic in OUTPUTS],
         )
+
+
+def _typed(name: str, text: str) -> Any:
+    """A number or a flag, or a text; names are texts, whatever they look like."""
+    return yaml.safe_load(text) if name in NUMBERS else ParameterValue(text, value_type=str)
 
 
 def _flag(values: Mapping[str, str], name: str) -> bool:

@@ -122,8 +122,10 @@ class PoseNode(LifecycleNode):
         result = super().on_activate(state)
         try:
             self.start()
-        except Exception:
-            self.get_logger().error(f"cannot activate:\n{traceback.format_exc()}")
+        except Exception as error:
+            self.failure = f"cannot activate: {error}"
+            known = isinstance(error, InputError)
+            self.get_logger().error(self.failure if known else f"cannot activate:\n{traceback.format_exc()}")
             return TransitionCallbackReturn.ERROR
         self.state = "active"
         return result

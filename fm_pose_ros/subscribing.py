@@ -14,8 +14,9 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from fm_pose_core.errors import expect
 
-RELIABILITIES = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
-DURABILITIES = {"transient_local": DurabilityPolicy.TRANSIENT_LOCAL, "volatile": DurabilityPolicy.VOLATILE}
+RELIABILITIES = {x: ReliabilityPolicy.get_from_short_key(x) for x in ("reliable", "best_effort", "system_default")}
+DURABILITIES = {x: DurabilityPolicy.get_from_short_key(x) for x in ("transient_local", "volatile", "system_default")}
+Policies = tuple[ReliabilityPolicy, DurabilityPolicy]
 FOLLOWS = "Empty: as the publishers have it."
 
 
@@ -32,11 +33,13 @@ class FollowingSubscription:
         """latched: whether the last message from before the subscription is wanted. Raises InputError for an override
         that is none."""
         self._node, self._type, self._callback = node, msg_type, callback
-        self._depth, self._latched = depth, latched
+        self._topic, self._depth, self._latched = topic, depth, latched
         self.topic_name = str(node.resolve_topic_name(topic))
         self._reliability = self._override("reliability", RELIABILITIES)
         self._durability = self._override("durability", DURABILITIES)
-        self._inner = self._subscribe(self._suitable())
+        self._policies: Policies = (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)  # before any is known
+        self._policies = self._suitable()
+        self._inner = self._subscribe()
 
     @property
     def callback(self) -> Callable[..., None]:
@@ -63,9 +66,9 @@ class FollowingSubscription:
         if not count:
             there = ", ".join(self._others()) or "none"
             return f"nobody publishes there. Remap the topic; topics with such messages: {there}"
-        if not self.get_publisher_count():
-            policies = f"{self.qos_profile.reliability.short_key}, {self.qos_profile.durability.short_key}"
-            return f"its publisher's QoS does not go with this subscription's ({policies}), see qos_overrides"
+        if not self.get_publisher_count() and (self._reliability or self._durability):
+            asked = f"{self.qos_profile.reliability.short_key}, {self.qos_profile.durability.short_key}"
+            return f"its publisher's QoS does not go with this subscription's ({asked}), see qos_overrides"
         return f"its publisher is found ({count}), but has sent nothing since"
 
     def _others(self) -> list[str]:
@@ -77,36 +80,35 @@ class FollowingSubscription:
     def follow(self) -> None:
         """Subscribe anew if the publishers ask for it."""
         wanted = self._suitable()
-        now = (self.qos_profile.reliability, self.qos_profile.durability)
-        if wanted != now:
+        if wanted != self._policies:
             self.destroy()
-            self._inner = self._subscribe(wanted)
+            self._policies = wanted
+            self._inner = self._subscribe()
 
     def destroy(self) -> None:
         """End the subscription."""
         self._node.destroy_subscription(self._inner)
 
-    def _suitable(self) -> tuple[ReliabilityPolicy, DurabilityPolicy]:
+    def _suitable(self) -> Policies:
+        """For the publishers that there are; without any as it is."""
+        reliability, durability = self._policies
         profiles = [x.qos_profile for x in self._node.get_publishers_info_by_topic(self.topic_name)]
         if profiles:
             reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
             latched = reliable and all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
             reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-            durability = DurabilityPolicy.TRANSIENT_LOCAL if latched and self._latched else DurabilityPolicy.VOLATILE
-        elif hasattr(self, "_inner"):
-            reliability, durability = self.qos_profile.reliability, self.qos_profile.durability
-        else:
-            reliability, durability = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
+            wanted = latched and self._latched
+            durability = DurabilityPolicy.TRANSIENT_LOCAL if wanted else DurabilityPolicy.VOLATILE
         return self._reliability or reliability, self._durability or durability
 
-    def _subscribe(self, policies: tuple[ReliabilityPolicy, DurabilityPolicy]) -> Any:
-        reliability, durability = policies
+    def _subscribe(self) -> Any:
+        reliability, durability = self._policies
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability, durability=durability
         )
         options = QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))
         return self._node.create_subscription(
-            self._type, self.topic_name, self._callback, qos, qos_overriding_options=options
+            self._type, self._topic, self._callback, qos, qos_overriding_options=options
         )
 
     def _override(self, policy: str, values: dict[str, Any]) -> Any:

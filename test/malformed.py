@@ -131,12 +131,16 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 
+class Hang(BaseException):
+    """No Exception, so that nobody takes it for a fault of the file."""
+
+
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError after so long."""
+    """Raises Hang after so long."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"no end within {seconds:g} s")
+        raise Hang(f"no end within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -166,7 +170,7 @@ def attack(boundary: Boundary, folder: Path, cases: int, seed: int = 0) -> Outco
             outcome.refused += 1
             if len(str(error)) > 2000:
                 outcome.failed.append(f"case {seed}/{k}, {name}: an error of {len(str(error))} letters")
-        except Exception as error:
+        except (Exception, Hang) as error:
             outcome.failed.append(f"case {seed}/{k}, {name}: {type(error).__name__}: {str(error)[:200]}")
         (folder / name).write_bytes(boundary.files[name])
     return outcome

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fm_pose_core.files import write_atomically
 LATEST, PRETRAINED, LOCK = "checkpoint.pt", "pretrained.pt", ".lock"
 
 State = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def write(path: Path, state: State, experiment: Any) -> None:
@@ -32,7 +34,9 @@ def expected(path: Path, what: str) -> Iterator[None]:
     """Raises InputError where the state in `path` turns out to be of something else than `what`."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch has none of its own
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch has none of its own
         text = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: expected {what}, got {type(error).__name__}: {text}") from None
 
@@ -43,8 +47,10 @@ def locked(run: Path) -> Iterator[None]:
     with (run / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError(f"{run}: expected a folder of one training, got another training in it") from None
+        except OSError as error:
+            log.warning("%s cannot be locked against a second training: %s", run, error)
         yield
 
 

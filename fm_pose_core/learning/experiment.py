@@ -14,7 +14,7 @@ from fm_pose_core.learning.loader import Source
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
 
-WATCHED = ("validate_images",)  # keys of the schedule that change nothing of what is learned
+WATCHED = ("validate_images", "precision")  # keys of the schedule that change next to nothing of what is learned
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ class Trainer:
         with checkpoints.expected(path, "the checkpoint of a training run"):
             self.objective.load_state_dict(state["objective"])
             self.phase_index, self.step = int(state["phase"]), int(state["step"])
-            self.seconds = float(state["seconds"])
+            self.seconds, _ = float(state["seconds"]), self.phases[self.phase_index]
             self.optimizer.load_state_dict(state["optimizer"])
 
     def _take_pretraining(self, pretrained: Path) -> None:
@@ -285,7 +285,6 @@ def computes_bf16(device: torch.device) -> bool:
 def open_run(experiment: Experiment, run: Path) -> None:
     """Make the run's folder, which keeps the configuration. Raises InputError if a run of another one is there."""
     latest = run / checkpoints.LATEST
-    expect(not (run / MANIFEST).exists(), str(run), "a folder for a run", "a bundle")
     if latest.is_file():
         before = checkpoints.read(latest, torch.device("cpu"), "the checkpoint of a training run", type(experiment))
         checkpoints.expect_same(run, "no run, or one of this configuration", before["config"], to_dict(experiment))
@@ -296,6 +295,7 @@ def train(experiment: Experiment, run: Path, pretrained: Path | None = None, sto
     """Begin a run, or go on with the one that is in the folder `run`; false where it was stopped before its end.
     pretrained: folder of a run whose pretraining is taken over. stop: see Trainer.train."""
     keep_memory()
+    expect(not (run / MANIFEST).exists(), str(run), "a folder for a run", "a bundle")
     run.mkdir(parents=True, exist_ok=True)
     with checkpoints.locked(run) if Ranks.leads() else contextlib.nullcontext():
         open_run(experiment, run)

@@ -208,7 +208,8 @@ def _pose(entry: Document, kind: str = "m2c") -> Array:
 def _rotation(M: Array, where: str) -> Array:
     """The rotation that M (3, 3) is but for its digits: published ones are off by up to 2e-3. Raises InputError."""
     R = project_to_so3(M)
-    expect(bool(np.abs(M - R).max() < 0.05), where, "a rotation matrix", np.round(M, 3).tolist())
+    if not np.abs(M - R).max() < 0.05:
+        raise InputError(f"{where}: expected a rotation matrix, got {np.round(M, 3).tolist()}")
     return R
 
 

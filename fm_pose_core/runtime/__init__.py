@@ -91,7 +91,7 @@ def _load(name: str, bundle: Bundle, config: EngineConfig) -> Backend:
         # Once, so that the first image is as quick as the others, and a network that cannot be executed is known now.
         try:
             backend.infer(np.zeros((1, *bundle.contract.image_shape), bundle.contract.image_type))
-        except RuntimeError as error:
+        except Exception as error:  # each engine has exceptions of its own
             told = " ".join(str(error).split())[:300]
             raise InputError(f"{bundle.network_path}: expected a network that {name} executes, got {told}") from None
     return backend

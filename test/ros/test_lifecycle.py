@@ -157,6 +157,16 @@ def test_qos_can_be_overridden_by_parameters(rig):
     assert infos[0].qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT  # the default of the inputs
 
 
+def test_a_wrong_override_is_told_in_one_line(rig):
+    r = rig(autostart=False, **{"qos_overrides./{ns}/image_raw.subscription.reliability": "sometimes"})
+    manager = Manager(r)
+    assert manager(Transition.TRANSITION_CONFIGURE) and not manager(Transition.TRANSITION_ACTIVATE)
+    (error,) = r.wait(r.warnings, "the error")
+    assert error.endswith("expected one of reliable, best_effort, system_default, got 'sometimes'")
+    status = r.wait(lambda: next((s for s in r.states() if "sometimes" in s.message), None))
+    assert status.level == status.ERROR
+
+
 def start(peer: Peer, *options: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
