@@ -5,8 +5,9 @@ trained again, so it can be interrupted and called again.
 The figures are of the frames that report (config/train/lmo.yaml), which nothing was trained on or chosen by; mean
 ± standard deviation over the training seeds, one view of each window around the true centre. They are given against
 three kinds of labels: corrected, published, and the consensus of two published systems. The last column compares a row
-with "without g" instance by instance: the ratio of the 2D projection errors against the corrected labels (geometric
-mean over instances and seeds; one beyond 60 px, or none, counts as 60 px), with its standard error over instances.
+with "without g" instance by instance, seed by seed: the ratio of the 2D projection errors against the corrected labels
+(geometric mean; one beyond 60 px, or none, counts as 60 px), with its standard error over instances, and its standard
+deviation over seeds. A difference is one where it is larger than both.
 
     FM_POSE_DATA=… python benchmarks/lmo_table.py --runs runs/lmo [--objects duck holepuncher cat] [--rows …]
     [--seeds 0 1 2] [--jobs 2] [--set schedule.images=100000] [--evaluate-only] [--json FILE] [--figure FILE]
@@ -117,15 +118,18 @@ def log_errors(evaluation: dict[str, Any]) -> list[float]:
 
 
 def ratio(logs: np.ndarray, baseline: np.ndarray) -> str:
-    """Of the errors (geometric mean), with its standard error over instances; that of the training is not in it."""
-    difference = logs - baseline
-    mean, deviation = np.exp(difference.mean()), difference.std(ddof=1) / math.sqrt(len(difference))
-    return f"{mean:.3f} ± {mean * deviation:.3f}"
+    """Of the errors, from logarithms (seeds, instances): geometric mean, with its standard error over instances, and
+    its standard deviation over seeds."""
+    seeds = min(len(logs), len(baseline))
+    difference = logs[:seeds] - baseline[:seeds]
+    mean, over_instances = np.exp(difference.mean()), difference.mean(0).std(ddof=1) / math.sqrt(difference.shape[1])
+    over_seeds = f", {mean * difference.mean(1).std(ddof=1):.3f}" if seeds > 1 else ""
+    return f"{mean:.3f} ± {mean * over_instances:.3f}{over_seeds}"
 
 
 def print_table(obj: str, found: dict[str, list[dict[str, dict[str, Any]]]]) -> None:
     """found: the evaluations of each row's seeds."""
-    logs = {row: np.mean([log_errors(e["corrected"]) for e in seeds], 0) for row, seeds in found.items()}
+    logs = {row: np.array([log_errors(e["corrected"]) for e in seeds]) for row, seeds in found.items()}
     for row, seeds in found.items():
         cells = []
         for kind in LABELS:
@@ -136,7 +140,7 @@ def print_table(obj: str, found: dict[str, list[dict[str, dict[str, Any]]]]) -> 
             ]
         baseline = baseline_of(row)
         compared = "1" if row == baseline else ratio(logs[row], logs[baseline]) if baseline in logs else ""
-        print(f"| {obj} | {row} | {' | '.join(cells)} | {len(logs[row])} × {len(seeds)} | {compared} |")
+        print(f"| {obj} | {row} | {' | '.join(cells)} | {logs[row].shape[1]} × {len(seeds)} | {compared} |")
 
 
 def main() -> None:
