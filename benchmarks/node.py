@@ -79,25 +79,35 @@ class Camera:
             rclpy.spin_once(self.node, timeout_sec=left)
 
 
+def start_node(bundle: str, views: int, profile: bool = False) -> subprocess.Popen[bytes]:
+    """A node in a process of its own. profile: whether it has config/fastdds.xml."""
+    environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
+    if profile:
+        environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
+    parameters = {"bundle": bundle, "window_source": "fixed", "views": views, "threads": 1}
+    options = [x for k, v in parameters.items() for x in ("-p", f"{k}:={v}")]
+    command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", *options, "--log-level", "error"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+
+def wait_for_answers(process: subprocess.Popen[bytes], camera: Camera) -> None:
+    """Until the node is there, and follows the publisher."""
+    patience = time.perf_counter() + 60.0
+    while not camera.answered:
+        if process.poll() is not None or time.perf_counter() > patience:
+            raise SystemExit("the node does not answer")
+        camera.run(5.0, 0.4)
+
+
 def measure(arguments: argparse.Namespace, size: tuple[int, int], rate: float, reliability: str) -> dict[str, Any]:
     """One case, with a node of its own."""
     import rclpy
 
-    environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
-    if arguments.profile == "both":
-        environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
-    parameters = {"bundle": arguments.bundle, "window_source": "fixed", "views": arguments.views, "threads": 1}
-    options = [x for k, v in parameters.items() for x in ("-p", f"{k}:={v}")]
-    command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", *options, "--log-level", "error"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    process = start_node(arguments.bundle, arguments.views, arguments.profile == "both")
     rclpy.init()
     camera = Camera(size, reliability == "reliable")
     try:
-        patience = time.perf_counter() + 60.0
-        while not camera.answered:  # until the node is there, and follows the publisher
-            if process.poll() is not None or time.perf_counter() > patience:
-                raise SystemExit("the node does not answer")
-            camera.run(5.0, 0.4)
+        wait_for_answers(process, camera)
         camera.run(rate, 2.0)
         camera.listen(1.0)
         camera.sent.clear(), camera.answered.clear()

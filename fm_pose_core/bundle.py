@@ -21,7 +21,7 @@ from fm_pose_core.errors import InputError, expect
 FORMAT = 2
 MANIFEST = "manifest.json"
 EXTERNAL = b"\n\x08location"
-LONGEST, LARGEST = 10_000_000, 2_000_000_000  # bytes of a manifest, and of another file
+LONGEST, LARGEST = 10_000_000, 500_000_000  # bytes of a manifest, and of another file
 B = TypeVar("B", bound="Bundle")
 
 
