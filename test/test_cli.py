@@ -148,7 +148,7 @@ def test_evaluate_displaced_and_a_part_of_the_frames(
         ("relabel {root} --split train --output {out}", "split 'train': expected one of"),
         ("relabel {root} --output {root}/test", "expected another folder than the dataset's split"),
         ("bundle show nowhere", "nowhere: expected a bundle"),
-        ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected an image"),
+        ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected a picture"),
         ("infer --bundle {bundle} --image {image} --camera 1,2,3 --window 1,2", "--camera: expected 4 numbers"),
         ("infer --bundle {bundle} --image {image} --camera 300,300,160,120 --window 1", "--window: expected 2 numbers"),
         (
