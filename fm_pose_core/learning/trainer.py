@@ -199,7 +199,9 @@ class Trainer:
         with checkpoints.expected(path, "the checkpoint of a training run"):
             self.objective.load_state_dict(state["objective"])
             self.phase_index, self.step = int(state["phase"]), int(state["step"])
-            self.seconds, _ = float(state["seconds"]), self.phases[self.phase_index]
+            self.seconds = float(state["seconds"])
+            phases = len(self.phases)
+            expect(0 <= self.phase_index < phases, str(path), f"a phase from 0 to {phases - 1}", self.phase_index)
             self.optimizer.load_state_dict(state["optimizer"])
 
     def _take_pretraining(self, pretrained: Path) -> None:
