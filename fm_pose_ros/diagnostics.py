@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from fm_pose_core.errors import InputError
 from fm_pose_ros.lifecycle import PoseNode
 from fm_pose_ros.node_config import NodeConfig
 from fm_pose_ros.subscribing import FollowingSubscription
@@ -130,6 +131,10 @@ class Diagnostics:
         """Count a frame that gave nothing, and warn."""
         self.statistics.failed(kind)
         self.warn(kind, text)
+
+    def warn_of(self, error: InputError) -> None:
+        """A warning about input that is left out; its kind is what the error names."""
+        self.warn(str(error).split(":")[0], str(error))
 
     def warn(self, kind: str, text: str) -> None:
         """A warning, at most one per kind of fault and `warning_period`."""

@@ -11,7 +11,7 @@ from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from fm_pose_core.config import HandEstimatorConfig
-from fm_pose_core.errors import InputError, expect
+from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.bundle import HandEntry
 from fm_pose_core.hands.estimator import HandEstimator, HandPose
@@ -109,11 +109,8 @@ class HandPoseNode(PoseNode):
         if msg is None:
             return Search(search, cube)
         wanted, least = self.settings.detection_class, self.settings.detection_min_score
-        detections = detections_from_msg(msg, self._warn_of)
+        detections = detections_from_msg(msg, self.diagnostics.warn_of)
         return Detected(detections, wanted, least, search, cube)
-
-    def _warn_of(self, error: InputError) -> None:
-        self.diagnostics.warn(str(error).split(":")[0], str(error))
 
     def _publish(self, frame: Frame, hand: HandEntry, pose: HandPose | None) -> None:
         header, settings = frame.header, self.settings

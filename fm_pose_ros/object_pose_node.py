@@ -184,7 +184,7 @@ class ObjectPoseNode(PoseNode):
 
     def _process(self, frame: Frame, msg: Detection2DArray | None) -> bool:
         """Windows, estimates, tracks, messages."""
-        detections = detections_from_msg(msg, self._warn_of) if msg is not None else []
+        detections = detections_from_msg(msg, self.diagnostics.warn_of) if msg is not None else []
         answer = Answer()
         for estimator in self._estimators:
             targets = [target for target in self._targets if target.estimator is estimator]
@@ -206,14 +206,14 @@ class ObjectPoseNode(PoseNode):
         try:
             return list(zip(windows, estimator.estimate_many(frame.image, frame.camera, windows), strict=True))
         except InputError as error:
-            self._warn_of(error)
+            self.diagnostics.warn_of(error)
             return []
 
     def _windows(self, target: Target, frame: Frame, detections: Sequence[Detection]) -> list[Window]:
         try:
             return self._locator(target, frame.camera, detections).locate(frame.image, frame.camera)
         except InputError as error:
-            self._warn_of(error)
+            self.diagnostics.warn_of(error)
             return []
 
     def _locator(self, target: Target, camera: Camera, detections: Sequence[Detection]) -> Locator:
@@ -242,9 +242,6 @@ class ObjectPoseNode(PoseNode):
             came = sorted({name for detection in locator.detections for name in detection.scores})
             text = f"detection_class: expected detections of {locator.wanted!r}, got {came} so far"
             self.diagnostics.warn("detection_class", text)
-
-    def _warn_of(self, error: InputError) -> None:
-        self.diagnostics.warn(str(error).split(":")[0], str(error))
 
     def _follow(self, target: Target, poses: Sequence[ObjectPose], stamp: float) -> list[DetectedObject]:
         s, thing = self.settings, target.object

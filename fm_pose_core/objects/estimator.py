@@ -55,9 +55,9 @@ class PoseEstimator:
         """One pose for each window of one image, of whatever objects, through the network in one batch. Otherwise as
         `estimate`."""
         _check_image(image, camera)
-        near = [window for window in windows if _is_near(window, camera)]
-        poses = iter(self._estimate(image, camera, near))
-        return [next(poses) if _is_near(window, camera) else _far_off(window, camera) for window in windows]
+        near = [_is_near(window, camera) for window in windows]
+        poses = iter(self._estimate(image, camera, [w for w, is_near in zip(windows, near, strict=True) if is_near]))
+        return [next(poses) if is_near else _far_off(w, camera) for w, is_near in zip(windows, near, strict=True)]
 
     def _estimate(self, image: NDArray[np.uint8], camera: Camera, windows: Sequence[Window]) -> list[ObjectPose]:
         if not windows:

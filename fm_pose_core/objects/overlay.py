@@ -94,9 +94,8 @@ def closeup(image: Image, camera: Camera, pixels: Array, size: int = CLOSEUP) ->
     """The surroundings of (N, 2) pixels as an image of size x size, and its camera: lines drawn with it are sharp."""
     import cv2
 
-    extent = float(
-        np.clip(np.ptp(pixels, axis=0).max(), 4.0, 4.0 * max(image.shape))
-    )  # of few pixels, or beside the camera
+    widest = 4.0 * max(image.shape)  # of what is beside the camera
+    extent = float(np.clip(np.ptp(pixels, axis=0).max(), 4.0, widest))
     center, scale = pixels.mean(0), size / (1.7 * extent)
     shift = (size - 1) / 2 - scale * center
     M = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
