@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fm_pose_core import __version__
 from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.contract import Contract
 from fm_pose_core.document import read_document
 from fm_pose_core.errors import InputError, expect
+from fm_pose_core.window_picture import from_picture, to_picture
 
 FORMAT = 2
-MANIFEST = "manifest.json"
+MANIFEST, SAMPLE = "manifest.json", "sample.png"
 EXTERNAL = b"\n\x08location"
 LONGEST, LARGEST = 10_000_000, 500_000_000  # bytes of a manifest, and of another file
 B = TypeVar("B", bound="Bundle")
@@ -53,7 +57,7 @@ class CalibrationEntry:
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """manifest.json. A task adds what it knows. training: the whole configuration and the data it saw, for the
-    record."""
+    record. sample: a picture with a few windows, for checks of an engine, or None."""
 
     format: int
     task: str
@@ -61,11 +65,12 @@ class Manifest:
     network: NetworkEntry
     calibration: CalibrationEntry
     training: dict
+    sample: FileEntry | None = None
 
     @property
     def files(self) -> tuple[FileEntry | NetworkEntry, ...]:
         """All files that the manifest names."""
-        return (self.network,)
+        return (self.network,) if self.sample is None else (self.network, self.sample)
 
     def check(self) -> None:
         """Raise InputError for values that cannot be."""
@@ -123,6 +128,14 @@ class Bundle:
         """See CalibrationEntry."""
         return float(self.manifest.calibration.spread_scale)
 
+    def sample(self) -> NDArray[np.generic] | None:
+        """A few windows (N, *contract.image_shape) as in the training, or None. Raises InputError if the picture is not
+        of such windows."""
+        if self.manifest.sample is None:
+            return None
+        file = self.path / self.manifest.sample.file
+        return from_picture(file.read_bytes(), str(file), self.contract)
+
     def describe(self) -> list[tuple[str, str]]:
         """What the task adds, as lines with a heading each."""
         raise NotImplementedError
@@ -149,13 +162,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network on its way into a bundle. onnx: contents, or the file to copy. spread_scale: see CalibrationEntry."""
+    """A network on its way into a bundle. onnx: contents, or the file to copy. spread_scale: see CalibrationEntry.
+    sample: windows (N, *contract.image_shape)."""
 
     onnx: bytes | Path
     architecture: Mapping[str, Any]
     contract: Contract
     spread_scale: float = 1.0
     training: Mapping[str, Any] | None = None
+    sample: NDArray[np.generic] | None = None
 
 
 def write(cls: type[B], path: str | Path, network: NetworkFile, entries: Callable[[Path], dict[str, Any]]) -> B:
@@ -173,7 +188,7 @@ def write(cls: type[B], path: str | Path, network: NetworkFile, entries: Callabl
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         temporary.chmod(0o755)
-        file = write_file(temporary / "network.onnx", network.onnx)
+        file, sample = write_file(temporary / "network.onnx", network.onnx), network.sample
         manifest = cls.MANIFEST_TYPE(
             format=FORMAT,
             task=cls.TASK,
@@ -181,6 +196,7 @@ def write(cls: type[B], path: str | Path, network: NetworkFile, entries: Callabl
             network=NetworkEntry(file.file, file.sha256, dict(network.architecture), network.contract),
             calibration=CalibrationEntry(float(network.spread_scale)),
             training=dict(network.training or {}),
+            sample=None if sample is None else write_file(temporary / SAMPLE, to_picture(sample)),
             **entries(temporary),
         )
         (temporary / MANIFEST).write_text(json.dumps(to_dict(manifest), indent=2) + "\n", encoding="utf-8")

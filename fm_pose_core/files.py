@@ -104,9 +104,9 @@ def _range(source: str, entry: str, ids: str) -> range:
     return range(low, high + 1)
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes, mode: int = 0o644) -> None:
     """Write a whole file or nothing: a temporary file beside it, then a rename. What a link points to is written.
-    What is no file, such as /dev/stdout, is written to. Raises InputError for a folder."""
+    What is no file, such as /dev/stdout, is written to. mode: rights. Raises InputError for a folder."""
     path = Path(path)
     expect(not path.is_dir(), str(path), "a file to write", "a folder")
     if path.is_relative_to("/dev") or path.is_relative_to("/proc") or (path.exists() and not path.is_file()):
@@ -119,7 +119,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

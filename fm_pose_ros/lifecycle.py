@@ -23,6 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from fm_pose_core.errors import InputError
 from fm_pose_ros.compat import TransformBroadcaster, destroy_broadcaster
+from fm_pose_ros.core_log import core_log
 from fm_pose_ros.node_config import Configs, NodeConfig
 from fm_pose_ros.parameters import Parameters
 from fm_pose_ros.subscribing import FollowingSubscription
@@ -107,7 +108,8 @@ class PoseNode(LifecycleNode):
         """Load the model, create the publishers."""
         try:
             self.transforms = TransformBroadcaster(self)
-            self.setup()
+            with core_log(self.get_logger()):
+                self.setup()
         except Exception as error:
             self._release()
             self.failure = f"cannot configure: {error}"

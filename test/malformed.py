@@ -236,7 +236,9 @@ def _of_bundles(thing: Path, hand: Path) -> dict[str, Boundary]:
             for path, data in content.items():
                 if not (folder / path).is_file():
                     (folder / path).write_bytes(data)
-            load_bundle(folder).describe()
+            bundle = load_bundle(folder)
+            bundle.describe()
+            bundle.sample()
 
         return load
 

@@ -49,6 +49,9 @@ class Spots:
         images = picture(at, self.rng, real=True), picture(at, self.rng, real=False)
         return *images, *label, points, points.copy()
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
 
 @dataclass(frozen=True)
 class SpotSource:

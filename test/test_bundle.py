@@ -15,11 +15,13 @@ from toy_hand import write_toy_hand
 from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.contract import Contract, Output, hand_contract, object_contract
 from fm_pose_core.errors import InputError
+from fm_pose_core.files import read_image
 from fm_pose_core.geometry import box_corners
 from fm_pose_core.hands.bundle import HandBundle
 from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.tasks import load_bundle
+from fm_pose_core.window_picture import from_picture, to_picture
 
 MODELS = Path(__file__).parents[1] / "models"
 HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -58,6 +60,28 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert bundle.manifest.network.architecture == {"name": "toy", "widths": [1, 2]}
     assert bundle.manifest.training == {"seed": 3}
     assert (bundle.manifest.format, bundle.contract) == (2, object_contract(96))
+
+
+def test_sample_windows_are_kept_in_a_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    bundle = write_object_bundle(tmp_path / "thing", network_file(sample=colours), [THING])
+    np.testing.assert_array_equal(bundle.sample(), colours)
+    np.testing.assert_array_equal(read_image(tmp_path / "thing" / "sample.png"), colours.reshape(-1, 96, 3))
+    contract = hand_contract(14, 96)
+    depths = rng.uniform(-1, 1, (2, 96, 96, 1)).astype(np.float32)
+    again = from_picture(to_picture(depths), "sample.png", contract)
+    assert again.dtype == np.float32 and again.shape == depths.shape
+    np.testing.assert_allclose(again, depths, atol=2e-5)
+    wanted = r"sample\.png: expected a column of windows of 96x96 pixels, 1 x uint16, got uint8 \(288, 96, 3\)"
+    with pytest.raises(InputError, match=wanted):
+        from_picture(to_picture(colours), "sample.png", contract)
+    with pytest.raises(InputError, match="expected a column of windows of 128x128"):
+        from_picture(to_picture(colours), "sample.png", object_contract(128))
+    (tmp_path / "thing" / "sample.png").write_bytes(to_picture(colours[:2]))
+    with pytest.raises(InputError, match=r"sample\.png: expected sha256 .* the file is damaged or was exchanged"):
+        ObjectBundle.load(tmp_path / "thing")
+    assert write(tmp_path / "other").sample() is None
 
 
 def test_a_network_with_weights_in_other_files_is_refused(tmp_path: Path) -> None:

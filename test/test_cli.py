@@ -39,7 +39,8 @@ COMMANDS = {
     "simulate": "simulate",
     "infer": "infer",
     "bundle show": "bundle",
-    "engine": "engine",
+    "engine build": "engine",
+    "engine check": "engine",
 }
 
 

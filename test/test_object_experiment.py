@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,9 @@ def test_two_objects_in_one_bundle(trained: tuple[ObjectExperiment, Path], tmp_p
     export(experiment, run, tmp_path / "pair", precision="fp32")
     config = EstimatorConfig(backend="onnxruntime", views=2, threads=1)
     estimator = PoseEstimator.load(tmp_path / "pair", config)
+    windows = estimator.bundle.sample()
+    assert windows is not None and windows.shape == (4, *estimator.bundle.contract.image_shape)
+    assert min(np.abs(a.astype(int) - b).mean() for a, b in combinations(windows, 2)) > 5  # different views
     box, brick = estimator.bundle.objects
     assert (box.name, brick.name, box.object_id, brick.object_id) == ("obj_000001", "brick", 1, 2)
     assert not box.symmetries and np.allclose(brick.symmetries, HALF_TURN[None])
@@ -283,5 +287,8 @@ def test_without_validation_images_there_is_no_calibration(
     assert data.training and not data.validation and data.validator() is None
     network = Fused(experiment.model())
     with caplog.at_level(logging.WARNING):
-        bundle = data.write_bundle(tmp_path / "bundle", Export(network, b"onnx", {}, {}))
+        bundle = data.write_bundle(
+            tmp_path / "bundle",
+            Export(network, b"onnx", {}, {}, np.zeros((1, *network.contract.image_shape), np.uint8)),
+        )
     assert bundle.spread_scale == 1.0 and "no validation frames" in caplog.text

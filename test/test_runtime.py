@@ -1,4 +1,3 @@
-import ctypes
 import logging
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,8 @@ from fm_pose_core.hands.frames import read_frames
 from fm_pose_core.hands.locate import annotated_hand
 from fm_pose_core.hands.solver import HandSolver
 from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
-from fm_pose_core.runtime import load_backend, tensorrt_backend
+from fm_pose_core.runtime import Images, load_backend
+from fm_pose_core.runtime.check import difference, latency, random_windows
 from fm_pose_core.runtime.fp16 import to_fp16
 
 SIZE = 128
@@ -291,101 +291,28 @@ def test_fp16_graph_of_a_network_that_sees_depth() -> None:
     assert 0 < np.abs(answers[0] - answers[1]).max() < 1e-3  # metres
 
 
-# TensorRT: engines are built here, but only a GPU can run them
+# The check of an engine
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_tensorrt_builds_an_engine_without_a_gpu(voting: ObjectBundle, precision: str) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
-    engine = tensorrt_backend.build_engine(voting, compute_capability="8.9", precision=precision)
-    assert len(engine) > 1000
-    with pytest.raises(InputError, match=r"compute_capability: expected one of .*8\.9.*, got 3\.0"):
-        tensorrt_backend.build_engine(voting, compute_capability="3.0")
+class Off:
+    """A backend whose points are off by `amount`."""
+
+    def __init__(self, bundle: ObjectBundle, amount: float) -> None:
+        self._inner, self._amount = load_backend(bundle, EstimatorConfig(backend="onnxruntime")), amount
+        self.name, self.device, self.precision = "off", self._inner.device, "fp32"
+
+    def infer(self, images: Images) -> dict[str, np.ndarray]:
+        answers = self._inner.infer(images)
+        return {**answers, "corners": answers["corners"] + np.float32(self._amount)}
 
 
-def test_tensorrt_does_not_do_bf16(voting: ObjectBundle) -> None:
-    with pytest.raises(InputError, match="precision: expected fp16 or fp32"):
-        tensorrt_backend.build_engine(voting, "8.9", "bf16")
-
-
-class FakeCuda:
-    """NVIDIA's driver with the host's memory for the device's."""
-
-    def __init__(self) -> None:
-        self.memory: dict[int, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: 0
-
-    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
-        name.value = b"Fake GPU"
-        return 0
-
-    def cuMemAlloc_v2(self, address: Any, size: Any) -> int:
-        block = ctypes.create_string_buffer(size.value)
-        address._obj.value = ctypes.addressof(block)
-        self.memory[ctypes.addressof(block)] = block
-        return 0
-
-    def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
-        ctypes.memmove(target.value, source.value, size.value)
-        return 0
-
-    cuMemcpyDtoHAsync_v2 = cuMemcpyHtoDAsync_v2
-
-
-class FakeTensorRt:
-    """An engine that answers with the mean colour of each window, or none that deserialises."""
-
-    __name__, __version__ = "tensorrt_fake", "1.0"
-
-    def __init__(self, engine_is_good: bool) -> None:
-        context = SimpleNamespace(addresses={}, shape=())
-
-        def execute_async_v3(stream: int) -> bool:
-            at, (n, *rest) = context.addresses, context.shape
-            assert n <= 2
-            image = np.ctypeslib.as_array(
-                (ctypes.c_uint8 * int(np.prod(context.shape))).from_address(at["image"])
-            ).reshape(n, *rest)
-            for name, value in (("corners", image.mean((1, 2, 3))), ("spread", image[:, 0, 0, 0])):
-                np.ctypeslib.as_array((ctypes.c_float * (n * 16)).from_address(at[name])).reshape(n, 16)[:] = value[
-                    :, None
-                ]
-            return True
-
-        context.set_tensor_address = context.addresses.__setitem__
-        context.set_input_shape = lambda name, shape: setattr(context, "shape", shape)
-        context.execute_async_v3 = execute_async_v3
-        engine = SimpleNamespace(create_execution_context=lambda: context) if engine_is_good else None
-        self.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
-        self.Logger = lambda level: None
-        self.Logger.WARNING = 1  # type: ignore[attr-defined]
-
-
-def test_tensorrt_moves_tensors_and_splits_large_batches() -> None:
-    driver = tensorrt_backend.Driver(FakeCuda())
-    backend = tensorrt_backend.TensorRtBackend(
-        b"engine", object_contract(SIZE), "fp16", largest_batch=2, trt=FakeTensorRt(True), driver=driver
-    )
-    assert (backend.name, backend.device, backend.precision) == ("tensorrt", "Fake GPU", "fp16")
-    images = np.repeat(np.arange(5, dtype=np.uint8), SIZE * SIZE * 3).reshape(5, SIZE, SIZE, 3)
-    for result in (backend.infer(images)[name] for name in ("corners", "spread")):
-        assert result.shape == (5, 1, 8, 2) and result.dtype == np.float32
-        np.testing.assert_array_equal(result[:, 0, 0, 0], np.arange(5))
-
-
-def test_tensorrt_engine_for_another_machine_is_explained() -> None:
-    driver = tensorrt_backend.Driver(FakeCuda())
-    with pytest.raises(InputError, match=r"expected one built for Fake GPU with tensorrt_fake 1\.0, .* build it again"):
-        tensorrt_backend.TensorRtBackend(
-            b"engine", object_contract(SIZE), "fp16", trt=FakeTensorRt(False), driver=driver
-        )
-
-
-def test_tensorrt_without_a_gpu_says_so() -> None:
-    if runtime._nvidia_gpu():
-        pytest.skip("there is a GPU")
-    with pytest.raises(InputError, match="expected an NVIDIA GPU"):
-        tensorrt_backend.Driver()
+def test_an_engine_is_compared_with_onnxruntime(voting: ObjectBundle) -> None:
+    windows = random_windows(voting.contract, 4)
+    assert windows.dtype == np.uint8 and windows.shape == (4, SIZE, SIZE, 3)
+    good = difference(load_backend(voting, EstimatorConfig(backend="openvino")), voting, windows)
+    assert good.agrees and good.largest < 0.01
+    bad = difference(Off(voting, 2.0), voting, windows)
+    assert (bad.median, bad.relative) == (pytest.approx(2.0, abs=1e-4), pytest.approx(2.0 / 64, abs=1e-5))
+    assert not bad.agrees
+    median, high, highest = latency(Off(voting, 0.0), windows[:1], 5)
+    assert 0 < median <= high <= highest

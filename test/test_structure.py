@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY = {"bundle", "config", "contract", "document", "errors", "files", "geometry", "pictures", "types"}
+VOCABULARY = {
+    "bundle",
+    "config",
+    "contract",
+    "document",
+    "errors",
+    "files",
+    "geometry",
+    "pictures",
+    "types",
+    "window_picture",
+}
 TASKS = {"objects", "hands"}
 # What each room of the core may import from the others. `runtime` builds torch networks, in its torch backend alone.
 MAY_IMPORT = {

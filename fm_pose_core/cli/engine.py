@@ -4,25 +4,80 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fm_pose_core.cli.options import command
+from fm_pose_core.cli.options import add_engine_options, command, group, show_log
+from fm_pose_core.errors import InputError, expect
+
+WINDOWS = (1, 4, 16)  # in a timed call: a window, one with its views, four with theirs
 
 
 def add(verbs: Any, text: str) -> None:
-    example = "fm-pose engine models/duck duck_sm89.engine --compute-capability 8.9"
-    p = command(verbs, "engine", run, text, example)
-    p.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle to build from")
-    p.add_argument("output", type=Path, metavar="OUT", help="engine file to write")
-    text = "of the GPU that will run it, e.g. 8.9 (default: the GPU of this machine)"
-    p.add_argument("--compute-capability", metavar="X.Y", help=text)
+    what = group(verbs, "engine", text)
+    text = "build a bundle's TensorRT engine and keep it, so that a node with this bundle starts at once"
+    p = command(what, "build", run, text, "fm-pose engine build --bundle models/duck --arch sm_89")
+    p.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle to build from")
+    text = "of the GPU that will run it, with tensorrt_rtx also without a GPU (default: the GPU of this machine)"
+    p.add_argument("--arch", metavar="sm_XY", help=text)
     text = "arithmetic (default: %(default)s)"
     p.add_argument("--precision", choices=("fp16", "fp32"), default="fp16", help=text)
+    text = "folder to keep it in, to copy it to a robot's (default: $XDG_CACHE_HOME or ~/.cache, fm_pose/engines)"
+    p.add_argument("--cache", type=Path, metavar="DIR", help=text)
+    text = "compare what an engine answers with ONNX Runtime's answers, and time it"
+    p = command(what, "check", run, text, "fm-pose engine check --bundle models/duck --backend openvino")
+    p.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle to check with")
+    add_engine_options(p, "backend", "precision")
+    text = "timed calls for each number of windows (default: %(default)s)"
+    p.add_argument("--runs", type=int, default=200, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
-    from fm_pose_core.files import write_atomically
-    from fm_pose_core.runtime.tensorrt_backend import build_engine
+    show_log()
+    {"build": build, "check": check}[args.what](args)
+
+
+def build(args: argparse.Namespace) -> None:
+    from fm_pose_core.runtime.cuda_driver import Driver
+    from fm_pose_core.runtime.engine_cache import cache_folder, engines
+    from fm_pose_core.runtime.tensorrt_backend import build_engine, fingerprint
     from fm_pose_core.tasks import load_bundle
 
-    engine = build_engine(load_bundle(args.bundle), args.compute_capability, args.precision)
-    write_atomically(args.output, engine)
-    print(f"{args.output}: {len(engine) / 1e6:.1f} MB")
+    bundle, folder = load_bundle(args.bundle), args.cache or cache_folder()
+    try:
+        architecture = args.arch or Driver().architecture
+    except InputError as error:
+        raise InputError(f"{error}; --arch builds for the GPU of another machine") from None
+    key = fingerprint(bundle, architecture, args.precision)
+    engine = next(engines(key, lambda: build_engine(bundle, args.arch, args.precision), folder))
+    print(f"{folder / key.file_name}: {len(engine) / 1e6:.1f} MB, {key.package} {key.version}")
+
+
+def check(args: argparse.Namespace) -> None:
+    import time
+
+    import numpy as np
+
+    from fm_pose_core.config import EngineConfig
+    from fm_pose_core.runtime import load_backend
+    from fm_pose_core.runtime.check import AGREES, difference, latency, random_windows
+    from fm_pose_core.tasks import load_bundle
+
+    expect(args.runs > 0, "--runs", "a positive number", args.runs)
+    bundle = load_bundle(args.bundle)
+    start = time.perf_counter()
+    backend = load_backend(bundle, EngineConfig(backend=args.backend, precision=args.precision))
+    seconds = time.perf_counter() - start
+    sample = bundle.sample()
+    windows = random_windows(bundle.contract, 4) if sample is None else sample
+    kind = "random patches; the bundle has no windows" if sample is None else "windows of the bundle"
+    print(f"{'engine':12} {backend.name}, {backend.precision}, on {backend.device}; loaded in {seconds:.1f} s")
+    off = difference(backend, bundle, windows)
+    unit, factor = ("px", 1.0) if bundle.contract.channels == 3 else ("mm", 1e3)
+    told = f"{factor * off.median:.3g} {unit} in the median, {factor * off.largest:.3g} {unit} at most"
+    print(f"{'difference':12} {told}, from ONNX Runtime's points in fp32 ({len(windows)} {kind})")
+    for n in WINDOWS:
+        times = latency(backend, np.resize(windows, (n, *windows.shape[1:])), args.runs)
+        told = ", ".join(f"{x:.2f} ms ({name})" for name, x in zip(("median", "95 %", "99 %"), times, strict=True))
+        print(f"{'latency':12} {n:2} window{'s' if n > 1 else ' '}  {told}")
+    if not off.agrees:
+        wanted = f"points within {AGREES:.0%} of half the window of ONNX Runtime's"
+        raise InputError(f"{backend.name}, {backend.precision}: expected {wanted}, got {off.relative:.1%}")
+    print(f"{'verdict':12} all is well")

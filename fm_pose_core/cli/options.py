@@ -44,15 +44,23 @@ def group(verbs: Any, name: str, help_text: str) -> Any:
     return p.add_subparsers(dest="what", required=True, metavar="WHAT")
 
 
-def add_engine_options(p: argparse.ArgumentParser) -> None:
-    """--backend, --precision and --views, as EstimatorConfig describes them."""
-    for name in ("backend", "precision"):
+def show_log() -> None:
+    """What the package tells of work that takes long, on stderr."""
+    import logging
+
+    logging.basicConfig(format="fm-pose: %(message)s")
+    logging.getLogger("fm_pose_core").setLevel(logging.INFO)
+
+
+def add_engine_options(p: argparse.ArgumentParser, *names: str) -> None:
+    """--backend, --precision and --views, or those of the names alone, as EstimatorConfig describes them."""
+    for name in names or ("backend", "precision", "views"):
         f = EstimatorConfig.__dataclass_fields__[name]
         text = f"{f.metadata['description']} (default: %(default)s)"
-        p.add_argument(f"--{name}", action=Noted, choices=f.metadata["choices"], default=f.default, help=text)
-    f = EstimatorConfig.__dataclass_fields__["views"]
-    text = f"{f.metadata['description']} (default: %(default)s)"
-    p.add_argument("--views", action=Noted, type=int, default=f.default, metavar="N", help=text)
+        kind: dict[str, Any] = {"choices": f.metadata["choices"]}
+        if not kind["choices"]:
+            kind = {"type": int, "metavar": "N"}
+        p.add_argument(f"--{name}", action=Noted, default=f.default, help=text, **kind)
 
 
 def estimator_config(args: argparse.Namespace, **more: object) -> EstimatorConfig:

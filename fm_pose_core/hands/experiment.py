@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.config import knob
 from fm_pose_core.contract import Contract, hand_contract
 from fm_pose_core.errors import expect
@@ -75,8 +74,7 @@ class HandData:
         bones = skeleton_bones(joint_set)
         hand = HandEntry(self.config.name, names, bones, self.config.left, crop.cube, crop.size)
         scale = spread_scale(export.network, self.source.crop, self.validation)
-        network = NetworkFile(export.onnx, export.architecture, export.network.contract, scale, export.training)
-        return write_hand_bundle(path, network, hand)
+        return write_hand_bundle(path, export.file(scale), hand)
 
 
 def read_data(experiment: HandExperiment) -> HandData:

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from fm_pose_core.bundle import Bundle
+import numpy as np
+from numpy.typing import NDArray
+
+from fm_pose_core.bundle import Bundle, NetworkFile
 from fm_pose_core.config import knob, to_dict
 from fm_pose_core.contract import Contract
 from fm_pose_core.learning.adaptation import METHODS, Method
@@ -45,12 +48,18 @@ class Validator(Protocol):
 @dataclass(frozen=True)
 class Export:
     """A trained network on its way into a bundle. onnx: the file. architecture: of the network, as the torch backend
-    reads it. training: for the record."""
+    reads it. training: for the record. sample: windows of the training's renderings (N, *contract.image_shape)."""
 
     network: Fused
     onnx: bytes
     architecture: dict[str, Any]
     training: dict[str, Any]
+    sample: NDArray[np.generic]
+
+    def file(self, spread_scale: float) -> NetworkFile:
+        """For the bundle. spread_scale: see CalibrationEntry."""
+        contract = self.network.contract
+        return NetworkFile(self.onnx, self.architecture, contract, spread_scale, self.training, self.sample)
 
 
 class Data(Protocol):

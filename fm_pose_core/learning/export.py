@@ -7,17 +7,20 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EngineConfig, to_dict
 from fm_pose_core.errors import expect
 from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.experiment import Experiment, Export
+from fm_pose_core.learning.loader import Source
 from fm_pose_core.learning.logbook import read_log
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.runtime import load_backend
 
 OPSET = 17
+SAMPLE, APART = 4, 16  # windows; neighbours show the same view
 FP16_FROM = 256  # numbers in a weight that is worth storing as fp16
 FP16_LARGEST = 65504.0
 
@@ -29,10 +32,22 @@ def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp
     architecture = to_dict(replace(experiment.network, mapping=experiment.how.mapping, weights=""))
     trained = {"trained": state["trained"]} if "trained" in state else {}  # older runs don't tell
     record = {"configuration": to_dict(experiment), **trained, **_last_validation(run)}
-    made = Export(network, to_onnx(network, precision), architecture, record)
-    written = experiment.read_data().write_bundle(bundle, made)
+    data = experiment.read_data()
+    made = Export(network, to_onnx(network, precision), architecture, record, sample(data.source))
+    written = data.write_bundle(bundle, made)
     load_backend(written, EngineConfig(backend="onnxruntime"))  # a bundle that does not load is none
     return written
+
+
+def sample(source: Source) -> NDArray[np.generic]:
+    """A few windows of the renderings that it is trained on, always the same."""
+    renderings, _ = source.open(True, False, np.random.default_rng(0))
+    assert renderings is not None
+    try:
+        drawn = [renderings.draw()[0] for _ in range(SAMPLE * APART)]
+        return np.stack(drawn[::APART])
+    finally:
+        renderings.close()
 
 
 def fused_of(run: Path, experiment: Experiment) -> Fused:

@@ -22,6 +22,10 @@ class Samples(Protocol):
 
     def draw(self) -> tuple[NDArray[Any], ...]: ...
 
+    def close(self) -> None:
+        """Let go of the renderers."""
+        ...
+
 
 class Source(Protocol):
     """Everything that a worker needs to make samples; plain arrays, so that it travels to the worker."""

@@ -54,7 +54,7 @@ class ObjectManifest(Manifest):
 
     @property
     def files(self) -> tuple[FileEntry | NetworkEntry, ...]:
-        return self.network, *(x.mesh for x in self.objects if x.mesh is not None)
+        return *super().files, *(x.mesh for x in self.objects if x.mesh is not None)
 
     def check(self) -> None:
         expect(bool(self.objects), "objects", "at least one", "none")

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.config import knob
 from fm_pose_core.contract import Contract, object_contract
 from fm_pose_core.errors import InputError, expect
@@ -134,14 +133,13 @@ class ObjectData:
 
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
         scale = spread_scale(export.network, self.known(), self.validation)
-        network = NetworkFile(export.onnx, export.architecture, export.network.contract, scale, export.training)
         objects = [
             ObjectInBundle(
                 m.name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh_file(x.mesh), x.fill
             )
             for m, x in zip(self.models, self.source.objects, strict=True)
         ]
-        return write_object_bundle(path, network, objects)
+        return write_object_bundle(path, export.file(scale), objects)
 
 
 def _check(experiment: ObjectExperiment) -> None:

@@ -15,6 +15,7 @@ from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_contract, check_images
+from fm_pose_core.runtime.check import random_windows
 
 # Of half a window: median difference of the points on random images beyond which a precision counts as broken.
 TOLERANCE = 0.03
@@ -66,12 +67,7 @@ def _difference(compiled: Any, reference: Any, contract: Contract) -> float:
     """Median difference, in halves of a window or cube, between the points that two compiled networks find in images of
     random patches."""
     points = contract.outputs[0]
-    patch = np.arange(contract.size) * 8 // contract.size
-    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, contract.channels), dtype=np.uint8)[:, patch][
-        :, :, patch
-    ]
-    if contract.image_type is np.float32:
-        images = (images / 127.5 - 1.0).astype(np.float32)
+    images = random_windows(contract, 4)
     # Not compiled(images): that keeps a pointer into the array, which the next request follows after the array is gone.
     requests = (network.create_infer_request() for network in (compiled, reference))
     ours, theirs = (np.array(request.infer({"image": images.copy()})[points.name]) for request in requests)

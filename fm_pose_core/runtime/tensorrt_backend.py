@@ -3,12 +3,13 @@
 The network is strongly typed: each tensor's type stands in the ONNX graph, so fp16 is written into the graph first
 (fp16.to_fp16). An engine is valid for one platform, one TensorRT version and the GPU architectures it was built for.
 
-What a machine without a GPU can do: build an engine for a named compute capability, with tensorrt_rtx (tested). What
-it cannot: deserialise or run one. The code for that is tested only against a stand-in for the driver and the engine.
+What a machine without a GPU can do: build an engine for a named architecture, with tensorrt_rtx (tested). What it
+cannot: deserialise or run one. The code for that is tested only against a stand-in for the driver and the engine.
 """
 
-import ctypes
 import logging
+import time
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -19,19 +20,26 @@ from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_images
+from fm_pose_core.runtime.cuda_driver import Driver
+from fm_pose_core.runtime.engine_cache import Fingerprint, engines
 
 log = logging.getLogger(__name__)
 
 USUAL_BATCH, LARGEST_BATCH = 4, 16  # windows: one with its views; four
+REPORT_PERIOD = 5.0  # seconds between two lines about a build
+
+
+class EngineRefusedError(InputError):
+    """TensorRT does not load an engine."""
 
 
 def build_engine(
-    bundle: Bundle, compute_capability: str | None = None, precision: str = "fp16", largest_batch: int = LARGEST_BATCH
+    bundle: Bundle, architecture: str | None = None, precision: str = "fp16", largest_batch: int = LARGEST_BATCH
 ) -> bytes:
-    """Serialised engine of the bundle's network.
+    """Serialised engine of the bundle's network. How far it is goes into the log.
 
-    compute_capability: of the GPU it shall run on, as "8.9"; needs tensorrt_rtx, but no GPU. None: the GPU of this
-    machine. precision: fp16 or fp32. Batches of 1 to `largest_batch` windows will be possible.
+    architecture: of the GPU it shall run on, as "sm_89"; needs tensorrt_rtx, but no GPU. None: the GPU of this machine.
+    precision: fp16 or fp32. Batches of 1 to `largest_batch` windows will be possible.
     Raises InputError if no TensorRT is installed, or it cannot build this.
     """
     import onnx
@@ -53,15 +61,17 @@ def build_engine(
         errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise InputError(f"{bundle.network_path}: expected a network that TensorRT parses, got {errors}")
     config = builder.create_builder_config()
-    if compute_capability is not None:
-        _target(trt, config, compute_capability)
+    if architecture is not None:
+        _target(trt, config, architecture)
+    if hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = _progress(trt)
     shape = bundle.contract.image_shape
     profile = builder.create_optimization_profile()
     profile.set_shape("image", (1, *shape), (min(USUAL_BATCH, largest_batch), *shape), (largest_batch, *shape))
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        target = f"compute capability {compute_capability}" if compute_capability else "this GPU"
+        target = architecture or "this GPU"
         raise InputError(f"{bundle.network_path}: expected an engine for {target}, got none; see TensorRT's log")
     return bytes(engine)
 
@@ -79,7 +89,7 @@ class TensorRtBackend:
         largest_batch: int = LARGEST_BATCH,
         *,
         trt: Any = None,
-        driver: "Driver | None" = None,
+        driver: Driver | None = None,
     ) -> None:
         """engine, largest_batch: from build_engine. contract: the bundle's. trt, driver: stand-ins for tests."""
         trt = trt or _package()
@@ -89,19 +99,23 @@ class TensorRtBackend:
         self._runtime = trt.Runtime(_logger(trt))  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
-            raise InputError(
+            raise EngineRefusedError(
                 f"TensorRT engine: expected one built for {self.device} with {trt.__name__} {trt.__version__}, "
                 "got one that does not deserialise; build it again on this machine"
             )
         self._context = self._engine.create_execution_context()
         expect(self._context is not None, "TensorRT engine", "an execution context", "none; is the GPU's memory full?")
+        pinned = self._driver.pinned
         self._host: dict[str, np.ndarray] = {
-            "image": np.empty((largest_batch, *contract.image_shape), contract.image_type),
-            **{x.name: np.empty((largest_batch, *x.shape), np.float32) for x in contract.outputs},
+            "image": pinned((largest_batch, *contract.image_shape), contract.image_type),
+            **{x.name: pinned((largest_batch, *x.shape), np.float32) for x in contract.outputs},
         }
         self._device = {name: self._driver.allocate(array.nbytes) for name, array in self._host.items()}
         for name, address in self._device.items():
             self._context.set_tensor_address(name, address)
+        # A node that is cleaned up and configured again and again must not collect memory. At the end of the process
+        # the driver itself frees all.
+        weakref.finalize(self, self._driver.close).atexit = False
 
     def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend. More windows than the engine's largest batch go through in several runs."""
@@ -125,80 +139,29 @@ class TensorRtBackend:
         return {name: host[name][:n].copy() for name in names}
 
 
-class Driver:
-    """The few calls of NVIDIA's driver that moving tensors takes, in the primary context of device 0, which TensorRT
-    uses as well. Comes with every GPU driver, so that neither cuda-python nor torch has to be installed."""
-
-    def __init__(self, cuda: Any = None) -> None:
-        try:
-            self._cuda = cuda or ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise InputError(f"backend tensorrt: expected an NVIDIA GPU with its driver, got {error}") from None
-        self._check(self._cuda.cuInit(0), "cuInit")
-        device, context, stream, name = (
-            ctypes.c_int(),
-            ctypes.c_void_p(),
-            ctypes.c_void_p(),
-            ctypes.create_string_buffer(128),
-        )
-        self._check(self._cuda.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
-        self._check(self._cuda.cuDeviceGetName(name, 128, device), "cuDeviceGetName")
-        self._check(self._cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
-        self.device_name = name.value.decode()
-        self._context = context
-        self.enter()
-        self._check(self._cuda.cuStreamCreate(ctypes.byref(stream), 0), "cuStreamCreate")
-        self.stream = int(stream.value or 0)
-
-    def enter(self) -> None:
-        """Make the context current in the calling thread."""
-        self._check(self._cuda.cuCtxSetCurrent(self._context), "cuCtxSetCurrent")
-
-    def allocate(self, size: int) -> int:
-        """Address of `size` new bytes on the device; they live as long as the process."""
-        address = ctypes.c_uint64()
-        self._check(self._cuda.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size)), "cuMemAlloc")
-        return int(address.value)
-
-    def to_device(self, address: int, array: np.ndarray) -> None:
-        """Enqueue a copy of a contiguous array to the device."""
-        source, size, stream = (
-            ctypes.c_void_p(array.ctypes.data),
-            ctypes.c_size_t(array.nbytes),
-            ctypes.c_void_p(self.stream),
-        )
-        self._check(
-            self._cuda.cuMemcpyHtoDAsync_v2(ctypes.c_uint64(address), source, size, stream), "cuMemcpyHtoDAsync"
-        )
-
-    def to_host(self, array: np.ndarray, address: int) -> None:
-        """Enqueue a copy from the device into a contiguous array."""
-        target, size, stream = (
-            ctypes.c_void_p(array.ctypes.data),
-            ctypes.c_size_t(array.nbytes),
-            ctypes.c_void_p(self.stream),
-        )
-        self._check(
-            self._cuda.cuMemcpyDtoHAsync_v2(target, ctypes.c_uint64(address), size, stream), "cuMemcpyDtoHAsync"
-        )
-
-    def wait(self) -> None:
-        """Wait until all that was enqueued is done."""
-        self._check(self._cuda.cuStreamSynchronize(ctypes.c_void_p(self.stream)), "cuStreamSynchronize")
-
-    @staticmethod
-    def _check(status: int, call: str) -> None:
-        if status != 0:
-            raise InputError(f"backend tensorrt: expected {call} to succeed, got CUDA error {status}")
+def fingerprint(
+    bundle: Bundle, architecture: str, precision: str = "fp16", largest_batch: int = LARGEST_BATCH
+) -> Fingerprint:
+    """Of the engine that `build_engine` makes with the TensorRT that is installed. Raises InputError if none is."""
+    trt = _package()
+    digest = bundle.manifest.network.sha256
+    return Fingerprint(digest, trt.__name__, trt.__version__, architecture, precision, largest_batch)
 
 
 def load(bundle: Bundle, config: EngineConfig) -> TensorRtBackend:
-    """Build the engine for the GPU of this machine, and load it. Building takes seconds to minutes."""
+    """The engine for the GPU of this machine: the one that is kept from an earlier time, or one that is built now, in
+    seconds to minutes."""
     precision = "fp16" if config.precision == "auto" else config.precision
     expect(precision in ("fp16", "fp32"), "precision", "fp16, fp32 or auto with TensorRT", precision)
     driver = Driver()
-    log.info("building a TensorRT engine of %s for %s", bundle.name, driver.device_name)
-    return TensorRtBackend(build_engine(bundle, None, precision), bundle.contract, precision, driver=driver)
+    refused: EngineRefusedError | None = None
+    key = fingerprint(bundle, driver.architecture, precision)
+    for engine in engines(key, lambda: build_engine(bundle, None, precision)):
+        try:
+            return TensorRtBackend(engine, bundle.contract, precision, driver=driver)
+        except EngineRefusedError as error:
+            refused = error
+    raise refused or AssertionError("there is always an engine")
 
 
 def _package() -> ModuleType:
@@ -228,21 +191,40 @@ def _cast_first(model: Any) -> Any:
     return model
 
 
-def _target(trt: Any, config: Any, compute_capability: str) -> None:
+def _target(trt: Any, config: Any, architecture: str) -> None:
+    here = "none, which means the GPU of this machine"
     expect(
-        hasattr(config, "set_compute_capability"),
-        "compute_capability",
-        "tensorrt_rtx, which can build for another GPU",
-        trt.__name__,
+        hasattr(config, "set_compute_capability"), "arch", f"{here}; {trt.__name__} builds for no other", architecture
     )
-    offered = {
-        name[2:-1] + "." + name[-1]: value
-        for name, value in trt.ComputeCapability.__members__.items()
-        if name.startswith("SM")
-    }
-    expect(compute_capability in offered, "compute_capability", f"one of {', '.join(offered)}", compute_capability)
+    members = trt.ComputeCapability.__members__
+    offered = {f"sm_{name[2:]}": value for name, value in members.items() if name.startswith("SM")}
+    expect(architecture in offered, "arch", f"one of {', '.join(offered)}", architecture)
     config.num_compute_capabilities = 1
-    config.set_compute_capability(offered[compute_capability], 0)
+    config.set_compute_capability(offered[architecture], 0)
+
+
+def _progress(trt: Any) -> Any:
+    """What TensorRT tells of a build that takes long."""
+
+    class Progress(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            super().__init__()
+            self._steps: dict[str, int] = {}
+            self._told = time.monotonic()
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if time.monotonic() - self._told >= REPORT_PERIOD:
+                self._told = time.monotonic()
+                log.info("TensorRT: %s, step %d of %d", phase.lower(), step + 1, self._steps.get(phase, 0))
+            return True  # go on
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+    return Progress()
 
 
 def _logger(trt: Any) -> Any:
