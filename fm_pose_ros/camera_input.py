@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from fm_pose_core.errors import InputError, expect
+from fm_pose_core.errors import EngineError, InputError, expect
 from fm_pose_core.types import Camera
 from fm_pose_ros.conversions import (
     camera_from_info,
@@ -110,6 +110,10 @@ class CameraInput:
             found = self._process(frame, context)
         except InputError as error:
             self._diagnostics.fault(str(error).split(":")[0], str(error))
+            return
+        except EngineError as error:
+            self._diagnostics.statistics.failed("engine")
+            self._node.engine_failed(error)
             return
         except Exception as error:
             text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"

@@ -21,13 +21,14 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import EngineError, InputError
 from fm_pose_ros.compat import TransformBroadcaster, destroy_broadcaster
 from fm_pose_ros.core_log import core_log
 from fm_pose_ros.node_config import Configs, NodeConfig
 from fm_pose_ros.parameters import Parameters
 from fm_pose_ros.subscribing import FollowingSubscription
 
+RETRY_PERIOD = 5.0  # seconds between two tries to load a network that failed
 FOLLOW_PERIOD = 0.5  # seconds between two looks at the publishers
 LAST_WORDS = 0.2  # seconds that a last message may take to its subscribers
 PATIENCE = 0.1  # seconds until a signal to end is seen while no message comes
@@ -57,6 +58,7 @@ class PoseNode(LifecycleNode):
         self._inputs: list[FollowingSubscription] = []
         self._outputs: list[Any] = []
         self._follower = self.steady_timer(FOLLOW_PERIOD, self._suit_publishers)
+        self._retry: Any = None
         self._starter = self.steady_timer(0.0, self._on_start) if self.parameters.get(NodeConfig).autostart else None
 
     # The four steps
@@ -101,6 +103,13 @@ class PoseNode(LifecycleNode):
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Any:
         """A timer, period in seconds, that does not wait for simulated time."""
         return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def engine_failed(self, error: EngineError) -> None:
+        """The network cannot be executed any more. Once this frame is over, the node goes back to unconfigured, which
+        lets go of the engine. A node that starts by itself then tries again and again; the others wait for their
+        manager."""
+        if self._retry is None:
+            self._retry = self.steady_timer(0.0, lambda: self._give_up(error))
 
     # Transitions
 
@@ -205,6 +214,28 @@ class PoseNode(LifecycleNode):
     def _suit_publishers(self) -> None:
         for subscription in self._inputs:
             subscription.follow()
+
+    def _give_up(self, error: EngineError) -> None:
+        self.destroy_timer(self._retry)
+        self._retry = None
+        if self.state != "active":
+            return
+        self.trigger_deactivate()
+        self.trigger_cleanup()
+        self.failure = f"the engine failed: {error}"
+        again = self.parameters.get(NodeConfig).autostart
+        then = f"the network is loaded again in {RETRY_PERIOD:g} s" if again else "configure the node to try again"
+        self.get_logger().error(f"{self.failure}; {then}")
+        if again:
+            self._retry = self.steady_timer(RETRY_PERIOD, self._try_again)
+
+    def _try_again(self) -> None:
+        if self.state == "unconfigured" and self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return
+        self.destroy_timer(self._retry)
+        self._retry = None
+        if self.state == "inactive":
+            self.trigger_activate()
 
     def _on_start(self) -> None:
         self.destroy_timer(self._starter)

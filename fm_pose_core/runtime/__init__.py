@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
-from fm_pose_core.errors import InputError, expect
+from fm_pose_core.errors import EngineError, InputError, expect
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,27 @@ class Backend(Protocol):
     precision: str
 
     def infer(self, images: Images) -> dict[str, Floats]:
-        """Windows (N, S, S, C), of the contract's type -> its named outputs, (N, *shape) float32 each."""
+        """Windows (N, S, S, C), of the contract's type -> its named outputs, (N, *shape) float32 each. Raises
+        InputError for other images, and EngineError if the engine fails."""
         ...
+
+
+class Loaded:
+    """A backend whose own exceptions, of which each engine has others, become an EngineError."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.name, self.device, self.precision = backend.name, backend.device, backend.precision
+        self._infer = backend.infer
+
+    def infer(self, images: Images) -> dict[str, Floats]:
+        """See Backend."""
+        try:
+            return self._infer(images)
+        except InputError:
+            raise
+        except Exception as error:
+            told = " ".join(str(error).split())[:300]
+            raise EngineError(f"{self.name} on {self.device}: {type(error).__name__}: {told}") from error
 
 
 def load_backend(bundle: Bundle, config: EngineConfig | None = None) -> Backend:
@@ -87,13 +106,12 @@ def _load(name: str, bundle: Bundle, config: EngineConfig) -> Backend:
     wanted = f"the Python package {' or '.join(packages)}"
     expect(_installed(name), f"backend {name}", wanted, f"none installed; try: pip install {install}")
     with _loading:
-        backend: Backend = import_module(f"fm_pose_core.runtime.{module}").load(bundle, config)
+        backend = Loaded(import_module(f"fm_pose_core.runtime.{module}").load(bundle, config))
         # Once, so that the first image is as quick as the others, and a network that cannot be executed is known now.
         try:
             backend.infer(np.zeros((1, *bundle.contract.image_shape), bundle.contract.image_type))
-        except Exception as error:  # each engine has exceptions of its own
-            told = " ".join(str(error).split())[:300]
-            raise InputError(f"{bundle.network_path}: expected a network that {name} executes, got {told}") from None
+        except EngineError as error:
+            raise InputError(f"{bundle.network_path}: expected a network that {name} executes, got {error}") from None
     return backend
 
 
