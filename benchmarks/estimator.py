@@ -1,7 +1,7 @@
 """Latency of each stage of the estimator, per backend, as JSON with the hardware named.
 
     python benchmarks/estimator.py BUNDLE [--backends openvino onnxruntime] [--runs 300] [--threads 0] [--width 640
-    --height 480]
+    --height 480] [--distorted]
 
 One noise image goes through crop, network (batch 1, and 4, the default number of views) and PnP again and again. Since
 a network's answer to noise is no pose, PnP gets the corners of a plausible pose, with noise of 1 px, in place of that
@@ -27,6 +27,8 @@ from fm_pose_core.geometry import apply, exp_so3, transform
 from fm_pose_core.objects.pnp import solve_pnp
 from fm_pose_core.runtime import Backend
 
+DISTORTION = [0.1, -0.2, 0.001, 0.001, 0.05]  # of a usual lens, plumb_bob
+
 
 def percentiles(call: Callable[[], Any], runs: int) -> dict[str, float]:
     """Milliseconds of `call` over `runs` calls after a warm-up."""
@@ -38,6 +40,39 @@ def percentiles(call: Callable[[], Any], runs: int) -> dict[str, float]:
         call()
         times[i] = time.perf_counter() - start
     return {f"p{p}": round(float(np.percentile(times, p)) * 1e3, 3) for p in (5, 50, 95)}
+
+
+def bare(bundle: Path, backend: str, pixels: np.ndarray, options: argparse.Namespace) -> Callable[[], Any] | None:
+    """A call of the engine itself, as its own documentation has it."""
+    path = bundle / "network.onnx"
+    if backend == "openvino":
+        import openvino as ov
+
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        settings |= {"INFERENCE_NUM_THREADS": str(options.threads)} if options.threads else {}
+        request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
+        request.set_input_tensor(ov.Tensor(pixels))
+        return lambda: request.infer()
+    if backend == "onnxruntime":
+        import onnxruntime as ort
+
+        session_options = ort.SessionOptions()
+        session_options.intra_op_num_threads = options.threads
+        session = ort.InferenceSession(str(path), session_options, providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, {"image": pixels})
+    return None
+
+
+def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> float:
+    """Of the medians of two calls, in turn, so that both meet the same load."""
+    times = np.empty((runs, 2))
+    for i in range(-10, runs):
+        for k, call in enumerate((ours, theirs)):
+            start = time.perf_counter()
+            call()
+            times[i, k] = time.perf_counter() - start  # those of the warm-up are overwritten
+    ours_median, theirs_median = np.median(times, axis=0)
+    return float(ours_median / theirs_median)
 
 
 class Plausible:
@@ -58,7 +93,8 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
     loading = time.perf_counter() - start
     rng = np.random.default_rng(0)
     width, height = options.width, options.height
-    camera = Camera(np.array([[0.9 * width, 0, width / 2], [0, 0.9 * width, height / 2], [0, 0, 1.0]]), width, height)
+    K = np.array([[0.9 * width, 0, width / 2], [0, 0.9 * width, height / 2], [0, 0, 1.0]])
+    camera = Camera(K, width, height, np.array(DISTORTION if options.distorted else []))
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     window = Window(0.4 * width, 0.6 * height)
     known = estimator.bundle.object()
@@ -73,14 +109,16 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
     single, whole = (
         PoseEstimator(estimator.bundle, plausible, EstimatorConfig(views=views)) for views in (1, len(several))
     )
+    ours, engine = lambda: estimator.backend.infer(pixels), bare(bundle, estimator.backend.name, pixels, options)
     return {
         "backend": estimator.backend.name,
         "device": estimator.backend.device,
         "precision": estimator.backend.precision,
         "load_s": round(loading, 3),
+        "network_over_bare_engine": round(ratio(ours, engine, options.runs), 3) if engine else None,
         "milliseconds": {
             "crop": percentiles(lambda: crop.cut(image, camera, window), options.runs),
-            "network": percentiles(lambda: estimator.backend.infer(pixels), options.runs),
+            "network": percentiles(ours, options.runs),
             f"network_of_{len(several)}": percentiles(lambda: estimator.backend.infer(several), options.runs),
             "pnp": percentiles(lambda: solve_pnp(box, corners, crop.K, spread), options.runs),
             "estimate": percentiles(lambda: single.estimate(image, camera, window), options.runs),
@@ -99,6 +137,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--distorted", action="store_true", help="a camera with a lens that distorts")
     options = parser.parse_args()
     results, failed = [], False
     for backend in options.backends:
@@ -112,6 +151,7 @@ def main() -> int:
         "bundle": options.bundle.name,
         "hardware": hardware(system=platform.platform(), load_before=round(os.getloadavg()[0], 2)),
         "image": [options.width, options.height],
+        "distorted": options.distorted,
         "runs": options.runs,
         "threads": options.threads,
         "results": results,

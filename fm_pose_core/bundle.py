@@ -20,7 +20,6 @@ from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.contract import Contract
 from fm_pose_core.document import read_document
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.window_picture import from_picture, to_picture
 
 FORMAT = 2
 MANIFEST, SAMPLE = "manifest.json", "sample.png"
@@ -131,6 +130,8 @@ class Bundle:
     def sample(self) -> NDArray[np.generic] | None:
         """A few windows (N, *contract.image_shape) as in the training, or None. Raises InputError if the picture is not
         of such windows."""
+        from fm_pose_core.window_picture import from_picture
+
         if self.manifest.sample is None:
             return None
         file = self.path / self.manifest.sample.file
@@ -180,6 +181,8 @@ def write(cls: type[B], path: str | Path, network: NetworkFile, entries: Callabl
     The folder is written and validated beside `path` and then renamed, so `path` never holds half a bundle. An older
     bundle there is replaced; anything else is refused. Raises InputError and leaves `path` as it was.
     """
+    from fm_pose_core.window_picture import to_picture
+
     path = Path(path).absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         wanted = "nothing, an empty folder or an older bundle"

@@ -4,6 +4,8 @@
 (z forward, x right, y down; ROS REP 103).
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -49,11 +51,17 @@ def skew(w: Array) -> Array:
 def exp_so3(w: Array) -> Array:
     """Rotation vector (3,) in radians -> (3, 3) rotation (Rodrigues). Written out, since the refinement of PnP calls it
     in its inner loop: with SciPy's Rotation all of PnP takes an eighth longer."""
-    angle = float(np.linalg.norm(w))
-    W = skew(w)
-    if angle < 1e-8:
-        return np.eye(3) + W
-    return np.eye(3) + np.sin(angle) / angle * W + (1.0 - np.cos(angle)) / angle**2 * W @ W
+    x, y, z = np.asarray(w, dtype=np.float64).tolist()
+    angle = math.sqrt(x * x + y * y + z * z)
+    # sin(a) / a and (1 - cos(a)) / a², to first order where they cannot be computed so
+    s, c = (math.sin(angle) / angle, (1.0 - math.cos(angle)) / angle**2) if angle >= 1e-8 else (1.0, 0.0)
+    return np.array(
+        [
+            [1.0 - c * (y * y + z * z), c * x * y - s * z, c * x * z + s * y],
+            [c * x * y + s * z, 1.0 - c * (x * x + z * z), c * y * z - s * x],
+            [c * x * z - s * y, c * y * z + s * x, 1.0 - c * (x * x + y * y)],
+        ]
+    )
 
 
 def log_so3(R: Array) -> Array:
@@ -93,9 +101,9 @@ def rotation_looking_along(ray: Array) -> Array:
 
 
 def project(K: Array, points_camera: Array) -> Array:
-    """Pinhole projection of (N, 3) camera-frame points in metres with K (3, 3) -> (N, 2) pixels."""
+    """Pinhole projection of (…, 3) camera-frame points in metres with K (3, 3) -> (…, 2) pixels."""
     uvw = points_camera @ K.T
-    return uvw[:, :2] / uvw[:, 2:]
+    return uvw[..., :2] / uvw[..., 2:]
 
 
 def inverse_intrinsics(K: Array) -> Array:

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, project
 
 WIDEST = 0.04  # of the image's side: a shorter focal length would mean a view wider than 170°
 LARGEST = 1e5  # pixels: no camera has a focal length or a principal point beyond
+LOOKUP_STEP = 4  # pixels between two nodes of Camera.lookup
 DISTORTION_SIZES = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -88,6 +90,21 @@ class Camera:
                 0
             ].reshape(-1, 2)
         return cv2.projectPoints(points_camera, zero, zero, self.K, self.distortion)[0].reshape(-1, 2)
+
+    def lookup(self, M: Array, size: int) -> NDArray[np.float32]:
+        """Where the pixels of a square window lie in the image, (size, size, 2): pixel (u, v) of the window looks
+        along M (3, 3) · (u, v, 1) in the camera frame. Computed for every fourth pixel, and in between by straight
+        lines: within the image less than 0.05 pixels of the window off (tested)."""
+        import cv2
+
+        # Resized, pixel i of the nodes comes to lie at 4 i + 1.5.
+        nodes = LOOKUP_STEP * np.arange(-1.0, size // LOOKUP_STEP + 2) + (LOOKUP_STEP - 1) / 2
+        v, u = np.meshgrid(nodes, nodes, indexing="ij")
+        rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ M.T
+        coarse = self.pixels(rays).astype(np.float32).reshape(len(nodes), len(nodes), 2)
+        fine = cv2.resize(coarse, None, fx=LOOKUP_STEP, fy=LOOKUP_STEP, interpolation=cv2.INTER_LINEAR)
+        inner = slice(LOOKUP_STEP, LOOKUP_STEP + size)
+        return np.ascontiguousarray(fine[inner, inner])
 
 
 def _check_intrinsics(K: Array, width: int, height: int) -> None:

@@ -137,3 +137,32 @@ def test_a_fine_image_is_averaged_not_skipped(model: str) -> None:
     stripes = ((u % 2) * 255).astype(np.uint8)
     assert np.abs(crop.cut(stripes, fine, Window(1200.0, 900.0))[0].astype(int) - 127).max() <= 3
     assert crop.cut(smooth, fine, Window(-9000.0, -9000.0))[0].shape == (128, 128)
+
+
+@pytest.mark.parametrize("size", [64, 66, 128])
+@pytest.mark.parametrize("model", COEFFICIENTS)
+def test_a_window_looks_up_its_pixels_where_they_lie(model: str, size: int) -> None:
+    """Between the nodes, too, and at the edge of the image, where lenses bend most."""
+    crop, camera = Crop(size, 200.0 * size / 64), camera_of(model)
+    v, u = np.mgrid[:size, :size].astype(np.float64)
+    pixels = np.stack([u, v], -1).reshape(-1, 2)
+    for window in (Window(330.0, 240.0), Window(30.0, 30.0), Window(600.0, 450.0)):
+        R = crop.rotation(camera, window)
+        found = camera.lookup(R @ np.linalg.inv(crop.K), size)
+        exact = crop.to_image(pixels, camera, R).reshape(size, size, 2)
+        assert found.shape == exact.shape == (size, size, 2)
+        inside = ((exact >= 0) & (exact <= [639, 479])).all(-1)
+        off = np.abs(found - exact)[inside] * crop.focal / K[0, 0]  # in pixels of the window
+        assert inside.sum() > 0.3 * size**2 and off.max() < 0.05
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_windows_are_cut_together_as_alone(model: str) -> None:
+    crop, camera, window = Crop(64, 150.0), camera_of(model), Window(250.0, 200.0)  # the image is halved
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    R, views = crop.rotation(camera, window), crop.views(4)
+    together = crop.cut_all(image, camera, [R @ view for view in views])
+    assert together.shape == (4, 64, 64, 3)
+    for k, view in enumerate(views):
+        alone, _ = crop.cut(image, camera, window, view)
+        assert np.abs(together[k].astype(int) - alone).max() <= 1

@@ -75,8 +75,6 @@ def warped(depth: Depth, camera: Camera, M: Array, size: int) -> Depth:
         return cv2.warpAffine(
             depth, M[:2], (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
         )
-    v, u = np.mgrid[:size, :size].astype(np.float64)
     to_window = np.vstack([M[:2] @ camera.K, [0, 0, 1]])  # from rays with z = 1
-    rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ np.linalg.inv(to_window).T
-    xy = camera.pixels(rays).astype(np.float32).reshape(size, size, 2)
+    xy = camera.lookup(np.linalg.inv(to_window), size)
     return cv2.remap(depth, xy, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

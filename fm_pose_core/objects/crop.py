@@ -5,7 +5,9 @@ camera that looks straight at it would, and labels stay exact. BB8 (Rad and Lepe
 square instead, which agrees with this to first order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +44,17 @@ class Crop:
         times finer without a loss."""
         return Crop(int(self.size * PATCH * finer), self.focal * finer)
 
-    @property
+    @cached_property
     def K(self) -> Array:
         """(3, 3) intrinsics of the virtual camera."""
         middle = (self.size - 1) / 2
-        return np.array([[self.focal, 0.0, middle], [0.0, self.focal, middle], [0.0, 0.0, 1.0]])
+        K = np.array([[self.focal, 0.0, middle], [0.0, self.focal, middle], [0.0, 0.0, 1.0]])
+        K.flags.writeable = False
+        return K
+
+    @cached_property
+    def _K_inverse(self) -> Array:
+        return inverse_intrinsics(self.K)
 
     def rotation(self, camera: Camera, window: Window) -> Array:
         """R_camera_window (3, 3): orientation of the virtual camera in the camera frame."""
@@ -69,36 +77,40 @@ class Crop:
         Returns the window's pixels (size, size[, C]), zero outside of the image, and R_camera_window (3, 3), or
         R_camera_view.
         """
+        R_camera_window = self.rotation(camera, window)
+        if view is not None:
+            R_camera_window = R_camera_window @ view
+        return self.cut_all(image, camera, [R_camera_window])[0], R_camera_window
+
+    def cut_all(self, image: NDArray[np.uint8], camera: Camera, rotations: Sequence[Array]) -> NDArray[np.uint8]:
+        """As `cut`, the windows (N, size, size[, C]) of virtual cameras with the orientations R_camera_view (3, 3),
+        which look at much the same."""
         import cv2
 
         fits = image.shape[:2] == (camera.height, camera.width)
         expect(
             fits, "image", f"{camera.width}x{camera.height} as the camera says", f"{image.shape[1]}x{image.shape[0]}"
         )
-        R_camera_window = self.rotation(camera, window)
-        if view is not None:
-            R_camera_window = R_camera_window @ view
-        image, offset, factor = self._reduced(image, camera, R_camera_window)
-        if not camera.distortion.size:
-            to_reduced = np.array([[1.0, 0.0, -offset[0]], [0.0, 1.0, -offset[1]], [0.0, 0.0, factor]])
-            H = to_reduced @ camera.K @ R_camera_window @ inverse_intrinsics(self.K)  # window pixels -> image pixels
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            return cv2.warpPerspective(image, H, (self.size, self.size), flags=flags), R_camera_window
-        v, u = np.mgrid[: self.size, : self.size].astype(np.float64)
-        rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ inverse_intrinsics(self.K).T
-        xy = (
-            ((camera.pixels(rays @ R_camera_window.T) - offset) / factor)
-            .astype(np.float32)
-            .reshape(self.size, self.size, 2)
-        )
-        return cv2.remap(image, xy, None, cv2.INTER_LINEAR), R_camera_window
+        image, offset, factor = self._reduced(image, camera, rotations)
+        windows = np.empty((len(rotations), self.size, self.size, *image.shape[2:]), np.uint8)
+        to_reduced = np.array([[1.0, 0.0, -offset[0]], [0.0, 1.0, -offset[1]], [0.0, 0.0, factor]])
+        for window, R in zip(windows, rotations, strict=True):
+            from_window = R @ self._K_inverse
+            if camera.distortion.size:
+                xy = camera.lookup(from_window, self.size)
+                xy = (xy - offset.astype(np.float32)) / np.float32(factor) if factor > 1 else xy
+                cv2.remap(image, xy, None, cv2.INTER_LINEAR, dst=window)
+            else:
+                H = to_reduced @ camera.K @ from_window  # window pixels -> image pixels
+                flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+                cv2.warpPerspective(image, H, (self.size, self.size), dst=window, flags=flags)
+        return windows
 
     def _reduced(
-        self, image: NDArray[np.uint8], camera: Camera, R_camera_window: Array
+        self, image: NDArray[np.uint8], camera: Camera, rotations: Sequence[Array]
     ) -> tuple[NDArray[np.uint8], Array, int]:
-        """The part of `image` that the window shows, halved as often as the image is finer than the window by a factor
-        of two, since bilinear sampling would skip pixels: the part, the image pixel of its first one, and the
-        factor."""
+        """The part of `image` that the windows show, halved as often as the image is finer than a window by a factor of
+        two, since bilinear sampling would skip pixels: the part, the image pixel of its first one, and the factor."""
         import cv2
 
         levels = int(np.log2(max(1.0, camera.K[0, 0] / self.focal)))
@@ -106,7 +118,7 @@ class Crop:
             return image, np.zeros(2), 1
         factor, edge = 2**levels, np.array([-8.0, self.size / 2, self.size + 8.0])
         border = np.stack(np.meshgrid(edge, edge), -1).reshape(-1, 2)
-        pixels = self.to_image(border, camera, R_camera_window)
+        pixels = np.concatenate([self.to_image(border, camera, R) for R in rotations])
         low = (np.clip(pixels.min(0), 0, [camera.width - 1, camera.height - 1]) // factor * factor).astype(int)
         high = np.clip(pixels.max(0) + 1, low + factor, [camera.width, camera.height]).astype(int)
         part = image[low[1] : high[1], low[0] : high[0]]
@@ -115,9 +127,8 @@ class Crop:
         return part, low.astype(np.float64), factor
 
     def view_to_window(self, pixels: Array, R_window_view: Array) -> Array:
-        """(N, 2) pixels of a view -> pixels of the window."""
-        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ inverse_intrinsics(self.K).T
-        return self.to_window(rays @ R_window_view.T, np.eye(3))
+        """(…, N, 2) pixels of views -> pixels of the window. R_window_view: (…, 3, 3)."""
+        return project(self.K, self._rays(pixels) @ np.swapaxes(R_window_view, -1, -2))
 
     def to_window(self, points_camera: Array, R_camera_window: Array) -> Array:
         """(N, 3) camera-frame points -> (N, 2) window pixels."""
@@ -125,5 +136,10 @@ class Crop:
 
     def to_image(self, pixels: Array, camera: Camera, R_camera_window: Array) -> Array:
         """(N, 2) window pixels -> (N, 2) image pixels, distortion applied."""
-        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ inverse_intrinsics(self.K).T
-        return camera.pixels(rays @ R_camera_window.T)
+        return camera.pixels(self._rays(pixels) @ R_camera_window.T)
+
+    def _rays(self, pixels: Array) -> Array:
+        """(…, 2) pixels of the window -> (…, 3) directions with z = 1."""
+        rays = np.ones((*pixels.shape[:-1], 3))
+        rays[..., :2] = (pixels - self.K[:2, 2]) / self.focal
+        return rays

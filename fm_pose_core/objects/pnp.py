@@ -15,6 +15,8 @@ from fm_pose_core.geometry import Array, exp_so3, transform
 FLOOR = 0.5  # pixels: no predicted corner is better than this
 NEAR = 1e-3  # metres: a corner nearer to the camera's plane than this counts as behind it
 ITERATIONS = 20
+MINUS_SKEW = np.zeros((3, 9))  # q @ MINUS_SKEW are the entries of -skew(q)
+MINUS_SKEW[0, [5, 7]], MINUS_SKEW[1, [2, 6]], MINUS_SKEW[2, [1, 3]] = (1, -1), (-1, 1), (1, -1)
 GOOD_PROJECTION = 5.0  # pixels: the threshold of the 2D projection metric that the score speaks about
 
 
@@ -131,6 +133,8 @@ def _closed_form(X: Array, uv: Array, K: Array) -> tuple[Array, Array] | None:
             for R, t in poses
             if np.isfinite(R).all() and np.isfinite(t).all() and ((X @ R[2]) + t[2]).min() > NEAR
         ]
+        if len(poses) == 1:
+            return poses[0]
         if poses:
             return min(poses, key=lambda pose: float(np.square(_project(pose[0], pose[1], X, K)[0] - uv).sum()))
     return None
@@ -141,6 +145,8 @@ def _refine(R: Array, t: Array, X: Array, uv: Array, K: Array, weight: Array) ->
 
     Returns T (4, 4), the residuals (2N,) in pixels and their Jacobian (2N, 6) with respect to (d, w), at the solution.
     """
+    import cv2
+
     damping = 1e-4
     pixels, J = _project(R, t, X, K)
     residual = (pixels - uv).reshape(-1)
@@ -148,8 +154,10 @@ def _refine(R: Array, t: Array, X: Array, uv: Array, K: Array, weight: Array) ->
     for _ in range(ITERATIONS):
         JtW = J.T * weight
         H, g = JtW @ J, JtW @ residual
-        step = np.linalg.lstsq(H + damping * np.diag(np.diag(H)), -g, rcond=None)[0]
-        if -(g @ step) <= 1e-8 * cost + 1e-20 or not np.isfinite(step).all():  # the cost cannot fall any more
+        H.flat[::7] *= 1.0 + damping  # the diagonal
+        solved, step = cv2.solve(H, -g, flags=cv2.DECOMP_CHOLESKY)  # numpy's solvers cost more than the rest
+        step = step.reshape(6)
+        if not solved or not np.isfinite(step).all() or -(g @ step) <= 1e-8 * cost + 1e-20:  # the cost cannot fall
             break
         new_R, new_t = exp_so3(step[3:]) @ R, t + step[:3]
         if (X @ new_R[2] + new_t[2]).min() > NEAR:
@@ -182,15 +190,12 @@ def inverse_spd(information: Array) -> Array | None:
 def _project(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array]:
     """Pixels (N, 2) of the points X (N, 3) and their Jacobian (2N, 6) with respect to the left perturbation (d, w)."""
     q = X @ R.T
-    p = q + t
-    inverse_z = 1.0 / p[:, 2]
-    uvw = p @ K.T
-    pixels = uvw[:, :2] * inverse_z[:, None]
-    A = (K[None, :2, :] - pixels[:, :, None] * K[2]) * inverse_z[:, None, None]  # d pixels / d p, (N, 2, 3)
+    uvw = (q + t) @ K.T
+    inverse_z = 1.0 / uvw[:, 2:]  # K[2] is (0, 0, 1)
+    pixels = uvw[:, :2] * inverse_z
     J = np.empty((len(X), 2, 6))
-    J[:, :, :3] = A
-    qx, qy, qz = q[:, 0, None], q[:, 1, None], q[:, 2, None]
-    J[:, :, 3] = qy * A[:, :, 2] - qz * A[:, :, 1]  # a · cross(w, q) = w · cross(q, a)
-    J[:, :, 4] = qz * A[:, :, 0] - qx * A[:, :, 2]
-    J[:, :, 5] = qx * A[:, :, 1] - qy * A[:, :, 0]
+    A = J[:, :, :3]  # d pixels / d p
+    np.multiply(K[:2], inverse_z[:, :, None], out=A)
+    A[:, :, 2] -= pixels * inverse_z
+    J[:, :, 3:] = A @ (q @ MINUS_SKEW).reshape(-1, 3, 3)  # a · cross(w, q) = -a · skew(q) w
     return pixels, J.reshape(-1, 6)

@@ -56,14 +56,15 @@ class ObjectSolver:
         again: Callable[[], NDArray[np.uint8]] | None = None,
     ) -> Look:
         """Cut the window out of an image (H, W, 3). again: reads the image, where it is not worth keeping."""
-        pixels = np.stack([self.crop.cut(image, camera, window, view)[0] for view in self._views])
-        return Look(pixels, camera, self.crop.rotation(camera, window), again or (lambda: image))
+        R_camera_window = self.crop.rotation(camera, window)
+        pixels = self.crop.cut_all(image, camera, [R_camera_window @ view for view in self._views])
+        return Look(pixels, camera, R_camera_window, again or (lambda: image))
 
     def decode(self, outputs: Outputs) -> Answer:
         """The network's answers to the views of a window. Where an object has symmetries, the views must agree on one
         of the equivalent poses: else their mean is no pose."""
         corners, spread = (outputs[k].reshape(self.views, -1, CORNERS, 2)[:, self.index] for k in ("corners", "spread"))
-        answers = np.array([self.crop.view_to_window(c, R) for c, R in zip(corners, self._views, strict=True)])
+        answers = self.crop.view_to_window(corners.astype(np.float64), np.array(self._views))
         # How far the views disagree says no more about the error than their spread does (measured).
         surface = self._surface(outputs) if "points" in outputs else None
         return Answer(answers.mean(0), np.sqrt(np.square(spread).mean(0)), surface)
