@@ -190,11 +190,11 @@ def _things(
     # 0 is what is no thing.
     for k in 1 + np.nonzero(stats[1:, cv2.CC_STAT_AREA] >= smallest * fx * fy / farthest**2)[0]:
         x, y, w, h = (int(n) for n in stats[k, :4])
-        z = depth[y : y + h, x : x + w][labels[y : y + h, x : x + w] == k]
-        z = z[z > 0].astype(np.float64)  # what filled a gap is no part of it
-        if not len(z) or np.square(z).sum() < smallest * fx * fy:
+        part = depth[y : y + h, x : x + w]
+        z = part[(labels[y : y + h, x : x + w] == k) & (part > 0)]  # what filled a gap is no part of it
+        if not len(z) or np.square(z, dtype=np.float64).sum() < smallest * fx * fy:
             continue
-        front, back = np.percentile(z[:: max(1, len(z) // 5000)], [2, 98])
+        front, back = np.percentile(z[:: max(1, len(z) // 5000)].astype(np.float64), [2, 98])
         width, height = front * _extent(camera, (x, y, w, h))
         things.append(_Thing(int(k), (x, y, w, h), float(front), float(max(width, height, back - front))))
     return labels, things
@@ -211,8 +211,13 @@ def _extent(camera: Camera, box: tuple[int, int, int, int]) -> Array:
 
 def _alone(depth: Depth, labels: NDArray[np.int32], thing: _Thing, things: list[_Thing], cube: float) -> Depth:
     """The depth map without the other things that are larger than the cube."""
-    others = [t.label for t in things if t is not thing and t.size > cube]
-    return np.where(np.isin(np.arange(labels.max() + 1), others)[labels], np.float32(0), depth) if others else depth
+    others = [t for t in things if t is not thing and t.size > cube]
+    alone = depth.copy() if others else depth
+    for other in others:
+        x, y, w, h = other.box
+        box = slice(y, y + h), slice(x, x + w)
+        np.copyto(alone[box], 0, where=labels[box] == other.label)
+    return alone
 
 
 def _places(points: Array, front: float, cube: float) -> list[Array]:
@@ -241,14 +246,21 @@ def _mass(points: Array, start: Array, cube: float) -> Array | None:
 
 def _known(depth: Depth) -> Depth:
     """0 for all that is no depth."""
+    if np.isfinite(depth.sum(dtype=np.float64)):  # so is each
+        return depth
     return np.nan_to_num(depth, posinf=0.0, neginf=0.0)
 
 
 def _without_gaps(known: Depth) -> Depth:
     """Holes of one or two pixels filled where their sides are at one depth: they part nothing there."""
-    seen, beside = known > 0, np.ones((3, 3), np.uint8)
-    most, least = cv2.dilate(known, beside), cv2.erode(np.where(seen, known, np.float32(1e3)), beside)
-    return np.where(seen | (most - least > JUMP), known, most)
+    gaps, beside = known <= 0, np.ones((3, 3), np.uint8)
+    if not gaps.any():
+        return known
+    filled = known.copy()
+    np.putmask(filled, gaps, np.float32(1e3))
+    most, least = cv2.dilate(known, beside), cv2.erode(filled, beside)
+    np.putmask(filled, gaps, np.where(most - least > JUMP, known, most))
+    return filled
 
 
 def _without_edges(known: Depth, nearest: float, farthest: float) -> NDArray[np.uint8]:
