@@ -1,14 +1,15 @@
 """Latency of each stage of the estimator, per backend, as JSON with the hardware named.
 
-    python benchmarks/estimator.py BUNDLE [--backends openvino onnxruntime] [--runs 300] [--threads 0] [--width 640
+    python benchmarks/estimator.py BUNDLE … [--backends openvino onnxruntime] [--runs 300] [--threads 0] [--width 640
     --height 480] [--distorted]
 
 One noise image goes through crop, network (batch 1, and 4, the default number of views) and PnP again and again. Since
 a network's answer to noise is no pose, PnP gets the corners of a plausible pose, with noise of 1 px, in place of that
-answer.
+answer. For a bundle of hands, a depth map of demo/hands is searched for the hand, again and again.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -22,10 +23,18 @@ import numpy as np
 from hardware import hardware
 
 from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window, __version__
+from fm_pose_core.config import HandEstimatorConfig
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, exp_so3, transform
+from fm_pose_core.hands.bundle import HandBundle
+from fm_pose_core.hands.estimator import HandEstimator
+from fm_pose_core.hands.frames import read_frames
+from fm_pose_core.hands.locate import Search
 from fm_pose_core.objects.pnp import solve_pnp
 from fm_pose_core.runtime import Backend
+from fm_pose_core.tasks import load_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
 
 DISTORTION = [0.1, -0.2, 0.001, 0.001, 0.05]  # of a usual lens, plumb_bob
 
@@ -87,7 +96,35 @@ class Plausible:
         return {"corners": np.stack([self._corners] * len(images)), "spread": np.stack([self._spread] * len(images))}
 
 
+def measure_hand(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str, Any]:
+    start = time.perf_counter()
+    estimator = HandEstimator.load(bundle, HandEstimatorConfig(backend=backend, threads=options.threads))
+    loading = time.perf_counter() - start
+    frames = read_frames("nyu", ROOT / "demo/hands", "test")
+    depth, camera = frames.depth(0), frames.camera
+    search = Search(estimator.search, estimator.bundle.hand.cube)
+    single = HandEstimator(estimator.bundle, estimator.backend, HandEstimatorConfig(views=1))
+    size = estimator.bundle.contract.image_shape
+    windows = {n: np.zeros((n, *size), np.float32) for n in (1, 4)}
+    infer = estimator.backend.infer
+    return {
+        "backend": estimator.backend.name,
+        "device": estimator.backend.device,
+        "precision": estimator.backend.precision,
+        "load_s": round(loading, 3),
+        "candidates": len(search.locate(depth, camera)),
+        "milliseconds": {
+            "search": percentiles(lambda: search.locate(depth, camera), options.runs),
+            **{f"network_of_{n}": percentiles(lambda x=x: infer(x), options.runs) for n, x in windows.items()},
+            "estimate": percentiles(lambda: single.estimate(depth, camera), options.runs),
+            "estimate_of_4_views": percentiles(lambda: estimator.estimate(depth, camera), options.runs),
+        },
+    }
+
+
 def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str, Any]:
+    if load_bundle(bundle).TASK == HandBundle.TASK:
+        return measure_hand(bundle, backend, options)
     start = time.perf_counter()
     estimator = PoseEstimator.load(bundle, EstimatorConfig(backend=backend, threads=options.threads))
     loading = time.perf_counter() - start
@@ -131,7 +168,7 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--backends", nargs="+", default=["openvino", "onnxruntime"])
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--threads", type=int, default=0)
@@ -140,15 +177,14 @@ def main() -> int:
     parser.add_argument("--distorted", action="store_true", help="a camera with a lens that distorts")
     options = parser.parse_args()
     results, failed = [], False
-    for backend in options.backends:
+    for bundle, backend in itertools.product(options.bundles, options.backends):
         try:
-            results.append(measure(options.bundle, backend, options))
+            results.append({"bundle": bundle.name, **measure(bundle, backend, options)})
         except InputError as error:
             failed = True
-            results.append({"backend": backend, "error": str(error)})
+            results.append({"bundle": bundle.name, "backend": backend, "error": str(error)})
     report = {
         "fm_pose_version": __version__,
-        "bundle": options.bundle.name,
         "hardware": hardware(system=platform.platform(), load_before=round(os.getloadavg()[0], 2)),
         "image": [options.width, options.height],
         "distorted": options.distorted,

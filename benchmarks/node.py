@@ -1,14 +1,16 @@
 """The object node as a robot uses it: images published by this process, poses heard here, the node a process of its
 own. For each size, rate and reliability of the publisher: which share of the images got no pose, and the milliseconds
-from before the image is published to after its pose is heard. Prints JSON.
+from before the image is published to after its pose is heard. The same for the transport alone: a process that answers
+each image at once. Prints JSON, or with --markdown the rows of a table.
 
     dev/with_ros .venv/bin/python benchmarks/node.py [--bundle models/duck] [--sizes 640x480 1280x720] [--rates 30 60]
-    [--publishers best_effort reliable] [--seconds 10] [--views 1] [--profile {none,publisher,both}]
+    [--publishers best_effort reliable] [--seconds 10] [--views 1] [--profile {none,publisher,both}] [--markdown]
 
 --profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -16,11 +18,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hardware import hardware
+from hardware import cpu, hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = str(ROOT / "config/fastdds.xml")
@@ -90,6 +93,32 @@ def start_node(bundle: str, views: int, profile: bool = False) -> subprocess.Pop
     return subprocess.Popen(command, cwd=ROOT, env=environment)
 
 
+def start_echo(reliability: str, profile: bool = False) -> subprocess.Popen[bytes]:
+    """The transport alone."""
+    environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
+    if profile:
+        environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
+    return subprocess.Popen([sys.executable, __file__, "--echo", reliability], cwd=ROOT, env=environment)
+
+
+def echo(reliability: str) -> None:
+    """Answer each image with an empty message of its stamp, as the node does with its pose."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import Image
+    from vision_msgs.msg import Detection3DArray
+
+    rclpy.init()
+    node = rclpy.create_node("echo")
+    answers = node.create_publisher(Detection3DArray, "object_pose_node/detections", 10)
+    policy = ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
+    qos = QoSProfile(depth=1, reliability=policy)
+    node.create_subscription(Image, "image_raw", lambda m: answers.publish(Detection3DArray(header=m.header)), qos)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+
+
 def wait_for_answers(process: subprocess.Popen[bytes], camera: Camera) -> None:
     """Until the node is there, and follows the publisher."""
     patience = time.perf_counter() + 60.0
@@ -100,10 +129,25 @@ def wait_for_answers(process: subprocess.Popen[bytes], camera: Camera) -> None:
 
 
 def measure(arguments: argparse.Namespace, size: tuple[int, int], rate: float, reliability: str) -> dict[str, Any]:
-    """One case, with a node of its own."""
+    """One case, with processes of its own."""
+    both = arguments.profile == "both"
+    alone = listen(lambda: start_echo(reliability, both), arguments, size, rate, reliability)
+    node = listen(lambda: start_node(arguments.bundle, arguments.views, both), arguments, size, rate, reliability)
+    case = {"size": "x".join(map(str, size)), "hz": rate, "publisher": reliability}
+    return {**case, **node, "transport": alone}
+
+
+def listen(
+    start: Callable[[], "subprocess.Popen[bytes]"],
+    arguments: argparse.Namespace,
+    size: tuple[int, int],
+    rate: float,
+    reliability: str,
+) -> dict[str, Any]:
+    """What comes back from a process."""
     import rclpy
 
-    process = start_node(arguments.bundle, arguments.views, arguments.profile == "both")
+    process = start()
     rclpy.init()
     camera = Camera(size, reliability == "reliable")
     try:
@@ -121,8 +165,21 @@ def measure(arguments: argparse.Namespace, size: tuple[int, int], rate: float, r
     times = [1e3 * (camera.answered[k] - t) for k, t in camera.sent.items() if k in camera.answered]
     figures = {f"ms_p{p}": round(float(np.percentile(times, p)), 1) for p in (50, 95, 99)} if times else {}
     lost = 1.0 - len(times) / len(camera.sent)
-    case = {"size": "x".join(map(str, size)), "hz": rate, "publisher": reliability}
-    return {**case, "images": len(camera.sent), "without_pose": round(lost, 4), **figures, "exit": process.returncode}
+    return {"images": len(camera.sent), "without_pose": round(lost, 4), **figures, "exit": process.returncode}
+
+
+def table(cases: list[dict[str, Any]]) -> str:
+    """The rows of docs/performance.md."""
+    lines = [
+        "| image | rate | publisher | transport: median, 99 % | not answered | pose: median, 99 % | without pose |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        cells = [case["size"], f"{case['hz']:g} Hz", case["publisher"].replace("_", " ")]
+        for x in (case["transport"], case):
+            cells += [f"{x.get('ms_p50', '')}, {x.get('ms_p99', '')} ms", f"{x['without_pose']:.1%}".replace("%", " %")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -134,13 +191,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--profile", choices=("none", "publisher", "both"), default="none")
+    parser.add_argument("--markdown", action="store_true", help="print a table in place of JSON")
+    parser.add_argument("--echo", choices=("best_effort", "reliable"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.echo:
+        echo(arguments.echo)
+        return
     os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
     if arguments.profile != "none":
         os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
     sizes = [tuple(int(x) for x in size.split("x")) for size in arguments.sizes]
     cases = [measure(arguments, *case) for case in itertools.product(sizes, arguments.rates, arguments.publishers)]
     what = {"bundle": arguments.bundle, "views": arguments.views, "profile": arguments.profile}
+    if arguments.markdown:
+        print(f"{cpu()}, {os.cpu_count()} cores; {what}\n\n{table(cases)}")
+        return
     print(json.dumps({"hardware": hardware(), **what, "cases": cases}, indent=2))
 
 

@@ -96,6 +96,16 @@ def test_results_outlive_the_next_call(voting: ObjectBundle, images: np.ndarray,
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_images_may_lie_in_memory_as_they_like(voting: ObjectBundle, images: np.ndarray, name: str) -> None:
+    backend = load_backend(voting, EstimatorConfig(backend=name))
+    expected = backend.infer(images)["corners"]
+    sealed, spread_out = images.copy(), np.repeat(images, 2, 0)[::2]
+    sealed.flags.writeable = False
+    for other in (sealed, spread_out, np.asfortranarray(images)):
+        np.testing.assert_allclose(backend.infer(other)["corners"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("bad", [(1, 64, 64, 3), (0, 128, 128, 3), (128, 128, 3)])
 def test_images_that_do_not_fit_are_refused(voting: ObjectBundle, name: str, bad: tuple) -> None:
     backend = load_backend(voting, EstimatorConfig(backend=name))
