@@ -60,7 +60,7 @@ class OpenVinoBackend:
         """See Backend."""
         check_images(images, self._contract)
         # The engine reads the array itself, and only during this call; a dictionary of arrays would be copied.
-        images = np.require(images, requirements="CW")
+        images = np.require(images, requirements=["C", "W"])
         self._request.set_input_tensor(self._tensor(images, shared_memory=True))
         self._request.infer()
         return {x.name: np.array(self._request.get_tensor(x.name).data) for x in self._contract.outputs}
