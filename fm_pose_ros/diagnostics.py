@@ -89,8 +89,9 @@ class Statistics:
         }
         for name, times in (("latency", self._latency), ("age of the stamp at output", self._age)):
             if times:
-                p50, p95, p99 = 1000 * np.percentile(times, [50, 95, 99])
-                values[f"{name} p50, p95, p99 (ms)"] = f"{p50:.1f}, {p95:.1f}, {p99:.1f}"
+                shares = (50, 95, 99)
+                for share, value in zip(shares, 1000 * np.percentile(times, shares), strict=True):
+                    values[f"{name}, {share} % (ms)"] = f"{value:.1f}"
         for fault, count in self.faults.items():
             values[f"fault: {fault}"] = str(count)
         return values

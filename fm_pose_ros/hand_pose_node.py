@@ -1,10 +1,11 @@
 """The node hand_pose_node: a depth map and a camera_info in, named 3D joints of the hand out."""
 
+import math
 import os
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Pose, PoseArray, Quaternion, TransformStamped, Vector3
+from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, TransformStamped, Vector3
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
@@ -130,7 +131,11 @@ class HandPoseNode(PoseNode):
     def _joints_msg(self, header: Header, hand: HandEntry, accepted: HandPose | None) -> HandJoints:
         left = hand.left != self.settings.mirror
         msg = HandJoints(header=header, name=hand.name, left=left, joint_names=list(hand.joints))
-        if accepted is not None:
+        count = len(hand.joints)
+        if accepted is None:
+            msg.positions = [Point(x=math.nan, y=math.nan, z=math.nan)] * count
+            msg.joint_valid, msg.deviations = [False] * count, [math.inf] * count
+        else:
             msg.valid = True
             msg.positions = [point_msg(p) for p in accepted.joints]
             msg.deviations = accepted.spread.tolist()

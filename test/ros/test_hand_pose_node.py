@@ -141,7 +141,9 @@ def test_no_hand_is_an_empty_message_and_never_an_old_pose(hand_rig: Callable[..
     r.send_info()
     assert r.send(depth_msg(DEPTH, 1.0), "joints").valid
     empty = r.send(depth_msg(EMPTY, 2.0), "joints")
-    assert not empty.valid and not empty.positions and tuple(empty.joint_names) == toy_hand.NAMES
+    assert not empty.valid and tuple(empty.joint_names) == toy_hand.NAMES
+    assert np.isnan(positions(empty)).all() and not any(empty.joint_valid) and np.isinf(empty.deviations).all()
+    assert {len(x) for x in (empty.positions, empty.joint_valid, empty.deviations)} == {len(toy_hand.NAMES)}
     assert not r.answer("poses", empty.header.stamp).poses
     gone = r.wait(lambda: [m for m in r.heard["markers"] if m.markers[0].header.stamp == empty.header.stamp])[0]
     assert {m.action for m in gone.markers} == {2}  # DELETE
