@@ -149,7 +149,8 @@ class HandPoseNode(PoseNode):
             return
         prefix = self.settings.tf_prefix or f"{hand.name}/"
         pairs = zip(hand.joints, accepted.joints, strict=True)
-        self.transforms.sendTransform([_transform(header, prefix + name, p) for name, p in pairs])
+        assert self.transforms is not None
+        self.transforms.send([_transform(header, prefix + name, p) for name, p in pairs])
 
 
 def _transform(header: Header, child: str, position: Array) -> TransformStamped:

@@ -22,7 +22,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from fm_pose_core.errors import EngineError, InputError
-from fm_pose_ros.compat import TransformBroadcaster, destroy_broadcaster
+from fm_pose_ros.child_frames import ChildFrames
 from fm_pose_ros.core_log import core_log
 from fm_pose_ros.node_config import Configs, NodeConfig
 from fm_pose_ros.parameters import Parameters
@@ -42,7 +42,7 @@ class PoseNode(LifecycleNode):
     start, stop, teardown.
 
     state: unconfigured, inactive, active or finalized. failure: why it could not be configured, or empty. backend: what
-    runs the network. hardware_id: what the diagnostics name. transforms: the TF broadcaster, from setup to teardown.
+    runs the network. hardware_id: what the diagnostics name. transforms: what sends them, from setup to teardown.
     """
 
     def __init__(self, name: str, configs: Configs, **kwargs: Any) -> None:
@@ -54,7 +54,7 @@ class PoseNode(LifecycleNode):
         self.failure = ""
         self.backend = "none"
         self.hardware_id = ""
-        self.transforms: Any = None
+        self.transforms: ChildFrames | None = None
         self._inputs: list[FollowingSubscription] = []
         self._outputs: list[Any] = []
         self._follower = self.steady_timer(FOLLOW_PERIOD, self._suit_publishers)
@@ -116,7 +116,7 @@ class PoseNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, create the publishers."""
         try:
-            self.transforms = TransformBroadcaster(self)
+            self.transforms = ChildFrames(self)
             with core_log(self.get_logger()):
                 self.setup()
         except Exception as error:
@@ -145,6 +145,8 @@ class PoseNode(LifecycleNode):
         """Unsubscribe, silence the publishers."""
         self.stop()
         self._unsubscribe()
+        if self.transforms is not None:
+            self.transforms.rest()
         self.state = "inactive"
         return super().on_deactivate(state)
 
@@ -206,7 +208,7 @@ class PoseNode(LifecycleNode):
             self.destroy_lifecycle_publisher(publisher)
         self._outputs.clear()
         if self.transforms is not None:
-            destroy_broadcaster(self, self.transforms)
+            self.transforms.close()
             self.transforms = None
         self.teardown()
         self.backend = "none"

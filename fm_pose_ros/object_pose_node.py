@@ -264,7 +264,8 @@ class ObjectPoseNode(PoseNode):
             if best is not None:
                 target.pose_publisher.publish(pose_stamped(header, best))
         if settings.publish_tf and objects and header.frame_id:
-            self.transforms.sendTransform([transform_stamped(header, found) for found in objects])
+            assert self.transforms is not None
+            self.transforms.send([transform_stamped(header, found) for found in objects])
         elif settings.publish_tf and objects:
             self.diagnostics.warn("frame_id", NO_FRAME)
         self._marker_array.publish(self._markers.update(header, objects, settings.marker, settings.marker_lifetime))
