@@ -35,4 +35,5 @@ def test_listening_ends(rig, monkeypatch):
     r.send(image_msg(PIXELS, 1.0))
     r.wait(lambda: other.get_subscription_count() == 1, "the end of it")  # this test's own remains
     r.send(image_msg(PIXELS, 2.0))
-    assert r.node.count_subscribers("/tf") == 1  # it does not begin again so soon
+    r.wait(lambda: r.node.count_subscribers("/tf") == 1, "no other listener")  # it does not begin again so soon
+    assert other.get_subscription_count() == 1
