@@ -124,6 +124,31 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path, name: str) -> None
             load_backend(bundle, EstimatorConfig(backend=name))
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_a_network_that_loops_is_refused(tmp_path: Path, name: str) -> None:
+    """It may loop for ever, and an engine cannot be stopped."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    model = voting_network()
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["on"]), helper.make_node("Identity", ["before"], ["after"])],
+        "body",
+        [value("k", TensorProto.INT64, []), value("go_on", TensorProto.BOOL, []), value("before", 1, None)],
+        [value("on", TensorProto.BOOL, []), value("after", 1, None)],
+    )
+    many, always = (
+        numpy_helper.from_array(np.asarray(x), n) for x, n in ((np.int64(2**62), "many"), (np.bool_(True), "always"))
+    )
+    model.graph.initializer.extend([many, always])
+    model.graph.node[-1].output[0] = "first_spread"
+    model.graph.node.append(helper.make_node("Loop", ["many", "always", "first_spread"], ["spread"], body=body))
+    checker.check_model(model)
+    bundle = make_bundle(tmp_path / "b", model.SerializeToString())
+    with pytest.raises(InputError, match=r"network\.onnx: expected a network without loops, .* got Loop"):
+        load_backend(bundle, EstimatorConfig(backend=name))
+
+
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_network_with_another_contract_is_refused(tmp_path: Path, name: str) -> None:
     from onnx import TensorProto
