@@ -75,11 +75,13 @@ def bare(bundle: Path, backend: str, pixels: np.ndarray, options: argparse.Names
 def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> float:
     """Of the medians of two calls, in turn, so that both meet the same load."""
     times = np.empty((runs, 2))
-    for i in range(-10, runs):
+    for _ in range(10):
+        ours(), theirs()
+    for i in range(runs):
         for k, call in enumerate((ours, theirs)):
             start = time.perf_counter()
             call()
-            times[i, k] = time.perf_counter() - start  # those of the warm-up are overwritten
+            times[i, k] = time.perf_counter() - start
     ours_median, theirs_median = np.median(times, axis=0)
     return float(ours_median / theirs_median)
 

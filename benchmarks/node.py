@@ -119,6 +119,16 @@ def echo(reliability: str) -> None:
         rclpy.spin(node)
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C does it, and by force if that does not help."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def wait_for_answers(process: subprocess.Popen[bytes], camera: Camera) -> None:
     """Until the node is there, and follows the publisher."""
     patience = time.perf_counter() + 60.0
@@ -147,9 +157,9 @@ def listen(
     """What comes back from a process."""
     import rclpy
 
-    process = start()
     rclpy.init()
     camera = Camera(size, reliability == "reliable")
+    process = start()
     try:
         wait_for_answers(process, camera)
         camera.run(rate, 2.0)
@@ -158,8 +168,7 @@ def listen(
         camera.run(rate, arguments.seconds)
         camera.listen(1.0)
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
+        end(process)
         camera.node.destroy_node()  # else the next node finds this publisher, too
         rclpy.shutdown()
     times = [1e3 * (camera.answered[k] - t) for k, t in camera.sent.items() if k in camera.answered]
@@ -169,7 +178,7 @@ def listen(
 
 
 def table(cases: list[dict[str, Any]]) -> str:
-    """The rows of docs/performance.md."""
+    """All cases, a row each."""
     lines = [
         "| image | rate | publisher | transport: median, 99 % | not answered | pose: median, 99 % | without pose |",
         "|---|---|---|---|---|---|---|",

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 CORE = logging.getLogger("fm_pose_core")
+_one = Lock()
 
 
 class _ToNode(logging.Handler):
@@ -26,14 +28,15 @@ class _ToNode(logging.Handler):
 
 @contextmanager
 def core_log(logger: Any) -> Iterator[None]:
-    """While it lasts, the core's log from INFO on goes to `logger`, a node's."""
-    handler, level, spread = _ToNode(logger), CORE.level, CORE.propagate
-    CORE.addHandler(handler)
-    CORE.setLevel(logging.INFO)
-    CORE.propagate = False
-    try:
-        yield
-    finally:
-        CORE.removeHandler(handler)
-        CORE.setLevel(level)
-        CORE.propagate = spread
+    """While it lasts, the core's log from INFO on goes to `logger`, a node's. One node at a time."""
+    with _one:
+        handler, level, spread = _ToNode(logger), CORE.level, CORE.propagate
+        CORE.addHandler(handler)
+        CORE.setLevel(logging.INFO)
+        CORE.propagate = False
+        try:
+            yield
+        finally:
+            CORE.removeHandler(handler)
+            CORE.setLevel(level)
+            CORE.propagate = spread

@@ -232,11 +232,12 @@ class PoseNode(LifecycleNode):
             self._retry = self.steady_timer(RETRY_PERIOD, self._try_again)
 
     def _try_again(self) -> None:
-        if self.state == "unconfigured" and self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+        ours = self.state == "unconfigured"  # else somebody else leads the node by now
+        if ours and self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return
         self.destroy_timer(self._retry)
         self._retry = None
-        if self.state == "inactive":
+        if ours:
             self.trigger_activate()
 
     def _on_start(self) -> None:

@@ -18,14 +18,14 @@ from fm_pose_core import runtime
 from fm_pose_core.cli import main
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import object_contract
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import EngineError, InputError
 from fm_pose_core.objects.bundle import ObjectBundle
-from fm_pose_core.runtime import tensorrt_backend
+from fm_pose_core.runtime import load_backend, tensorrt_backend
 from fm_pose_core.runtime.cuda_driver import Driver
 from fm_pose_core.runtime.engine_cache import Fingerprint, cache_folder, engines, read_engine, write_engine
 
 SIZE = 128
-KEY = Fingerprint("ab" * 32, "tensorrt_fake", "1.0", "sm_89", "fp16", 16)
+KEY = Fingerprint("ab" * 32, 1, "tensorrt_fake", "1.0", "sm_89", "fp16", 16)
 
 
 @pytest.fixture
@@ -66,6 +66,7 @@ def test_an_engine_is_built_once_and_kept_for_its_user_alone(tmp_path: Path) -> 
     "change",
     [
         {"network": "cd" * 32},
+        {"conversion": 2},
         {"package": "tensorrt"},
         {"version": "1.1"},
         {"architecture": "sm_86"},
@@ -152,10 +153,16 @@ def test_tensorrt_builds_an_engine_without_a_gpu(
     assert main([*command, "sm_89"]) == 0
     (file,) = (tmp_path / "fm_pose" / "engines").iterdir()
     assert file.name.startswith(f"sm_89_{precision}_") and file.stat().st_size > 1000
-    assert capsys.readouterr().out.startswith(f"{file}: 1.0 MB, tensorrt_rtx ")
+    assert capsys.readouterr().out.startswith(f"{file}: built, 1.0 MB, tensorrt_rtx ")
     before = file.stat().st_mtime_ns
     assert main([*command, "sm_89"]) == 0
-    assert file.stat().st_mtime_ns == before
+    assert file.stat().st_mtime_ns == before and "is there already" in capsys.readouterr().out
+    file.write_bytes(b"damaged")
+    assert main([*command, "sm_89"]) == 0 and file.stat().st_size > 1000
+    assert "it is built again" in capsys.readouterr().err
+    file.parent.chmod(0o775)
+    assert main([*command, "sm_89"]) == 2  # what is not kept is not built
+    assert "only its owner may write" in capsys.readouterr().err
     assert main([*command, "sm_30"]) == 2
     assert "arch: expected one of sm_75" in capsys.readouterr().err
 
@@ -178,10 +185,12 @@ def test_tensorrt_does_not_do_bf16(bundle: ObjectBundle) -> None:
 
 
 class FakeCuda:
-    """NVIDIA's driver with the host's memory for the device's. It counts what it has given away."""
+    """NVIDIA's driver with the host's memory for the device's. It counts what it has given away. broken: the status of
+    every call that waits or allocates."""
 
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
+        self.streams = self.contexts = self.broken = 0
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: 0
@@ -190,17 +199,39 @@ class FakeCuda:
         name.value = b"Fake GPU"
         return 0
 
+    def cuStreamCreate(self, stream: Any, flags: int) -> int:
+        self.streams += 1
+        return 0
+
+    def cuStreamDestroy_v2(self, stream: Any) -> int:
+        self.streams -= 1
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:
+        self.contexts += 1
+        return 0
+
+    def cuDevicePrimaryCtxRelease_v2(self, device: Any) -> int:
+        self.contexts -= 1
+        return 0
+
+    def cuStreamSynchronize(self, stream: Any) -> int:
+        return self.broken
+
     def cuDeviceGetAttribute(self, value: Any, which: int, device: Any) -> int:
         value._obj.value = {75: 8, 76: 9}[which]
         return 0
 
     def cuMemAlloc_v2(self, address: Any, size: Any) -> int:
+        if self.broken:
+            return self.broken
+        return self.cuMemAllocHost_v2(address, size)
+
+    def cuMemAllocHost_v2(self, address: Any, size: Any) -> int:
         block = ctypes.create_string_buffer(size.value)
         address._obj.value = ctypes.addressof(block)
         self.memory[ctypes.addressof(block)] = block
         return 0
-
-    cuMemAllocHost_v2 = cuMemAlloc_v2
 
     def cuMemFree_v2(self, address: Any) -> int:
         del self.memory[address.value]
@@ -220,8 +251,11 @@ class FakeTensorRt:
     refused: engines that it does not take either."""
 
     __name__, __version__ = "tensorrt_fake", "1.0"
+    TensorIOMode = SimpleNamespace(INPUT=1, OUTPUT=2)
 
-    def __init__(self, *refused: bytes) -> None:
+    def __init__(self, *refused: bytes, objects: int = 1) -> None:
+        tensors = {"image": ("uint8", (-1, SIZE, SIZE, 3))}
+        tensors |= {name: ("float32", (-1, objects, 8, 2)) for name in ("corners", "spread")}
         context = SimpleNamespace(addresses={}, shape=())
 
         def execute_async_v3(stream: int) -> bool:
@@ -237,12 +271,24 @@ class FakeTensorRt:
 
         def deserialize(data: bytes) -> Any:
             good = data.startswith(b"engine") and data not in refused
-            return SimpleNamespace(create_execution_context=lambda: context) if good else None
+            return (
+                SimpleNamespace(
+                    create_execution_context=lambda: context,
+                    num_io_tensors=len(tensors),
+                    get_tensor_name=list(tensors).__getitem__,
+                    get_tensor_dtype=lambda name: tensors[name][0],
+                    get_tensor_shape=lambda name: tensors[name][1],
+                    get_tensor_mode=lambda name: 1 if name == "image" else 2,
+                )
+                if good
+                else None
+            )
 
         context.set_tensor_address = context.addresses.__setitem__
-        context.set_input_shape = lambda name, shape: setattr(context, "shape", shape)
+        context.set_input_shape = lambda name, shape: setattr(context, "shape", shape) or True
         context.execute_async_v3 = execute_async_v3
         self.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize)
+        self.nptype = np.dtype
         self.Logger = lambda level: None
         self.Logger.WARNING = 1  # type: ignore[attr-defined]
 
@@ -251,7 +297,8 @@ class FakeTensorRt:
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNamespace]:
     """A machine with the stand-ins. cuda; build; refuse: to make TensorRT refuse engines."""
     machine = SimpleNamespace(cuda=FakeCuda(), build=Builder())
-    machine.refuse = lambda *refused: monkeypatch.setattr(tensorrt_backend, "_package", lambda: FakeTensorRt(*refused))
+    machine.refuse = lambda *refused: machine.use(FakeTensorRt(*refused))
+    machine.use = lambda package: monkeypatch.setattr(tensorrt_backend, "_package", lambda: package)
     machine.refuse()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tensorrt_backend, "Driver", lambda: Driver(machine.cuda))
@@ -283,9 +330,43 @@ def test_a_backend_that_goes_gives_its_memory_back(gpu: SimpleNamespace, bundle:
         answer = backend.infer(windows_of(2, bundle.contract.size))["corners"]
         del backend
         gc.collect()
-        assert not gpu.cuda.memory
+        assert not gpu.cuda.memory and gpu.cuda.streams == gpu.cuda.contexts == 0
         np.testing.assert_array_equal(answer[:, 0, 0, 0], [0, 1])
     assert gpu.build.built == 1
+
+
+def test_a_load_that_fails_leaves_nothing_behind(gpu: SimpleNamespace, bundle: ObjectBundle) -> None:
+    """The GPU's memory is full, and a node tries again every few seconds."""
+    gpu.cuda.broken = 2
+    for _ in range(3):
+        with pytest.raises(InputError, match="expected cuMemAlloc to succeed, got CUDA error 2"):
+            tensorrt_backend.load(bundle, EngineConfig())
+    assert not gpu.cuda.memory and gpu.cuda.streams == gpu.cuda.contexts == 0
+
+
+def test_a_gpu_that_fails_is_no_bad_input(
+    gpu: SimpleNamespace, bundle: ObjectBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_installed", lambda name: True)
+    backend = load_backend(bundle, EngineConfig(backend="tensorrt"))
+    images = windows_of(1, SIZE)
+    with pytest.raises(InputError, match="images: expected"):
+        backend.infer(images[0])
+    gpu.cuda.broken = 700
+    with pytest.raises(
+        EngineError, match=r"tensorrt on Fake GPU: .* cuStreamSynchronize to succeed, got CUDA error 700"
+    ):
+        backend.infer(images)
+    del backend
+    gc.collect()
+    assert not gpu.cuda.memory and gpu.cuda.streams == gpu.cuda.contexts == 0
+
+
+def test_an_engine_with_another_contract_is_refused(gpu: SimpleNamespace, bundle: ObjectBundle) -> None:
+    """It would write beyond its buffers."""
+    gpu.use(FakeTensorRt(objects=2))
+    with pytest.raises(InputError, match="network outputs: expected "):
+        tensorrt_backend.load(bundle, EngineConfig())
 
 
 def test_an_engine_that_does_not_load_is_built_again(

@@ -147,6 +147,10 @@ def test_a_network_that_loops_is_refused(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "b", model.SerializeToString())
     with pytest.raises(InputError, match=r"network\.onnx: expected a network without loops, .* got Loop"):
         load_backend(bundle, EstimatorConfig(backend=name))
+    # Readers of protobuf skip a group that they don't know, here one of number 1000 without content.
+    bundle = make_bundle(tmp_path / "group", model.SerializeToString() + b"\xc3\x3e\xc4\x3e")
+    with pytest.raises(InputError, match=r"network\.onnx: expected a network in an ONNX file"):
+        load_backend(bundle, EstimatorConfig(backend=name))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

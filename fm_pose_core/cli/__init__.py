@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from fm_pose_core import __version__
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import EngineError, InputError
 
 VERBS = {
     "train": "train a network",
@@ -20,11 +20,12 @@ VERBS = {
     "download": "get a dataset",
     "infer": "pose of one object in one image",
     "bundle": "look into a bundle",
-    "engine": "build a TensorRT engine; with tensorrt_rtx also without a GPU",
+    "engine": "check an inference engine with a bundle; build one of TensorRT",
 }
 
 # Packages that only one extra of pyproject.toml has, by the name that is imported.
 EXTRAS = dict.fromkeys(("torch", "trimesh", "pyrender", "threadpoolctl", "skimage", "fast_simplification"), "train")
+EXTRAS["onnx"] = "tensorrt"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
         sys.stdout.flush()
-    except InputError as error:
+    except (InputError, EngineError) as error:
         print(f"fm-pose: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -1,6 +1,7 @@
 """`fm-pose engine`."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
 def build(args: argparse.Namespace) -> None:
     from fm_pose_core.runtime.cuda_driver import Driver
-    from fm_pose_core.runtime.engine_cache import cache_folder, engines
+    from fm_pose_core.runtime.engine_cache import cache_folder, read_engine, write_engine
     from fm_pose_core.runtime.tensorrt_backend import build_engine, fingerprint
     from fm_pose_core.tasks import load_bundle
 
@@ -46,8 +47,16 @@ def build(args: argparse.Namespace) -> None:
     except InputError as error:
         raise InputError(f"{error}; --arch builds for the GPU of another machine") from None
     key = fingerprint(bundle, architecture, args.precision)
-    engine = next(engines(key, lambda: build_engine(bundle, args.arch, args.precision), folder))
-    print(f"{folder / key.file_name}: {len(engine) / 1e6:.1f} MB, {key.package} {key.version}")
+    try:
+        engine = read_engine(folder, key)
+    except InputError as error:
+        print(f"fm-pose: {error}; it is built again", file=sys.stderr)
+        engine = None
+    how = "is there already"
+    if engine is None:
+        engine, how = build_engine(bundle, args.arch, args.precision), "built"
+        write_engine(folder, key, engine)
+    print(f"{folder / key.file_name}: {how}, {len(engine) / 1e6:.1f} MB, {key.package} {key.version}")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -127,12 +127,8 @@ def _closed_form(X: Array, uv: Array, K: Array) -> tuple[Array, Array] | None:
             (np.asarray(r, np.float64).reshape(3), np.asarray(t, np.float64).reshape(3))
             for r, t in zip(*found[1:3], strict=True)
         ]
-        poses = [(exp_so3(r), t) for r, t in vectors]
-        poses = [
-            (R, t)
-            for R, t in poses
-            if np.isfinite(R).all() and np.isfinite(t).all() and ((X @ R[2]) + t[2]).min() > NEAR
-        ]
+        finite = (x for x in vectors if np.isfinite(x).all())
+        poses = [(R, t) for R, t in ((exp_so3(r), t) for r, t in finite) if ((X @ R[2]) + t[2]).min() > NEAR]
         if len(poses) == 1:
             return poses[0]
         if poses:

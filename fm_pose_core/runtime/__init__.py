@@ -24,7 +24,7 @@ Images = NDArray[np.generic]
 
 # Backend -> (its module here, the packages of which one must be there, what to install). The order is that of "auto".
 BACKENDS = {
-    "tensorrt": ("tensorrt_backend", ("tensorrt", "tensorrt_rtx"), "tensorrt-rtx-cu13"),
+    "tensorrt": ("tensorrt_backend", ("tensorrt", "tensorrt_rtx"), "tensorrt-rtx-cu13 onnx"),
     "openvino": ("openvino_backend", ("openvino",), "openvino"),
     "onnxruntime": ("onnxruntime_backend", ("onnxruntime",), "onnxruntime"),
     "torch": ("torch_backend", ("torch",), "torch onnx"),
@@ -45,18 +45,18 @@ class Backend(Protocol):
 
 
 class Loaded:
-    """A backend whose own exceptions, of which each engine has others, become an EngineError."""
+    """A backend that gets only images that fit. Whatever it raises then, each engine something else, is an
+    EngineError."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, contract: Contract) -> None:
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision
-        self._infer = backend.infer
+        self._infer, self._contract = backend.infer, contract
 
     def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend."""
+        check_images(images, self._contract)
         try:
             return self._infer(images)
-        except InputError:
-            raise
         except Exception as error:
             told = " ".join(str(error).split())[:300]
             raise EngineError(f"{self.name} on {self.device}: {type(error).__name__}: {told}") from error
@@ -108,7 +108,7 @@ def _load(name: str, bundle: Bundle, config: EngineConfig) -> Backend:
     expect(_installed(name), f"backend {name}", wanted, f"none installed; try: pip install {install}")
     check_operators(bundle.network_path)
     with _loading:
-        backend = Loaded(import_module(f"fm_pose_core.runtime.{module}").load(bundle, config))
+        backend = Loaded(import_module(f"fm_pose_core.runtime.{module}").load(bundle, config), bundle.contract)
         # Once, so that the first image is as quick as the others, and a network that cannot be executed is known now.
         try:
             backend.infer(np.zeros((1, *bundle.contract.image_shape), bundle.contract.image_type))

@@ -32,7 +32,7 @@ class Driver:
         self._check(self._cuda.cuDeviceGetName(name, 128, device), "cuDeviceGetName")
         self._check(self._cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
         self.device_name = name.value.decode()
-        self._context = context
+        self._context, self._device = context, device
         self.enter()
         self._check(self._cuda.cuStreamCreate(ctypes.byref(stream), 0), "cuStreamCreate")
         self.stream = int(stream.value or 0)
@@ -90,14 +90,16 @@ class Driver:
         self._check(self._cuda.cuStreamSynchronize(ctypes.c_void_p(self.stream)), "cuStreamSynchronize")
 
     def close(self) -> None:
-        """Give back the memory and the stream."""
-        self.enter()
-        self.wait()
+        """Give back the memory, the stream and the context, as far as a device that may be broken takes them."""
+        cuda = self._cuda
+        cuda.cuCtxSetCurrent(self._context)
+        cuda.cuStreamSynchronize(ctypes.c_void_p(self.stream))
         for address in self._device_memory:
-            self._cuda.cuMemFree_v2(ctypes.c_uint64(address))
+            cuda.cuMemFree_v2(ctypes.c_uint64(address))
         for address in self._host_memory:
-            self._cuda.cuMemFreeHost(ctypes.c_void_p(address))
-        self._cuda.cuStreamDestroy_v2(ctypes.c_void_p(self.stream))
+            cuda.cuMemFreeHost(ctypes.c_void_p(address))
+        cuda.cuStreamDestroy_v2(ctypes.c_void_p(self.stream))
+        cuda.cuDevicePrimaryCtxRelease_v2(self._device)
         self._device_memory.clear()
         self._host_memory.clear()
 

@@ -26,10 +26,12 @@ OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """All that an engine depends on. network: SHA-256 of the ONNX file. package, version: of TensorRT. machine: such as
-    "x86_64". architecture: of the GPU, such as "sm_89". precision: fp16 or fp32. largest_batch: windows at a time."""
+    """All that an engine depends on. network: SHA-256 of the ONNX file. conversion: number of what is made of it for
+    TensorRT. package, version: of TensorRT. architecture: of the GPU, such as "sm_89". precision: fp16 or fp32.
+    largest_batch: windows at a time. machine: such as "x86_64"."""
 
     network: str
+    conversion: int
     package: str
     version: str
     architecture: str

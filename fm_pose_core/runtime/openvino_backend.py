@@ -14,7 +14,7 @@ from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.runtime import Floats, Images, check_contract, check_images
+from fm_pose_core.runtime import Floats, Images, check_contract
 from fm_pose_core.runtime.check import random_windows
 
 # Of half a window: median difference of the points on random images beyond which a precision counts as broken.
@@ -58,7 +58,6 @@ class OpenVinoBackend:
 
     def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend."""
-        check_images(images, self._contract)
         # The engine reads the array itself, and only during this call; a dictionary of arrays would be copied.
         images = np.require(images, requirements=["C", "W"])
         self._request.set_input_tensor(self._tensor(images, shared_memory=True))

@@ -11,25 +11,22 @@ GRAPH, FUNCTIONS, NODE, OPERATOR = 7, 25, 1, 4  # fields of ModelProto, ModelPro
 
 
 def check_operators(path: Path) -> None:
-    """Raise InputError for a network with loops, branches or functions of its own. What is no ONNX file is left to the
-    engine."""
+    """Raise InputError for a network with loops, branches or functions of its own, and for what is no ONNX file."""
     try:
         model = path.read_bytes()
         graphs = [part for field, part in _fields(model) if field == GRAPH]
         functions = any(field == FUNCTIONS for field, _ in _fields(model))
         nodes = [part for graph in graphs for field, part in _fields(graph) if field == NODE]
-        names = {part.decode() for node in nodes for field, part in _fields(node) if field == OPERATOR}
-    except (IndexError, UnicodeDecodeError):
-        return
-    except OSError as error:
-        raise InputError(str(error)) from None
+        names = {part.decode(errors="replace") for x in nodes for field, part in _fields(x) if field == OPERATOR}
+    except IndexError:
+        raise InputError(f"{path}: expected a network in an ONNX file, got other bytes, or a part of one") from None
     found = sorted(names & LOOPING) + (["functions"] if functions else [])
     expect(not found, str(path), "a network without loops, branches and functions", ", ".join(found))
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """The numbers and contents of a protobuf message's fields that have a length. Raises IndexError where it ends too
-    soon or is none."""
+    soon, is none, or has groups, which ONNX never had."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

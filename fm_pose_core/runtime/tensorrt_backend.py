@@ -19,13 +19,14 @@ from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.runtime import Floats, Images, check_images
+from fm_pose_core.runtime import Floats, Images, check_contract
 from fm_pose_core.runtime.cuda_driver import Driver
 from fm_pose_core.runtime.engine_cache import Fingerprint, engines
 
 log = logging.getLogger(__name__)
 
 USUAL_BATCH, LARGEST_BATCH = 4, 16  # windows: one with its views; four
+CONVERSION = 1  # to be raised when what TensorRT gets of the same network changes
 REPORT_PERIOD = 5.0  # seconds between two lines about a build
 
 
@@ -103,6 +104,7 @@ class TensorRtBackend:
                 f"TensorRT engine: expected one built for {self.device} with {trt.__name__} {trt.__version__}, "
                 "got one that does not deserialise; build it again on this machine"
             )
+        check_contract(*_tensors(trt, self._engine), contract)
         self._context = self._engine.create_execution_context()
         expect(self._context is not None, "TensorRT engine", "an execution context", "none; is the GPU's memory full?")
         pinned = self._driver.pinned
@@ -113,13 +115,9 @@ class TensorRtBackend:
         self._device = {name: self._driver.allocate(array.nbytes) for name, array in self._host.items()}
         for name, address in self._device.items():
             self._context.set_tensor_address(name, address)
-        # A node that is cleaned up and configured again and again must not collect memory. At the end of the process
-        # the driver itself frees all.
-        weakref.finalize(self, self._driver.close).atexit = False
 
     def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend. More windows than the engine's largest batch go through in several runs."""
-        check_images(images, self._contract)
         runs = [self._run(images[i : i + self._largest]) for i in range(0, len(images), self._largest)]
         return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
 
@@ -129,7 +127,8 @@ class TensorRtBackend:
         names = [x.name for x in self._contract.outputs]
         driver.enter()
         host["image"][:n] = images
-        self._context.set_input_shape("image", images.shape)
+        if not self._context.set_input_shape("image", images.shape):
+            raise RuntimeError(f"TensorRT did not take images of the shape {images.shape}; see its log")
         driver.to_device(device["image"], host["image"][:n])
         if not self._context.execute_async_v3(driver.stream):
             raise RuntimeError("TensorRT did not start the network; see its log")
@@ -145,7 +144,7 @@ def fingerprint(
     """Of the engine that `build_engine` makes with the TensorRT that is installed. Raises InputError if none is."""
     trt = _package()
     digest = bundle.manifest.network.sha256
-    return Fingerprint(digest, trt.__name__, trt.__version__, architecture, precision, largest_batch)
+    return Fingerprint(digest, CONVERSION, trt.__name__, trt.__version__, architecture, precision, largest_batch)
 
 
 def load(bundle: Bundle, config: EngineConfig) -> TensorRtBackend:
@@ -154,6 +153,18 @@ def load(bundle: Bundle, config: EngineConfig) -> TensorRtBackend:
     precision = "fp16" if config.precision == "auto" else config.precision
     expect(precision in ("fp16", "fp32"), "precision", "fp16, fp32 or auto with TensorRT", precision)
     driver = Driver()
+    try:
+        backend = _load(bundle, precision, driver)
+    except BaseException:
+        driver.close()
+        raise
+    # A node that is cleaned up and configured again and again must not collect memory. At the end of the process the
+    # driver itself frees all.
+    weakref.finalize(backend, driver.close).atexit = False
+    return backend
+
+
+def _load(bundle: Bundle, precision: str, driver: Driver) -> TensorRtBackend:
     refused: EngineRefusedError | None = None
     key = fingerprint(bundle, driver.architecture, precision)
     for engine in engines(key, lambda: build_engine(bundle, None, precision)):
@@ -162,6 +173,16 @@ def load(bundle: Bundle, config: EngineConfig) -> TensorRtBackend:
         except EngineRefusedError as error:
             refused = error
     raise refused or AssertionError("there is always an engine")
+
+
+def _tensors(trt: Any, engine: Any) -> tuple[dict[str, tuple], dict[str, tuple]]:
+    """Inputs and outputs as `check_contract` takes them."""
+    tensors: tuple[dict[str, tuple], dict[str, tuple]] = {}, {}
+    for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
+        kind = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
+        sides = (None if side < 0 else int(side) for side in engine.get_tensor_shape(name))
+        tensors[engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT][name] = (kind, *sides)
+    return tensors
 
 
 def _package() -> ModuleType:
@@ -174,7 +195,7 @@ def _package() -> ModuleType:
             continue
     raise InputError(
         "backend tensorrt: expected the Python package tensorrt or tensorrt_rtx, got none; "
-        "try: pip install tensorrt-rtx-cu13"
+        "try: pip install tensorrt-rtx-cu13 onnx"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import InputError, expect
-from fm_pose_core.runtime import Floats, Images, check_images
+from fm_pose_core.runtime import Floats, Images
 
 
 class TorchBackend:
@@ -37,7 +37,6 @@ class TorchBackend:
 
     def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend."""
-        check_images(images, self._contract)
         torch = self._torch
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self._place)
         kind = self._autocast or torch.bfloat16

@@ -12,6 +12,7 @@ PIXELS = toy_image(CAMERA, U, V)
 
 
 def test_another_node_with_the_same_child_frame_is_told(rig, monkeypatch):
+    monkeypatch.setattr(child_frames, "LISTEN", 60.0)
     r = rig(("detections", "markers"), **HERE)
     r.send_info()
     for k in range(5):  # the first begins to listen

@@ -1,6 +1,7 @@
 """The core's log in the node's, over real DDS."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 
@@ -43,3 +44,22 @@ def test_what_the_core_logs_is_heard_on_rosout(nodes: tuple[Node, Node]) -> None
         ("worker", Log.WARN, "is slow"),
         ("worker", Log.ERROR, "is lost"),
     ]
+
+
+def test_two_nodes_take_turns(nodes: tuple[Node, Node]) -> None:
+    """As they do in two threads: the log is as before when both are done."""
+    core = logging.getLogger("fm_pose_core")
+    before = (core.level, core.propagate, list(core.handlers))
+    inside: list[int] = []
+
+    def configure(node: Node) -> None:
+        with core_log(node.get_logger()):
+            inside.append(len(core.handlers) - len(before[2]))
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=configure, args=(node,)) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == [1, 1] and (core.level, core.propagate, list(core.handlers)) == before
