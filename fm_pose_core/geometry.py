@@ -50,10 +50,11 @@ def skew(w: Array) -> Array:
 
 def exp_so3(w: Array) -> Array:
     """Rotation vector (3,) in radians -> (3, 3) rotation (Rodrigues). Written out, since the refinement of PnP calls it
-    in its inner loop: with SciPy's Rotation all of PnP takes an eighth longer. NaN for what is not finite."""
+    in its inner loop: with SciPy's Rotation all of PnP takes an eighth longer. NaN for what is not finite,
+    or beyond all numbers that make sense."""
     x, y, z = np.asarray(w, dtype=np.float64).tolist()
     angle = math.hypot(x, y, z)
-    if not math.isfinite(angle):
+    if not angle < 1e100:
         return np.full((3, 3), np.nan)
     # sin(a) / a and (1 - cos(a)) / a², to first order where they cannot be computed so
     s, c = (math.sin(angle) / angle, (1.0 - math.cos(angle)) / angle**2) if angle >= 1e-8 else (1.0, 0.0)

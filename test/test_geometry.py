@@ -114,4 +114,4 @@ def test_camera_of_a_region_and_of_binned_pixels() -> None:
 @pytest.mark.parametrize("w", [[np.inf, 0, 0], [0, np.nan, 0], [1e200, 1e200, 0]])
 def test_a_rotation_vector_that_is_not_finite_or_huge_raises_nothing(w: list) -> None:
     R = g.exp_so3(np.array(w, dtype=float))
-    assert R.shape == (3, 3) and (np.isnan(R).all() if not np.isfinite(w).all() else np.isfinite(R).all())
+    assert R.shape == (3, 3) and np.isnan(R).all()
