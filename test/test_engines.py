@@ -1,18 +1,15 @@
-"""TensorRT: engines are built here and kept, but only a GPU can run them. What runs them is tested against a stand-in
-for the driver and the engine."""
+"""TensorRT: engines are built here, but only a GPU can run them. What runs them is tested against stand-ins for the
+driver and the engine (fake_gpu.py)."""
 
-import ctypes
 import gc
-import logging
-import stat
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import SIZE, Builder, FakeCuda, FakeTensorRt
 
 from fm_pose_core import runtime
 from fm_pose_core.cli import main
@@ -22,116 +19,11 @@ from fm_pose_core.errors import EngineError, InputError
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.runtime import load_backend, tensorrt_backend
 from fm_pose_core.runtime.cuda_driver import Driver
-from fm_pose_core.runtime.engine_cache import Fingerprint, cache_folder, engines, read_engine, write_engine
-
-SIZE = 128
-KEY = Fingerprint("ab" * 32, 1, "tensorrt_fake", "1.0", "sm_89", "fp16", 16)
 
 
 @pytest.fixture
 def bundle(toy_bundle: Path) -> ObjectBundle:
     return ObjectBundle.load(toy_bundle)
-
-
-@pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "fm_pose_core")
-    return caplog
-
-
-class Builder:
-    """Builds b"engine 1", b"engine 2", …"""
-
-    def __init__(self) -> None:
-        self.built = 0
-
-    def __call__(self, *_: object) -> bytes:
-        self.built += 1
-        return b"engine %d" % self.built
-
-
-# Engines are kept
-
-
-def test_an_engine_is_built_once_and_kept_for_its_user_alone(tmp_path: Path) -> None:
-    build, folder = Builder(), tmp_path / "cache" / "engines"
-    assert next(engines(KEY, build, folder)) == next(engines(KEY, build, folder)) == b"engine 1"
-    assert build.built == 1
-    (file,) = folder.iterdir()
-    assert file.name.startswith("sm_89_fp16_") and stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"network": "cd" * 32},
-        {"conversion": 2},
-        {"package": "tensorrt"},
-        {"version": "1.1"},
-        {"architecture": "sm_86"},
-        {"precision": "fp32"},
-        {"largest_batch": 4},
-        {"machine": "aarch64x"},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_an_engine_for_something_else_is_not_taken(change: dict[str, Any], tmp_path: Path) -> None:
-    write_engine(tmp_path, KEY, b"engine")
-    other = replace(KEY, **change)
-    assert read_engine(tmp_path, KEY) == b"engine" and read_engine(tmp_path, other) is None
-    (tmp_path / KEY.file_name).rename(tmp_path / other.file_name)  # as if somebody had tried
-    with pytest.raises(InputError, match=r"\.engine: expected the fingerprint in its name, got "):
-        read_engine(tmp_path, other)
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "cut": lambda data: data[:-3],
-    "empty": lambda data: b"",
-    "one bit": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-    "another file": lambda data: b"GIF89a" + data,
-    "another fingerprint": lambda data: data.replace(b"sm_89", b"sm_86"),
-    "another checksum": lambda data: data[:-74] + data[-74:].replace(b"a", b"b").replace(b"0", b"1"),
-    "cut in its head": lambda data: data[:30],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_engine_is_built_again_with_one_line(
-    damage: Callable[[bytes], bytes], tmp_path: Path, told: pytest.LogCaptureFixture
-) -> None:
-    build = Builder()
-    next(engines(KEY, build, tmp_path))
-    file = tmp_path / KEY.file_name
-    file.write_bytes(damage(file.read_bytes()))
-    told.clear()
-    assert next(engines(KEY, build, tmp_path)) == b"engine 2"
-    (line,) = (x.getMessage() for x in told.records if x.levelno >= logging.WARNING)
-    assert line.startswith(f"{file}: expected ") and line.endswith("; the engine is built again")
-    assert next(engines(KEY, build, tmp_path)) == b"engine 2"
-
-
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_others_may_write_is_not_trusted(what: str, tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
-    build = Builder()
-    next(engines(KEY, build, tmp_path))
-    (tmp_path if what == "folder" else tmp_path / KEY.file_name).chmod(0o777)
-    assert next(engines(KEY, build, tmp_path)) == b"engine 2"
-    assert "expected one that only its owner may write" in told.text
-    assert ("used, but not kept" in told.text) == (what == "folder")
-
-
-def test_an_engine_that_cannot_be_kept_is_used(tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "file").write_text("no folder")
-    assert next(engines(KEY, Builder(), tmp_path / "file" / "engines")) == b"engine 1"
-    assert "the engine is used, but not kept" in told.text
-
-
-def test_the_cache_is_where_the_user_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/fm_pose/engines")
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the standard wants such to be ignored
-    assert cache_folder() == Path.home() / ".cache/fm_pose/engines"
 
 
 # Engines are built
@@ -184,115 +76,6 @@ def test_tensorrt_does_not_do_bf16(bundle: ObjectBundle) -> None:
 # Engines run
 
 
-class FakeCuda:
-    """NVIDIA's driver with the host's memory for the device's. It counts what it has given away. broken: the status of
-    every call that waits or allocates."""
-
-    def __init__(self) -> None:
-        self.memory: dict[int, Any] = {}
-        self.streams = self.contexts = self.broken = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: 0
-
-    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
-        name.value = b"Fake GPU"
-        return 0
-
-    def cuStreamCreate(self, stream: Any, flags: int) -> int:
-        self.streams += 1
-        return 0
-
-    def cuStreamDestroy_v2(self, stream: Any) -> int:
-        self.streams -= 1
-        return 0
-
-    def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:
-        self.contexts += 1
-        return 0
-
-    def cuDevicePrimaryCtxRelease_v2(self, device: Any) -> int:
-        self.contexts -= 1
-        return 0
-
-    def cuStreamSynchronize(self, stream: Any) -> int:
-        return self.broken
-
-    def cuDeviceGetAttribute(self, value: Any, which: int, device: Any) -> int:
-        value._obj.value = {75: 8, 76: 9}[which]
-        return 0
-
-    def cuMemAlloc_v2(self, address: Any, size: Any) -> int:
-        if self.broken:
-            return self.broken
-        return self.cuMemAllocHost_v2(address, size)
-
-    def cuMemAllocHost_v2(self, address: Any, size: Any) -> int:
-        block = ctypes.create_string_buffer(size.value)
-        address._obj.value = ctypes.addressof(block)
-        self.memory[ctypes.addressof(block)] = block
-        return 0
-
-    def cuMemFree_v2(self, address: Any) -> int:
-        del self.memory[address.value]
-        return 0
-
-    cuMemFreeHost = cuMemFree_v2
-
-    def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
-        ctypes.memmove(target.value, source.value, size.value)
-        return 0
-
-    cuMemcpyDtoHAsync_v2 = cuMemcpyHtoDAsync_v2
-
-
-class FakeTensorRt:
-    """An engine that answers with the mean colour of each window, and none from bytes that do not begin with "engine".
-    refused: engines that it does not take either."""
-
-    __name__, __version__ = "tensorrt_fake", "1.0"
-    TensorIOMode = SimpleNamespace(INPUT=1, OUTPUT=2)
-
-    def __init__(self, *refused: bytes, objects: int = 1) -> None:
-        tensors = {"image": ("uint8", (-1, SIZE, SIZE, 3))}
-        tensors |= {name: ("float32", (-1, objects, 8, 2)) for name in ("corners", "spread")}
-        context = SimpleNamespace(addresses={}, shape=())
-
-        def execute_async_v3(stream: int) -> bool:
-            at, (n, *rest) = context.addresses, context.shape
-            image = np.ctypeslib.as_array(
-                (ctypes.c_uint8 * int(np.prod(context.shape))).from_address(at["image"])
-            ).reshape(n, *rest)
-            for name, value in (("corners", image.mean((1, 2, 3))), ("spread", image[:, 0, 0, 0])):
-                np.ctypeslib.as_array((ctypes.c_float * (n * 16)).from_address(at[name])).reshape(n, 16)[:] = value[
-                    :, None
-                ]
-            return True
-
-        def deserialize(data: bytes) -> Any:
-            good = data.startswith(b"engine") and data not in refused
-            return (
-                SimpleNamespace(
-                    create_execution_context=lambda: context,
-                    num_io_tensors=len(tensors),
-                    get_tensor_name=list(tensors).__getitem__,
-                    get_tensor_dtype=lambda name: tensors[name][0],
-                    get_tensor_shape=lambda name: tensors[name][1],
-                    get_tensor_mode=lambda name: 1 if name == "image" else 2,
-                )
-                if good
-                else None
-            )
-
-        context.set_tensor_address = context.addresses.__setitem__
-        context.set_input_shape = lambda name, shape: setattr(context, "shape", shape) or True
-        context.execute_async_v3 = execute_async_v3
-        self.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize)
-        self.nptype = np.dtype
-        self.Logger = lambda level: None
-        self.Logger.WARNING = 1  # type: ignore[attr-defined]
-
-
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNamespace]:
     """A machine with the stand-ins. cuda; build; refuse: to make TensorRT refuse engines."""
@@ -330,7 +113,7 @@ def test_a_backend_that_goes_gives_its_memory_back(gpu: SimpleNamespace, bundle:
         answer = backend.infer(windows_of(2, bundle.contract.size))["corners"]
         del backend
         gc.collect()
-        assert not gpu.cuda.memory and gpu.cuda.streams == gpu.cuda.contexts == 0
+        assert not gpu.cuda.memory and gpu.cuda.held == 0
         np.testing.assert_array_equal(answer[:, 0, 0, 0], [0, 1])
     assert gpu.build.built == 1
 
@@ -341,7 +124,7 @@ def test_a_load_that_fails_leaves_nothing_behind(gpu: SimpleNamespace, bundle: O
     for _ in range(3):
         with pytest.raises(InputError, match="expected cuMemAlloc to succeed, got CUDA error 2"):
             tensorrt_backend.load(bundle, EngineConfig())
-    assert not gpu.cuda.memory and gpu.cuda.streams == gpu.cuda.contexts == 0
+    assert not gpu.cuda.memory and gpu.cuda.held == 0
 
 
 def test_a_gpu_that_fails_is_no_bad_input(
@@ -359,7 +142,7 @@ def test_a_gpu_that_fails_is_no_bad_input(
         backend.infer(images)
     del backend
     gc.collect()
-    assert not gpu.cuda.memory and gpu.cuda.streams == gpu.cuda.contexts == 0
+    assert not gpu.cuda.memory and gpu.cuda.held == 0
 
 
 def test_an_engine_with_another_contract_is_refused(gpu: SimpleNamespace, bundle: ObjectBundle) -> None:
@@ -385,8 +168,6 @@ def test_an_engine_that_does_not_load_is_built_again(
 
 
 def test_the_cache_may_go_while_its_engine_runs(gpu: SimpleNamespace, bundle: ObjectBundle, tmp_path: Path) -> None:
-    import shutil
-
     backend = tensorrt_backend.load(bundle, EngineConfig())
     shutil.rmtree(tmp_path / "fm_pose")
     images = windows_of(3, bundle.contract.size)
