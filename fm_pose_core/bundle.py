@@ -75,15 +75,33 @@ class Manifest:
         """Raise InputError for values that cannot be."""
 
 
-class Bundle:
-    """A validated bundle. path: its folder. manifest: its typed manifest."""
+class Network:
+    """A network in a bundle, as an engine loads it. path: the bundle's folder. network: its entry in the manifest."""
+
+    def __init__(self, path: Path, network: NetworkEntry) -> None:
+        self.path, self.network = path, network
+
+    @property
+    def contract(self) -> Contract:
+        """What goes into the network and comes out."""
+        return self.network.contract
+
+    @property
+    def network_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / self.network.file
+
+
+class Bundle(Network):
+    """A validated bundle, and the network in it. path: its folder. manifest: its typed manifest."""
 
     TASK: ClassVar[str]
     WHAT: ClassVar[str]  # in words
     MANIFEST_TYPE: ClassVar[type[Manifest]]
 
     def __init__(self, path: Path, manifest: Any) -> None:
-        self.path, self.manifest = path, manifest
+        super().__init__(path, manifest.network)
+        self.manifest = manifest
 
     @classmethod
     def load(cls: type[B], path: str | Path) -> B:
@@ -117,12 +135,6 @@ class Bundle:
         raise NotImplementedError
 
     @property
-    def contract(self) -> Contract:
-        """What goes into the network and comes out."""
-        contract: Contract = self.manifest.network.contract
-        return contract
-
-    @property
     def spread_scale(self) -> float:
         """See CalibrationEntry."""
         return float(self.manifest.calibration.spread_scale)
@@ -140,11 +152,6 @@ class Bundle:
     def describe(self) -> list[tuple[str, str]]:
         """What the task adds, as lines with a heading each."""
         raise NotImplementedError
-
-    @property
-    def network_path(self) -> Path:
-        """The ONNX file."""
-        return self.path / str(self.manifest.network.file)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -191,12 +198,12 @@ def write(cls: type[B], path: str | Path, network: NetworkFile, entries: Callabl
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         temporary.chmod(0o755)
-        file, sample = write_file(temporary / "network.onnx", network.onnx), network.sample
+        sample = network.sample
         manifest = cls.MANIFEST_TYPE(
             format=FORMAT,
             task=cls.TASK,
             fm_pose_version=__version__,
-            network=NetworkEntry(file.file, file.sha256, dict(network.architecture), network.contract),
+            network=write_network(temporary / "network.onnx", network),
             calibration=CalibrationEntry(float(network.spread_scale)),
             training=dict(network.training or {}),
             sample=None if sample is None else write_file(temporary / SAMPLE, to_picture(sample)),
@@ -217,23 +224,34 @@ def write_file(file: Path, content: bytes | Path) -> FileEntry:
     return FileEntry(file.name, hashlib.sha256(data).hexdigest())
 
 
+def write_network(file: Path, network: NetworkFile) -> NetworkEntry:
+    """A network's file of a bundle."""
+    written = write_file(file, network.onnx)
+    return NetworkEntry(written.file, written.sha256, dict(network.architecture), network.contract)
+
+
 def is_name(text: str) -> bool:
     """Whether something may be called so: names become topics and frames."""
     return re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", text) is not None
 
 
 def _check_common(manifest: Manifest) -> None:
-    scale, contract = manifest.calibration.spread_scale, manifest.network.contract
+    scale = manifest.calibration.spread_scale
     expect(1e-3 <= scale <= 1e3, "calibration.spread_scale", "a positive number from 0.001 to 1000", scale)
-    expect(8 <= contract.size <= 4096, "network.contract.size", "8 to 4096 pixels", contract.size)
-    expect(contract.channels in (1, 3), "network.contract.channels", "1 or 3", contract.channels)
+    check_sizes(manifest.network.contract, "network.contract")
+
+
+def check_sizes(contract: Contract, where: str) -> None:
+    """Raise InputError for a contract of sizes that no network has. where: in the manifest."""
+    expect(8 <= contract.size <= 4096, f"{where}.size", "8 to 4096 pixels", contract.size)
+    expect(contract.channels in (1, 3), f"{where}.channels", "1 or 3", contract.channels)
     names = [x.name for x in contract.outputs]
-    expect(bool(names) and len(set(names)) == len(names), "network.contract.outputs", "different names", names)
+    expect(bool(names) and len(set(names)) == len(names), f"{where}.outputs", "different names", names)
     for output in contract.outputs:
         numbers = (*output.shape, output.scale, output.shift)
-        where = f"network.contract.outputs, {output.name}"
-        fits = all(0 < x <= 10_000 for x in output.shape) and 0 < output.scale <= 1e4 and abs(output.shift) <= 1e4
-        expect(fits, where, "a positive shape and scale, and a shift, up to 10000", numbers)
+        shaped = bool(output.shape) and all(0 < x <= 10_000 for x in output.shape)
+        fits = shaped and 0 < output.scale <= 1e4 and abs(output.shift) <= 1e4
+        expect(fits, f"{where}.outputs, {output.name}", "a positive shape and scale, and a shift, up to 10000", numbers)
 
 
 def _check_file(folder: Path, entry: FileEntry | NetworkEntry) -> None:

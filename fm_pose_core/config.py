@@ -63,6 +63,9 @@ class EstimatorConfig(EngineConfig):
     max_reprojection_error: float = knob(
         8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0
     )
+    min_detection: float = knob(
+        0.3, "Smallest score of what the bundle's own detector finds that is given a window.", 0.01, 1.0
+    )
 
 
 LARGEST = 1e300  # a number beyond is a mistake; neither does a whole one of more digits become a float

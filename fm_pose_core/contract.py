@@ -7,6 +7,7 @@ import numpy as np
 
 CORNERS = 8
 SURFACE_SCALE = 0.05  # metres: about half the size of a hand-held object
+DISTANCE_SCALE = 0.4  # of the logarithm of a distance: that of an object which covers from all to half of its window
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,33 @@ def _with_spread(name: str, shape: tuple[int, ...], scale: float, shift: float) 
     return Output(name, shape, scale, shift), Output("spread", shape, scale)
 
 
-def object_contract(size: int = 128, objects: int = 1, cells: int = 0) -> Contract:
+def object_contract(size: int = 128, objects: int = 1, cells: int = 0, distance: bool = False) -> Contract:
     """Corners (objects, 8, 2) of the bounding box of each object (section 3.1), pixels of the window. With `cells` also
     the object's surface in each of so many square cells of the window, row by row: points (objects, cells, 3) of its
     frame, metres, behind the cells' centres; `doubt` (objects, cells), the standard deviation to expect of each of
-    their coordinates, metres; and `presence` (objects, cells), the probability that the cell shows the object."""
+    their coordinates, metres; and `presence` (objects, cells), the probability that the cell shows the object. With
+    `distance` also the logarithm of the distance (objects,) of the box's centre, where 0 is that at which the box's
+    diagonal would cover the whole window (crop.Crop.unit_distance), and its standard deviation."""
     corners = _with_spread("corners", (objects, CORNERS, 2), size / 2, (size - 1) / 2)
-    if cells == 0:
-        return Contract(size, 3, "corners", corners)
-    surface = Output("points", (objects, cells, 3), SURFACE_SCALE), Output("doubt", (objects, cells), SURFACE_SCALE)
-    return Contract(size, 3, "surface", (*corners, *surface, Output("presence", (objects, cells))))
+    outputs = list(corners)
+    if cells > 0:
+        outputs += [
+            Output("points", (objects, cells, 3), SURFACE_SCALE),
+            Output("doubt", (objects, cells), SURFACE_SCALE),
+        ]
+        outputs.append(Output("presence", (objects, cells)))
+    if distance:
+        outputs.append(Output("distance", (objects,), DISTANCE_SCALE, DISTANCE_SCALE))
+        outputs.append(Output("distance_spread", (objects,), DISTANCE_SCALE))
+    return Contract(size, 3, "surface" if cells else "corners", tuple(outputs))
+
+
+def detector_contract(size: int = 320, objects: int = 1, cells: int = 1600) -> Contract:
+    """Where objects are in a whole image, in each of so many square cells of it, row by row: centre (cells, 2), the
+    pixels of the centre of whatever object is there; and heat (objects, cells), the probability that this is where the
+    object is."""
+    centre = Output("centre", (cells, 2), size / 2, (size - 1) / 2)
+    return Contract(size, 3, "centres", (centre, Output("heat", (objects, cells))))
 
 
 def hand_contract(joints: int, size: int = 128, cube: float = 0.3) -> Contract:

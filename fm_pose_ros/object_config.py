@@ -6,10 +6,13 @@ from fm_pose_core.config import EstimatorConfig, knob
 from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs, check_frames
 
 SOURCE = (
-    "Where to look: detections (2D detections), fixed (window_u, window_v), "
-    "tracking (last poses; initial_window for the rest)."
+    "Where to look: own (the bundle's own detector), detections (2D detections), fixed (window_u, window_v), tracking "
+    "(last poses; initial_window for the rest), auto (own if the bundle has a detector, else tracking)."
 )
-INITIAL = "With tracking: where the first window, or that of a lost or further object, comes from."
+INITIAL = (
+    "With tracking: where the first window, or that of a lost or further object, comes from; auto: own if the bundle "
+    "has a detector, else fixed."
+)
 LOST = "An object counts as lost after so many frames without an accepted pose, in a row or among twice as many."
 QUEUE = "Images that wait for their 2D detections, at most: the detector's delay times the frame rate, and a few more."
 FILTER = "Filter the published poses: constant velocity, each pose weighted by its covariance (a Kalman filter)."
@@ -20,8 +23,8 @@ class ObjectNodeConfig:
     """Where to look, what to follow, what to publish."""
 
     bundle: str = knob("", "Folder of a bundle, of one object or of several; more bundles with ':' between.")
-    window_source: str = knob("tracking", SOURCE, choices=("detections", "fixed", "tracking"))
-    initial_window: str = knob("fixed", INITIAL, choices=("fixed", "detections"))
+    window_source: str = knob("auto", SOURCE, choices=("auto", "own", "detections", "fixed", "tracking"))
+    initial_window: str = knob("auto", INITIAL, choices=("auto", "own", "fixed", "detections"))
     window_u: float = knob(
         -1.0, "Centre of the fixed window, pixels from the left of the image; -1: the middle.", -1.0, 65535.0
     )
@@ -48,6 +51,12 @@ class ObjectNodeConfig:
     marker_lifetime: float = knob(
         1.0, "Seconds after which a marker disappears if no new one comes; 0: never.", 0.0, 3600.0
     )
+
+    def sources(self, can_detect: bool) -> tuple[str, str]:
+        """window_source and initial_window for a bundle that has a detector, or has none."""
+        own = {"auto": "own"} if can_detect else {}
+        source = own.get(self.window_source, self.window_source).replace("auto", "tracking")
+        return source, own.get(self.initial_window, self.initial_window).replace("auto", "fixed")
 
     def __post_init__(self) -> None:
         check_frames(child_frame=self.child_frame, tf_prefix=self.tf_prefix)

@@ -1,8 +1,9 @@
 """The node object_pose_node: an image, a camera_info and a window in, 6D object poses out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped
@@ -13,8 +14,9 @@ from visualization_msgs.msg import MarkerArray
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.objects.bundle import BundledObject
+from fm_pose_core.objects.detection.detector import Found
 from fm_pose_core.objects.estimator import PoseEstimator
-from fm_pose_core.objects.locate import Detected, Fixed, InTurn, Locator, Tracked
+from fm_pose_core.objects.locate import Detected, Fixed, InTurn, Locator, Own, Tracked
 from fm_pose_core.types import Camera, Detection, ObjectPose, Window
 from fm_pose_ros.camera_input import COLOUR, NO_FRAME, CameraInput, Frame, ImageMessage
 from fm_pose_ros.conversions import (
@@ -102,11 +104,15 @@ class ObjectPoseNode(PoseNode):
         names = [thing.name for _, thing in known]
         expect(len(set(names)) == len(names), "bundle", "objects with different names", names)
         expect(len(names) == 1 or not child_frame, "child_frame", "nothing with several objects", child_frame)
+        for estimator in estimators:
+            source, initial = self.settings.sources(estimator.can_detect)
+            if source == "own" or (source == "tracking" and initial == "own"):
+                estimator.detector  # noqa: B018 - loads it now, or says why not
         return known
 
     def start(self) -> None:
         """Subscribe to the camera, and to detections where they are used; tell the class names."""
-        waits = self.settings.window_source == "detections"
+        waits = any(self._sources(estimator)[0] == "detections" for estimator in self._estimators)
         # Where every image waits for its detections, none may be overwritten; otherwise the newest wins.
         self.camera_input.open(self.settings.detection_queue if waits else 1)
         if self._uses_detections:
@@ -145,17 +151,27 @@ class ObjectPoseNode(PoseNode):
         """Tracking state, for the diagnostics."""
         self.diagnostics.statistics.unmatched = self._matcher.unmatched
         live = [f"{target.object.name}_{track.number}" for target in self._targets for track in target.tracks.live]
-        return {"window source": self.settings.window_source, "tracks": ", ".join(live) or "none"}
+        sources = dict.fromkeys(self._sources(estimator)[0] for estimator in self._estimators)
+        return {"window source": ", ".join(sources), "tracks": ", ".join(live) or "none"}
 
     # Where an image goes
 
+    def _sources(self, estimator: PoseEstimator) -> tuple[str, str]:
+        return self.settings.sources(estimator.can_detect)
+
+    def _begins_with(self, estimator: PoseEstimator) -> str:
+        """Where windows come from that are no track's."""
+        source, initial = self._sources(estimator)
+        return initial if source == "tracking" else source
+
     @property
     def _uses_detections(self) -> bool:
-        tracking = self.settings.window_source == "tracking"
-        return (self.settings.initial_window if tracking else self.settings.window_source) == "detections"
+        return any(self._begins_with(estimator) == "detections" for estimator in self._estimators)
 
     def _waits_for_detections(self) -> bool:
-        tracked = self.settings.window_source == "tracking" and any(target.tracks.live for target in self._targets)
+        tracked = any(
+            self._sources(target.estimator)[0] == "tracking" and target.tracks.live for target in self._targets
+        )
         return self._uses_detections and not tracked
 
     def _take(self, msg: ImageMessage) -> None:
@@ -202,28 +218,35 @@ class ObjectPoseNode(PoseNode):
         """All windows of one bundle with their estimates. What cannot be estimated is a refusal: tracks age, the other
         bundles don't suffer."""
         estimator.config = self.parameters.get(EstimatorConfig)
-        windows = [window for target in targets for window in self._windows(target, frame, detections)]
+        find = cache(lambda: estimator.detector.detect(frame.image, frame.camera, estimator.config.min_detection))
+        windows = [window for target in targets for window in self._windows(target, frame, detections, find)]
         try:
             return list(zip(windows, estimator.estimate_many(frame.image, frame.camera, windows), strict=True))
         except InputError as error:
             self.diagnostics.warn_of(error)
             return []
 
-    def _windows(self, target: Target, frame: Frame, detections: Sequence[Detection]) -> list[Window]:
+    def _windows(
+        self, target: Target, frame: Frame, detections: Sequence[Detection], find: Callable[[], Sequence[Found]]
+    ) -> list[Window]:
         try:
-            return self._locator(target, frame.camera, detections).locate(frame.image, frame.camera)
+            return self._locator(target, frame.camera, detections, find).locate(frame.image, frame.camera)
         except InputError as error:
             self.diagnostics.warn_of(error)
             return []
 
-    def _locator(self, target: Target, camera: Camera, detections: Sequence[Detection]) -> Locator:
-        settings, name = self.settings, target.object.name
+    def _locator(
+        self, target: Target, camera: Camera, detections: Sequence[Detection], find: Callable[[], Sequence[Found]]
+    ) -> Locator:
+        settings, name, begins = self.settings, target.object.name, self._begins_with(target.estimator)
         initial: Locator = Fixed(name, settings.window_u, settings.window_v)
-        if self._uses_detections:
+        if begins == "own":
+            initial = Own(name, find, settings.max_instances)
+        elif begins == "detections":
             wanted, least = settings.detection_class or name, settings.detection_min_score
             initial = Detected(name, detections, wanted, least, settings.max_instances)
             self._warn_of_classes(target, initial)
-        if settings.window_source != "tracking":
+        if self._sources(target.estimator)[0] != "tracking":
             return initial
         return InTurn(self._tracked(target, camera), initial, settings.max_instances)
 

@@ -228,7 +228,7 @@ def turned_answers(right: int) -> tuple[Answers, Tensor]:
     shown = (~points[..., :1].isnan()).float()
     # Features that hold what the layer shall say.
     x = torch.cat([seen.nan_to_num() / SURFACE_SCALE, 40.0 * shown - 20.0, torch.zeros(3, CELLS, FEATURES - 4)], -1)
-    return Answers(x, labels, loss), seen
+    return Answers(x, labels, loss, prediction), seen
 
 
 @pytest.mark.parametrize("right", [0, 1])
@@ -242,7 +242,7 @@ def test_surface_points_are_those_of_the_symmetry_that_counts(right: int) -> Non
     answers, seen = turned_answers(right)
     assert term(Seen({}, None, answers, None, 0.0)).item() == pytest.approx(0.0, abs=1e-5)
     other, _ = turned_answers(1 - right)
-    wrong = Answers(answers.features, other.labels, other.loss)
+    wrong = Answers(answers.features, other.labels, other.loss, other.prediction)
     # Half a turn about z: x and y change sign, z stays.
     miss = 2.0 * seen[..., :2].nan_to_num().abs().sum(-1) / SURFACE_SCALE
     shown = 3 * (CELLS - 1)
@@ -261,7 +261,7 @@ def test_h_answers_with_the_surface_of_the_object_asked_for() -> None:
     points[:, 1] = torch.nan  # not shown
     labels = {"y": corners(3), "k": torch.ones(3, dtype=torch.int64), "p": points}
     prediction = head(x)
-    loss = term(Seen({}, None, Answers(x, labels, head.loss(prediction, labels), prediction.surface), None, 0.0))
+    loss = term(Seen({}, None, Answers(x, labels, head.loss(prediction, labels), prediction), None, 0.0))
     loss.backward()
     moved = head.surface.weight.grad.reshape(2, 4, -1).abs().sum((1, 2))
     assert moved[0] == 0 and moved[1] > 0 and head.doubt.weight.grad[0].abs().sum() == 0
@@ -277,5 +277,5 @@ def test_h_answers_with_the_surface_of_the_object_asked_for() -> None:
     assert torch.allclose(decoded["presence"][:, 1], torch.full((3, CELLS), 0.5))
     points[:] = 0.3 * SURFACE_SCALE  # off by 0.1 in each coordinate, log of which is expected to be log 0.2
     prediction = head(x)
-    seen = Seen({}, None, Answers(x, labels, head.loss(prediction, labels), prediction.surface), None, 0.0)
+    seen = Seen({}, None, Answers(x, labels, head.loss(prediction, labels), prediction), None, 0.0)
     assert term(seen).item() == pytest.approx(math.log(2.0) + 3 * 0.1 + math.log(2.0) ** 2, rel=1e-3)

@@ -13,7 +13,7 @@ from fm_pose_core.contract import Contract, object_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.learning.adaptation import METHODS
 from fm_pose_core.learning.extractors import EXTRACTORS, Extractor
-from fm_pose_core.learning.heads import HeadLoss
+from fm_pose_core.learning.heads import HeadLoss, Prediction
 from fm_pose_core.learning.losses import Answers, LossConfig, MappedFeatures, Objective, Seen
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig, build_fused
 
@@ -169,7 +169,9 @@ def test_a_normalised_mapping_loss_weighs_the_object_against_the_background() ->
 
     def loss(target: torch.Tensor, mapped: torch.Tensor, points: torch.Tensor) -> float:
         every = torch.cat([torch.zeros(1, 4, 3), points])  # of an image of T^S, and of x_m
-        answers = Answers(torch.zeros(0), {"p": every}, HeadLoss(*[torch.zeros(0)] * 3))
+        answers = Answers(
+            torch.zeros(0), {"p": every}, HeadLoss(*[torch.zeros(0)] * 3), Prediction(*[torch.zeros(0)] * 3)
+        )
         return term(Seen({"x_m": target}, mapped, answers, None, 0.0)).item()
 
     points = torch.zeros(400, 4, 3)
@@ -194,7 +196,7 @@ def test_votes_are_relative_to_their_cells() -> None:
     for parameter in model.h.parameters():
         nn.init.zeros_(parameter)
     nn.init.constant_(model.h.error.bias, math.log(0.25))
-    votes, weights, log_error, _ = model.h(torch.zeros(1, 16, 256))
+    votes, weights, log_error, *_ = model.h(torch.zeros(1, 16, 256))
     assert torch.allclose(votes[0, :, 0, 0, 0].reshape(4, 4)[1], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
     assert torch.allclose(weights, torch.full((1, 16, 1), 1 / 16))
     assert torch.allclose(log_error.exp(), torch.tensor([[0.25]]))
@@ -246,5 +248,5 @@ def test_an_extractor_is_a_class_and_a_name(monkeypatch: pytest.MonkeyPatch) -> 
     losses = objective_of(FeatureMapping(config, object_contract(32)))(random_batch())
     assert {"L_hS", "L_hR", "L_g", "L_u", "L"} == set(losses) and losses["L"].isfinite()
     contract: Contract = object_contract(32)
-    with pytest.raises(InputError, match=r"network\.weights: expected nothing for Pooled"):
+    with pytest.raises(InputError, match=r"network\.weights: expected a bundle's folder for Pooled"):
         FeatureMapping(NetworkConfig(extractor="pooled", features=16, weights="torchvision"), contract)

@@ -73,7 +73,7 @@ def test_the_label_of_a_sample_is_where_the_picture_shows_the_object(cell: int) 
     samples = SyntheticSamples(assets, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2), cell=cell)
     renderer = Renderer(white, CROP.K, CROP.size, CROP.size)
     for _ in range(10):
-        image, (corners,), index, frames, points = samples.draw()
+        image, (corners,), _, index, frames, points = samples.draw()
         assert index == 0 and frames.shape == (1, 3, 4) and (frames[0] == np.eye(4)[:3]).all()
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         assert pose.reprojection_error < 0.1  # pixels: the label is the projection of a rigid box
@@ -136,7 +136,7 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
     def first(seed: int, **options: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(**options))
         samples = SyntheticSamples(ASSETS, config, black(), np.random.default_rng(seed))
-        image, corners, _, _, points = samples.draw()
+        image, corners, _, _, _, points = samples.draw()
         samples.close()
         return image, corners, points
 
@@ -176,7 +176,7 @@ def test_objects_occlude_each_other() -> None:
     around.add(1, red)
     hidden = 0
     for _ in range(20):
-        image, _, _, _, points = samples.draw()
+        image, *_, points = samples.draw()
         covered = image[..., 0].astype(int) - image[..., 2] > 100
         assert covered.any()
         centres = covered[8::16, 8::16].ravel()
@@ -193,7 +193,7 @@ def test_beyond_the_border_there_is_nothing() -> None:
     samples = SyntheticSamples(ASSETS, config, around, np.random.default_rng(1))
     beyond = []
     for _ in range(60):
-        image, _, _, _, points = samples.draw()
+        image, *_, points = samples.draw()
         black = (image == 0).all(-1)
         beyond.append(black)
         assert np.isnan(points[black[8::16, 8::16].ravel()]).all()
@@ -220,7 +220,7 @@ def test_a_pair_shows_one_pose_over_one_background(dataset: BopDataset, config: 
     pairs = PairSamples(assets, config, VIEWS, black(), np.random.default_rng(0))
     renderer = Renderer(MESH, CROP.K, CROP.size, CROP.size)
     for _ in range(6):
-        real, synthetic, (corners,), _, _, points, whole = pairs.draw()
+        real, synthetic, (corners,), *_, points, whole = pairs.draw()
         assert (~np.isnan(whole[:, 0])).sum() >= (~np.isnan(points[:, 0])).sum() >= 4
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         direct, _ = renderer.render(pose.T_camera_object)

@@ -104,7 +104,7 @@ def test_each_look_gets_its_own_answers_of_its_own_object() -> None:
     spread = np.array([[[[1.0 + w + 10 * k]] * 8 for k in range(2)] for w in range(2) for _ in range(3)])
     outputs = {"corners": np.array(corners, np.float32), "spread": np.repeat(spread, 2, -1).astype(np.float32)}
     for w, (solver, part) in enumerate(zip(solvers, split(outputs, looks), strict=True)):
-        found, deviation, _ = solver.decode(part)
+        found, deviation, *_ = solver.decode(part)
         np.testing.assert_allclose(found, np.tile(where[w][solver.index], (8, 1)), atol=1e-3)
         np.testing.assert_allclose(deviation, np.full((8, 2), 1.0 + w + 10 * solver.index))
 

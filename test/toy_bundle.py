@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fm_pose_core.bundle import NetworkFile
-from fm_pose_core.contract import object_contract
+from fm_pose_core.contract import detector_contract, object_contract
 from fm_pose_core.geometry import Array, box_corners, exp_so3, project, rotation_looking_along, transform
 from fm_pose_core.objects.bundle import ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
@@ -28,6 +28,7 @@ DISTANCE = 0.5  # metres from the camera to the box's centre
 ROTATION = exp_so3(np.array([0.6, -0.9, 0.4]))  # of the object, in the frame of the window
 CROP = Crop.around(DIAMETER, nearest=0.4)
 SPREAD = 0.5  # pixels
+DETECTOR_SIZE = 320  # pixels
 BLOB = 0.02  # radius of the drawn blob, radians
 
 
@@ -112,6 +113,48 @@ def toy_network(objects: int = 1) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def toy_detector(objects: int = 1) -> bytes:
+    """The ONNX file of a detector: the brighter a cell of 8×8 pixels is in red, the likelier is each object there, and
+    its centre is the cell's middle."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    side = DETECTOR_SIZE // 8
+    middles = (np.arange(side) + 0.5) * 8 - 0.5
+    centres = np.stack(np.meshgrid(middles, middles), -1).reshape(1, -1, 2).astype(np.float32)
+    weights = np.zeros((1, 3, 8, 8), np.float32)
+    weights[0, 0], weights[0, 2] = 1.0 / 64, -0.5 / 64  # red without blue
+    constants = [
+        numpy_helper.from_array(weights, "weights"),
+        numpy_helper.from_array(np.array([-45.0], np.float32), "bias"),
+        numpy_helper.from_array(np.array(0.2, np.float32), "slope"),
+        numpy_helper.from_array(np.array([0, 1, side * side], np.int64), "row"),
+        numpy_helper.from_array(np.array([1, objects, 1], np.int64), "times"),
+        numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+        numpy_helper.from_array(np.array(0.0, np.float32), "zero"),
+        numpy_helper.from_array(centres, "centres"),
+    ]
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Conv", ["planes", "weights", "bias"], ["bright"], strides=[8, 8]),
+        node("Mul", ["bright", "slope"], ["logit"]),
+        node("Sigmoid", ["logit"], ["probable"]),
+        node("Reshape", ["probable", "row"], ["of_one"]),
+        node("Tile", ["of_one", "times"], ["heat"]),  # (N, objects, L)
+        node("ReduceSum", ["heat", "axes"], ["sum"]),  # (N, 1, 1)
+        node("Mul", ["sum", "zero"], ["nothing"]),
+        node("Add", ["centres", "nothing"], ["centre"]),  # (N, L, 2)
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", DETECTOR_SIZE, DETECTOR_SIZE, 3])
+    shapes = {"centre": ["N", side * side, 2], "heat": ["N", objects, side * side]}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    graph = helper.make_graph(nodes, "toy_detector", [image], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 def toy_mesh() -> bytes:
     """The box as an ASCII PLY, metres."""
     faces = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
@@ -122,13 +165,17 @@ def toy_mesh() -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def write_toy_bundle(path: str | os.PathLike, names: tuple[str, ...] = ("toy_box",)) -> Path:
+def write_toy_bundle(path: str | os.PathLike, names: tuple[str, ...] = ("toy_box",), detector: bool = False) -> Path:
     """Write the toy bundle to the folder `path` and return that path. names: of the objects, all of them toy boxes with
-    the ids 1, 2, …"""
+    the ids 1, 2, … detector: whether it has one."""
     contract = object_contract(CROP.size, len(names))
     network = NetworkFile(toy_network(len(names)), {"name": "toy"}, contract, training={"note": "not trained"})
     objects = [
         ObjectInBundle(name, i + 1, MINIMUM, MAXIMUM, DIAMETER, CROP.focal, mesh=toy_mesh())
         for i, name in enumerate(names)
     ]
-    return write_object_bundle(Path(path), network, objects).path
+    if not detector:
+        return write_object_bundle(Path(path), network, objects).path
+    cells = (DETECTOR_SIZE // 8) ** 2
+    finder = NetworkFile(toy_detector(len(names)), {"name": "toy"}, detector_contract(DETECTOR_SIZE, len(names), cells))
+    return write_object_bundle(Path(path), network, objects, finder).path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fm_pose_core.cli.options import add_engine_options, command, estimator_config
 from fm_pose_core.config import parse_numbers
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import InputError, expect
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Any, text: str) -> None:
-    example = (
-        "fm-pose infer --bundle models/duck --image 3.png --camera 572.4,573.6,325.3,242.0 "
-        "--window 310,220 --output overlay.png"
-    )
+    example = "fm-pose infer --bundle models/lmo --image 3.png --camera 572.4,573.6,325.3,242.0 --output overlay.png"
     p = command(verbs, "infer", run, text, example)
-    p.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle of the object")
+    p.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle of the objects")
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="image file (PNG, JPEG, …)")
     text = "focal lengths and principal point in pixels; the image without distortion"
     p.add_argument("--camera", required=True, metavar="FX,FY,CX,CY", help=text)
-    text = "about where the object's centre is, pixels (0,0: the centre of the top-left pixel)"
-    p.add_argument("--window", required=True, metavar="U,V", help=text)
+    text = (
+        "about where the object's centre is, pixels (0,0: the centre of the top-left pixel); without it the bundle's "
+        "detector finds all objects"
+    )
+    p.add_argument("--window", metavar="U,V", help=text)
     text = "name of the object, where the bundle knows several"
     p.add_argument("--object", default="", metavar="NAME", help=text)
     text = "also draw the object's box and axes into a copy of the image"
@@ -46,13 +46,21 @@ def run(args: argparse.Namespace) -> None:
     image = read_image(args.image)
     camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), image.shape[1], image.shape[0])
     estimator = PoseEstimator.load(args.bundle, estimator_config(args))
-    u, v = parse_numbers("--window", args.window, 2)
-    known = estimator.bundle.object(args.object)
-    pose = estimator.estimate(image, camera, Window(u, v, args.object))
-    _show(known.name, pose)
-    if args.output:
-        if np.isfinite(pose.reprojection_error):
+    if args.window is None:
+        expect(estimator.can_detect, "--window", "U,V, since the bundle has no detector", "none")
+        found = [x for x in estimator.find(image, camera) if args.object in ("", x[0].object)]
+    else:
+        window = Window(*parse_numbers("--window", args.window, 2), args.object)
+        found = [(window, estimator.estimate(image, camera, window))]
+    for k, (window, pose) in enumerate(found):
+        known = estimator.bundle.object(window.object)
+        print("\n" * (k > 0), end="")
+        _show(known.name, pose)
+        if args.output and np.isfinite(pose.reprojection_error):
             image = draw_pose(image, camera, pose.T_camera_object, known.box_corners, corners=pose.corners)
+    if not found:
+        print("no object found")
+    if args.output:
         write_atomically(args.output, _encode(image, args.output))
 
 

@@ -22,6 +22,8 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file of the experiment (not with --resume)")
     p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
+    text = "train this part of the run instead, in a folder of its own in the run's: detector, which finds the objects"
+    p.add_argument("--part", metavar="NAME", help=text)
     p.add_argument("--pretrained", metavar="RUN_DIR", help=PRETRAINED)
     text = "list all keys of a CONFIG for objects, or for hands, with their defaults, and stop"
     p.add_argument("--keys", choices=("objects", "hand"), help=text)
@@ -80,5 +82,9 @@ def _train(args: argparse.Namespace, stop: StopRequest) -> None:
         experiment = load_experiment(args.config, args.set)
     else:
         raise InputError("train: expected a configuration, or --resume with the folder of a run; got neither")
+    if args.part is not None:
+        parts = experiment.parts()
+        expect(args.part in parts, "--part", f"one of {', '.join(parts)}" if parts else "none for hands", args.part)
+        experiment, folder = parts[args.part], folder / args.part
     if stop.made or not train(experiment, folder, expanded(args.pretrained) if args.pretrained else None, stop):
         raise KeyboardInterrupt  # a script must not take it for finished

@@ -48,13 +48,15 @@ class Validator(Protocol):
 @dataclass(frozen=True)
 class Export:
     """A trained network on its way into a bundle. onnx: the file. architecture: of the network, as the torch backend
-    reads it. training: for the record. sample: windows of the training's renderings (N, *contract.image_shape)."""
+    reads it. training: for the record. sample: windows of the training's renderings (N, *contract.image_shape). parts:
+    the networks of Experiment.parts that are trained."""
 
     network: Fused
     onnx: bytes
     architecture: dict[str, Any]
     training: dict[str, Any]
     sample: NDArray[np.generic]
+    parts: dict[str, NetworkFile] = field(default_factory=dict)
 
     def file(self, spread_scale: float) -> NetworkFile:
         """For the bundle. spread_scale: see CalibrationEntry."""
@@ -101,6 +103,11 @@ class Experiment:
     def edges(self) -> tuple[tuple[int, int], ...]:
         """Pairs of points that a picture of a label joins by lines."""
         return ()
+
+    def parts(self) -> "dict[str, Experiment]":
+        """Networks beside this one that go into the same bundle, each with a run of its own in a folder of that name
+        within this one's."""
+        return {}
 
     def contract(self) -> Contract:
         """What goes into the network and comes out."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import Bundle, NetworkFile
 from fm_pose_core.config import EngineConfig, to_dict
 from fm_pose_core.errors import expect
 from fm_pose_core.learning import checkpoints
@@ -29,14 +29,25 @@ def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp
     """Write the bundle of a finished run. Raises InputError if the run's files or its data are missing."""
     state = read_checkpoint(run, experiment)
     network = _fused(state, experiment)
-    architecture = to_dict(replace(experiment.network, mapping=experiment.how.mapping, weights=""))
+    architecture = _architecture(experiment)
+    trained_parts = {k: x for k, x in experiment.parts().items() if (run / k / checkpoints.LATEST).is_file()}
+    parts = {k: _part(run / k, x, precision) for k, x in trained_parts.items()}
     trained = {"trained": state["trained"]} if "trained" in state else {}  # older runs don't tell
     record = {"configuration": to_dict(experiment), **trained, **_last_validation(run)}
     data = experiment.read_data()
-    made = Export(network, to_onnx(network, precision), architecture, record, sample(data.source))
+    made = Export(network, to_onnx(network, precision), architecture, record, sample(data.source), parts)
     written = data.write_bundle(bundle, made)
     load_backend(written, EngineConfig(backend="onnxruntime"))  # a bundle that does not load is none
     return written
+
+
+def _architecture(experiment: Experiment) -> dict[str, Any]:
+    return to_dict(replace(experiment.network, mapping=experiment.how.mapping, weights=""))
+
+
+def _part(run: Path, experiment: Experiment, precision: str) -> NetworkFile:
+    network = fused_of(run, experiment)
+    return NetworkFile(to_onnx(network, precision), _architecture(experiment), network.contract)
 
 
 def sample(source: Source) -> NDArray[np.generic]:

@@ -7,7 +7,7 @@ fully-connected layer (section 3.4).
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from fm_pose_core.contract import Contract
 from fm_pose_core.errors import expect
 
 Labels = Mapping[str, Tensor]
+RARE = -4.0  # logit of the share of cells that show an object's centre, to begin with
 
 
 class Surface(NamedTuple):
@@ -27,20 +28,38 @@ class Surface(NamedTuple):
     presence: Tensor
 
 
+class Distance(NamedTuple):
+    """How far away each of G objects is, in the contract's own numbers: log (N, G), the mean of the cells' votes;
+    log_error (N, G), of the error to expect."""
+
+    log: Tensor
+    log_error: Tensor
+
+
 class Prediction(NamedTuple):
     """votes (N, L, G, P, dims) of L cells, for G groups of P points. weights (N, L, G): of the cells, they sum to one.
     log_error (N, G): logarithm of the RMS error to expect in a coordinate. All in the network's own coordinates: 0 is
-    the centre of the window (or cube), ±1 its borders. surface: of heads that answer which point each cell shows."""
+    the centre of the window (or cube), ±1 its borders. surface, distance: of heads that answer which point each cell
+    shows, and how far away the object is."""
 
     votes: Tensor
     weights: Tensor
     log_error: Tensor
     surface: "Surface | None" = None
+    distance: "Distance | None" = None
 
     @property
     def mean(self) -> Tensor:
         """(N, G, P, dims)."""
         return (self.weights[..., None, None] * self.votes).sum(1)
+
+
+class Field(NamedTuple):
+    """Where each of G objects is, by L cells: centre (N, L, 2) in the network's own coordinates, heat (N, L, G) a
+    logit."""
+
+    centre: Tensor
+    heat: Tensor
 
 
 class HeadLoss(NamedTuple):
@@ -55,15 +74,15 @@ class HeadLoss(NamedTuple):
 class Head(nn.Module):
     """What the training and the exporter need of h."""
 
-    def forward(self, features: Tensor) -> Prediction:
+    def forward(self, features: Tensor) -> Any:
         """(N, L, D) features to the head's own numbers."""
         raise NotImplementedError
 
-    def decode(self, prediction: Prediction) -> dict[str, Tensor]:
+    def decode(self, prediction: Any) -> dict[str, Tensor]:
         """The outputs that the contract names, in its units."""
         raise NotImplementedError
 
-    def loss(self, prediction: Prediction, labels: Labels, huber: float = 0.0) -> HeadLoss:
+    def loss(self, prediction: Any, labels: Labels, huber: float = 0.0) -> HeadLoss:
         """Against the labels of the images, in the contract's units. huber: beyond this distance (in halves of the
         window) the error of a point grows linearly; 0: never."""
         raise NotImplementedError
@@ -129,6 +148,27 @@ class CornerVotes(Votes):
     def __init__(self, features: int, cells: int, contract: Contract) -> None:
         *objects, points, dims = contract.outputs[0].shape
         super().__init__(features, cells, contract, math.prod(objects), points, dims)
+        self.distance, self.distance_error = None, None
+        if any(x.name == "distance" for x in contract.outputs):
+            self.distance, self.distance_error = (nn.Linear(features, self.groups) for _ in range(2))
+
+    def forward(self, features: Tensor) -> Prediction:
+        """(N, L, D). The cells' confidence weighs their votes for the distance as well."""
+        prediction = super().forward(features)
+        if self.distance is None or self.distance_error is None:
+            return prediction
+        log = (prediction.weights * self.distance(features).float()).sum(1)
+        errors = self.distance_error(features.detach()).float()
+        return prediction._replace(distance=Distance(log, (prediction.weights.detach() * errors).sum(1)))
+
+    def decode(self, prediction: Prediction) -> dict[str, Tensor]:
+        """And the distance, with its standard deviation."""
+        answers = super().decode(prediction)
+        if prediction.distance is not None:
+            log, spread = (x for x in self.contract.outputs if x.name.startswith("distance"))
+            answers[log.name] = prediction.distance.log * log.scale + log.shift
+            answers[spread.name] = prediction.distance.log_error.exp() * spread.scale
+        return answers
 
     def loss(self, prediction: Prediction, labels: Labels, huber: float = 0.0) -> HeadLoss:
         """y (N, S, 8, 2): the corners under each of the object's S symmetries, window pixels; k (N,): which object."""
@@ -155,7 +195,7 @@ class SurfaceVotes(CornerVotes):
 
     def decode(self, prediction: Prediction) -> dict[str, Tensor]:
         """And points, doubt, presence."""
-        surface, (points, doubt, presence) = prediction.surface, self.contract.outputs[2:]
+        surface, (points, doubt, presence) = prediction.surface, self.contract.outputs[2:5]
         assert surface is not None
         return {
             **super().decode(prediction),
@@ -177,4 +217,66 @@ class JointVotes(Votes):
         return self._loss(prediction.mean, prediction.log_error, labels["y"][:, None, :, None], huber)
 
 
-HEADS: dict[str, type[Head]] = {"corners": CornerVotes, "surface": SurfaceVotes, "joints": JointVotes}
+class Centres(Head):
+    """Where objects are: the centre of the box of each, and which object it is (Zhou et al., Objects as Points, 2019).
+    Cells without an object say so."""
+
+    anchors: Tensor
+
+    def __init__(self, features: int, cells: int, contract: Contract) -> None:
+        super().__init__()
+        self.contract = contract
+        self.centre = nn.Linear(features, 2)
+        self.heat = nn.Linear(features, contract.outputs[1].shape[0])
+        nn.init.constant_(self.heat.bias, RARE)
+        side = math.isqrt(cells)
+        expect(cells == side * side > 1, "detector.network.extractor", "an extractor with cells", cells)
+        self.pitch = 2.0 / side
+        middles = (torch.arange(side) + 0.5) * self.pitch - 1.0
+        v, u = torch.meshgrid(middles, middles, indexing="ij")
+        self.register_buffer("anchors", torch.stack([u, v], -1).reshape(cells, 2), persistent=False)
+
+    def forward(self, features: Tensor) -> Field:
+        """(N, L, D)."""
+        return Field(self.anchors + self.pitch * self.centre(features).float(), self.heat(features).float())
+
+    def decode(self, prediction: Field) -> dict[str, Tensor]:
+        """Centres, and the heat of each object."""
+        centre, heat = self.contract.outputs
+        return {
+            centre.name: prediction.centre * centre.scale + centre.shift,
+            heat.name: prediction.heat.sigmoid().transpose(1, 2),
+        }
+
+    def loss(self, prediction: Field, labels: Labels, huber: float = 0.0) -> HeadLoss:
+        """y (N, M, 2): the centres of up to M objects, window pixels, NaN beyond; k (N, M): which objects. The heat
+        shall be a hill over each centre, one cell wide, and cells near the top count the less the higher it is there
+        (the focal loss of Law and Deng, CornerNet, 2018); cells within 1.5 of a centre tell where it is."""
+        output = self.contract.outputs[0]
+        y, k = (labels["y"] - output.shift) / output.scale, labels["k"]
+        there = ~y[..., 0].isnan()  # (N, M)
+        away = (y.nan_to_num(1e3)[:, None] - self.anchors[:, None]) / self.pitch  # (N, L, M, 2) cells
+        squared = away.square().sum(-1)
+        each = torch.exp(-0.5 * squared) * there[:, None]  # (N, L, M)
+        wanted = torch.zeros_like(prediction.heat)
+        wanted = wanted.scatter_reduce(2, k[:, None].expand_as(each), each, "amax")
+        top = (away.abs() <= 0.5).all(-1) & there[:, None]
+        tops = torch.zeros_like(wanted).scatter_reduce(2, k[:, None].expand_as(each), top.float(), "amax")
+        p = prediction.heat.sigmoid().clamp(1e-5, 1 - 1e-5)
+        found = tops * (1 - p).square() * p.log()
+        absent = (1 - tops) * (1 - wanted) ** 4 * p.square() * (1 - p).log()
+        count = there.sum(1).clamp_min(1)
+        focal = -(found + absent).sum((1, 2)) / count
+        near = (squared < 2.25) & there[:, None]
+        missed = (prediction.centre[:, :, None] - y.nan_to_num()[:, None]).abs().sum(-1) / self.pitch * near
+        place = missed.sum((1, 2)) / near.sum((1, 2)).clamp_min(1)
+        zero = torch.zeros_like(focal)
+        return HeadLoss(focal + place, zero, zero.long())
+
+
+HEADS: dict[str, type[Head]] = {
+    "corners": CornerVotes,
+    "surface": SurfaceVotes,
+    "joints": JointVotes,
+    "centres": Centres,
+}

@@ -7,16 +7,18 @@
 | L_g, Eq. 4 | pairs (x_r, x_m) of T^M | g(f(x_r)) − f(x_m) | f, g; through f(x_m) too unless `target_gradient` is off |
 | L_u (beyond the paper) | all | error output of h | that output alone |
 | L_p (beyond the paper, an option) | all | points(f(x_s)), points(g(f(x_r))) | f, g |
+| L_z (beyond the paper, an option) | all | distance(f(x_s)), distance(g(f(x_r))) | f, g, h |
 
 Terms of other methods are in `adaptation`. Sums over the training set become means over a batch; sums over coordinates
 and features stay. With several cells per image h's prediction is the weighted mean of their votes, and Eq. 4 is
 averaged evenly over cells. L_u teaches h to expect its error. L_p asks each cell's features which point of the object
-it shows, if any: a dense task beside the pose, which f learns much sooner.
+it shows, if any: a dense task beside the pose, which f learns much sooner. L_z asks for the object's distance: its
+apparent size, of which the corners' errors in pixels say little (Li et al., CDPN, ICCV 2019).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from fm_pose_core.config import knob
 from fm_pose_core.contract import SURFACE_SCALE
 from fm_pose_core.errors import expect
-from fm_pose_core.learning.heads import HeadLoss, Surface
+from fm_pose_core.learning.heads import HeadLoss
 from fm_pose_core.learning.networks import FeatureMapping
 
 Batch = Mapping[str, Tensor]
@@ -45,6 +47,7 @@ class LossConfig:
         1e6,
     )
     points: float = knob(0.0, "Weight of L_p, beyond the paper: the object's surface point in each cell.", 0.0, 1e6)
+    distance: float = knob(4.0, "Weight of L_z, for network.distance: how far away the object is.", 0.0, 1e6)
     huber: float = knob(
         0.0,
         "0: squared error as in Eq. 2 and 3. Else beyond this distance (in halves of the window) the error of a point "
@@ -64,12 +67,12 @@ class LossConfig:
 @dataclass(frozen=True)
 class Answers:
     """Features that h reads (N, L, D), the images' labels (suffixes left out), h's loss for each image, and what it
-    says of the surface, if it does."""
+    predicts."""
 
     features: Tensor
     labels: dict[str, Tensor]
     loss: HeadLoss
-    surface: Surface | None = None
+    prediction: Any
 
 
 @dataclass(frozen=True)
@@ -234,9 +237,10 @@ class SurfacePoints(Term):
         if self.layer is not None:
             numbers = self.layer(x.features).float()
             return numbers[..., :3], numbers[..., 3]
-        assert x.surface is not None
+        surface = x.prediction.surface
+        assert surface is not None
         image, k = torch.arange(len(x.features), device=x.features.device), x.labels["k"]
-        return x.surface.points[image, :, k], x.surface.presence[image, :, k], x.surface.log_error[image, :, k]
+        return surface.points[image, :, k], surface.presence[image, :, k], surface.log_error[image, :, k]
 
 
 def _in_chosen_frame(x: Answers) -> Tensor:
@@ -248,7 +252,43 @@ def _in_chosen_frame(x: Answers) -> Tensor:
     return points @ E[:, :, :3].transpose(1, 2) + E[:, None, :, 3]
 
 
-POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, ExpectedError, SurfacePoints)
+NEAR = 0.15  # of the network's own number for a distance, 6 % of it: beyond, its error counts linearly
+LOG_OF_NORMAL = 0.635  # minus the mean of log |x|, for a normal variate of variance 1
+
+
+class ObjectDistance(Term):
+    """L_z: the distance of the object (label d), where h answers with one: squared error, growing linearly beyond
+    NEAR; and the squared error of the expected log error."""
+
+    name, knobs = "L_z", ("distance",)
+
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        return config.distance
+
+    def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
+        super().__init__(model, config)
+        self.output = next((x for x in model.contract.outputs if x.name == "distance"), None)
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        if self.output is None:
+            return None
+        parts = [self._of(x) for x in seen.answers]
+        return torch.cat(parts).mean() if parts else None
+
+    def _of(self, x: Answers) -> Tensor:
+        """(N,)."""
+        distance, output = x.prediction.distance, self.output
+        assert distance is not None and output is not None
+        image, k = torch.arange(len(x.features), device=x.features.device), x.labels["k"]
+        target = (x.labels["d"] - output.shift) / output.scale
+        error = distance.log[image, k] - target
+        cost = 2.0 * nn.functional.huber_loss(distance.log[image, k], target, reduction="none", delta=NEAR)
+        actual = 0.5 * error.detach().square().clamp_min(1e-6).log() + LOG_OF_NORMAL
+        return cost + (distance.log_error[image, k] - actual).square()
+
+
+POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, ExpectedError, SurfacePoints, ObjectDistance)
 
 
 class Objective(nn.Module):
@@ -300,7 +340,7 @@ class Objective(nn.Module):
     def answer(self, features: Tensor, labels: dict[str, Tensor]) -> Answers:
         """h, and its loss against the labels."""
         prediction = self.model.h(features)
-        return Answers(features, labels, self.model.h.loss(prediction, labels, self.config.huber), prediction.surface)
+        return Answers(features, labels, self.model.h.loss(prediction, labels, self.config.huber), prediction)
 
 
 def _through(f: nn.Module, images: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,8 +4,10 @@ f's features are (N, L, D): L cells of D numbers, see `extractors`. The same g a
 fully-connected layer that all cells share is a 1×1 convolution. With L = 1 this is the paper's network. `heads` has h.
 """
 
+import logging
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +15,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fm_pose_core.bundle import MANIFEST, read_manifest
 from fm_pose_core.config import from_dict, knob
 from fm_pose_core.contract import Contract
+from fm_pose_core.errors import expect
+from fm_pose_core.files import expanded
 from fm_pose_core.learning.extractors import EXTRACTORS, Extractor
-from fm_pose_core.learning.heads import HEADS, Prediction
+from fm_pose_core.learning.heads import HEADS
+from fm_pose_core.runtime.weights import named_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,13 @@ class NetworkConfig:
     surface: bool = knob(
         False, "Whether h also answers which point of the object each cell shows, for objects (beyond the paper)."
     )
+    distance: bool = knob(False, "Whether h also answers how far away the object is, for objects (beyond the paper).")
     mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
-        "", "Initial weights of vgg16: a torchvision state dict file, 'torchvision' for the published one; empty: none."
+        "",
+        "Where the weights begin: the folder of a bundle, of which all is taken that fits (that of other objects saves "
+        "a part of the training); for vgg16 also a torchvision state dict file, or 'torchvision' for the published "
+        "one. Empty: random ones.",
     )
 
 
@@ -71,7 +83,9 @@ class FeatureMapping(nn.Module):
         self.g: nn.Module = Mapping(self.f.feature_size) if config.mapping else nn.Identity()
         self.h = HEADS[contract.head](self.f.feature_size, self.f.cells, contract)
         self.f.initialise()
-        if config.weights:
+        if (bundle := expanded(config.weights) / MANIFEST).is_file():
+            _take_over(self, bundle.parent)
+        elif config.weights:
             self.f.load_weights(config.weights)
         self.f_s: Extractor | None = deepcopy(self.f) if unshared else None
 
@@ -81,6 +95,18 @@ class FeatureMapping(nn.Module):
         is."""
         planes = images.permute(0, 3, 1, 2).float()
         return (planes - 127.5) * (1.0 / 64.0) if images.dtype == torch.uint8 else planes
+
+
+def _take_over(model: FeatureMapping, bundle: Path) -> None:
+    """All weights of a bundle that have the name and the shape of one of the model's. Raises InputError if f has none
+    of them."""
+    file = bundle / str(read_manifest(bundle)["network"]["file"])
+    stored, own = named_weights(file), model.state_dict()
+    fitting = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape}
+    of_f = sum(k.startswith("f.") for k in fitting)
+    expect(of_f > 0, "network.weights", f"a bundle with an f like {model.config.extractor}", f"{bundle}, another one")
+    model.load_state_dict({k: torch.from_numpy(v.copy()).float() for k, v in fitting.items()}, strict=False)
+    log.info("%s: %d of %d parameters begin as there, %d of them of f", bundle, len(fitting), len(own), of_f)
 
 
 class Fused(nn.Module):
@@ -94,7 +120,7 @@ class Fused(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(N, S, S, C), see Contract -> the outputs in the contract's order and units."""
-        prediction: Prediction = self.h(self.g(self.f(FeatureMapping.normalise(image))))
+        prediction = self.h(self.g(self.f(FeatureMapping.normalise(image))))
         answers = self.h.decode(prediction)
         return tuple(answers[x.name] for x in self.contract.outputs)
 

@@ -38,8 +38,9 @@ def _tile(window: NDArray[Any], label: NDArray[Any], contract: Contract, edges: 
         window = np.repeat(np.uint8(120 - 110 * window) * np.uint8(window < 1), 3, -1)
     tile = cv2.resize(np.ascontiguousarray(window), (TILE, TILE), interpolation=cv2.INTER_NEAREST)
     answer = contract.outputs[0]
-    label = np.asarray(label, dtype=np.float64).reshape(-1, *answer.shape[-2:])[0]  # the first of equivalent ones
-    scaled = (label[:, :2] - answer.shift) / answer.scale
+    label = np.asarray(label, dtype=np.float64)
+    label = label[0] if label.ndim > 2 else label  # the first of equivalent ones
+    scaled = (label[~np.isnan(label[:, 0]), :2] - answer.shift) / answer.scale
     points = [(round(u), round(v)) for u, v in (scaled + 1) * TILE / 2 - 0.5]
     for a, b in edges:
         cv2.line(tile, points[a], points[b], LINE, 1, cv2.LINE_AA)

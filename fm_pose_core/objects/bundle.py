@@ -13,11 +13,14 @@ from fm_pose_core.bundle import (
     CalibrationEntry,
     FileEntry,
     Manifest,
+    Network,
     NetworkEntry,
     NetworkFile,
+    check_sizes,
     is_name,
     write,
     write_file,
+    write_network,
 )
 from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.contract import CORNERS, Contract, object_contract
@@ -25,7 +28,7 @@ from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, box_corners
 from fm_pose_core.objects.crop import Crop
 
-OBJECT_POSE = "object_pose"
+OBJECT_POSE, DETECTOR = "object_pose", "detector"
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,15 @@ class ObjectEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectManifest(Manifest):
-    """objects: in the order of the network's outputs."""
+    """objects: in the order of the network's outputs. detector: the network that finds them in an image, or None."""
 
     objects: tuple[ObjectEntry, ...]
+    detector: NetworkEntry | None = None
 
     @property
     def files(self) -> tuple[FileEntry | NetworkEntry, ...]:
-        return *super().files, *(x.mesh for x in self.objects if x.mesh is not None)
+        detector = () if self.detector is None else (self.detector,)
+        return *super().files, *(x.mesh for x in self.objects if x.mesh is not None), *detector
 
     def check(self) -> None:
         expect(bool(self.objects), "objects", "at least one", "none")
@@ -67,6 +72,8 @@ class ObjectManifest(Manifest):
         answer = self.network.contract.outputs[0]
         known = math.prod(answer.shape[:-2])
         expect(known == len(self.objects), "objects", f"{known}, as the output {answer.name} has", len(self.objects))
+        if self.detector is not None:
+            _check_detector(self.detector.contract, len(self.objects))
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,12 @@ class ObjectBundle(Bundle):
     def name(self) -> str:
         return ", ".join(x.name for x in self.objects)
 
+    @property
+    def detector(self) -> Network | None:
+        """The network that finds the objects in an image, if there is one."""
+        entry = self.manifest.detector
+        return None if entry is None else Network(self.path, entry)
+
     def object(self, name: str = "") -> BundledObject:
         """By its name; the empty name is that of the only one. Raises InputError for a name that is not known."""
         if not name:
@@ -189,9 +202,16 @@ class ObjectInBundle:
         return ObjectEntry(self.name, int(self.id), *box, diameter, symmetries, focal, mesh, fill)
 
 
-def write_object_bundle(path: str | Path, network: NetworkFile, objects: Sequence[ObjectInBundle]) -> ObjectBundle:
+def write_object_bundle(
+    path: str | Path, network: NetworkFile, objects: Sequence[ObjectInBundle], detector: NetworkFile | None = None
+) -> ObjectBundle:
     """Write the bundle of `objects`, in the order of the network's outputs, and load it back; see bundle.write."""
-    return write(ObjectBundle, path, network, lambda folder: {"objects": tuple(x.entry(folder) for x in objects)})
+
+    def entries(folder: Path) -> dict[str, Any]:
+        found = {} if detector is None else {DETECTOR: write_network(folder / "detector.onnx", detector)}
+        return {"objects": tuple(x.entry(folder) for x in objects), **found}
+
+    return write(ObjectBundle, path, network, entries)
 
 
 def _check_contract(contract: Contract) -> None:
@@ -205,9 +225,23 @@ def _check_contract(contract: Contract) -> None:
         cells = shapes.get("presence", (0,))[-1]
         expect(math.isqrt(cells) ** 2 == cells > 0, "network.contract.outputs", "a square number of cells", cells)
         wanted |= {"points": (*objects, cells, 3), "doubt": (*objects, cells), "presence": (*objects, cells)}
+    if "distance" in shapes:
+        wanted |= {"distance": objects, "distance_spread": objects}
     fits = list(shapes.items()) == list(wanted.items()) and len(objects) <= 1
     told, got = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (wanted, shapes))
     expect(fits, "network.contract.outputs", told, got)
+
+
+def _check_detector(contract: Contract, objects: int) -> None:
+    """That the network sees colours and answers what Detector reads."""
+    where = "detector.contract"
+    check_sizes(contract, where)
+    expect(contract.channels == 3, f"{where}.channels", "3", contract.channels)
+    expect(contract.head == "centres", f"{where}.head", "centres", repr(contract.head))
+    shapes = [(x.name, x.shape) for x in contract.outputs]
+    cells = shapes[-1][1][-1]
+    fits = shapes == [("centre", (cells, 2)), ("heat", (objects, cells))] and math.isqrt(cells) ** 2 == cells
+    expect(fits, f"{where}.outputs", f"centre (cells, 2), heat ({objects}, cells), of a square number of cells", shapes)
 
 
 def _check_object(x: ObjectEntry, where: str) -> None:

@@ -35,6 +35,10 @@ class Crop:
         """The rule whose window is `margin` times an object of `diameter` at its `nearest` distance (metres)."""
         return cls(size, size * nearest / (margin * diameter))
 
+    def unit_distance(self, box_corners: Array) -> float:
+        """At which the diagonal of a box (8, 3) would cover the whole width of the window; in the corners' unit."""
+        return float(self.focal / self.size * np.linalg.norm(np.ptp(box_corners, axis=0)))
+
     def zoomed(self, factor: float) -> "Crop":
         """The rule of a window that is `factor` times finer, and shows as much less."""
         return Crop(self.size, self.focal * factor)

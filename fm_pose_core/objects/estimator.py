@@ -10,6 +10,7 @@ from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.errors import expect
 from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.objects.detection.detector import Detector
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
 from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
@@ -33,6 +34,7 @@ class PoseEstimator:
     ) -> None:
         self.bundle, self.backend, self.refiner = bundle, backend, refiner
         self.config = config or EstimatorConfig()
+        self._detector: Detector | None = None
         self._solvers: dict[tuple[str, int], ObjectSolver] = {}
 
     @classmethod
@@ -41,6 +43,31 @@ class PoseEstimator:
         config = config or EstimatorConfig()
         bundle = ObjectBundle.load(bundle_dir)
         return cls(bundle, load_backend(bundle, config), config)
+
+    @property
+    def can_detect(self) -> bool:
+        """Whether the bundle holds a detector."""
+        return self.bundle.detector is not None
+
+    @property
+    def detector(self) -> Detector:
+        """Finds the objects in an image; loaded when it is first asked for. Raises InputError if the bundle has none,
+        or if no engine loads it."""
+        if self._detector is None:
+            network = self.bundle.detector
+            expect(network is not None, str(self.bundle.path), "a bundle with a detector", "one without")
+            assert network is not None
+            backend = load_backend(network, self.config)
+            names = [x.name for x in self.bundle.objects]
+            self._detector = Detector(names, network.contract.size, backend.infer)
+        return self._detector
+
+    def find(self, image: NDArray[np.uint8], camera: Camera) -> list[tuple[Window, ObjectPose]]:
+        """All objects that the bundle's detector finds in an image, and their poses; the likeliest first. Otherwise as
+        `estimate_many`. Raises InputError if the bundle has no detector."""
+        _check_image(image, camera)
+        windows = [x.window for x in self.detector.detect(image, camera, self.config.min_detection)]
+        return list(zip(windows, self.estimate_many(image, camera, windows), strict=True))
 
     def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose:
         """Pose of the object that `window` centres on.

@@ -22,10 +22,13 @@ from fm_pose_core.files import Frames, read_image
 from fm_pose_core.geometry import Array
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, Key, ObjectModel, Result, key, relabelled
 from fm_pose_core.objects.cases import Case, Evaluation, Prediction, mean_summary, summarise
+from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.metrics import pose_errors
 from fm_pose_core.objects.windows import displaced, match_windows, read_windows, true_windows
 from fm_pose_core.rendering.mesh import read_vertices
 from fm_pose_core.types import Camera, ObjectPose, Window
+
+LEAST_LIKELY = 0.05  # score from which on a detection counts, where it is known that the object is there
 
 
 class Estimator(Protocol):
@@ -38,7 +41,7 @@ class Estimator(Protocol):
 class OfObject:
     """An estimator for one of the objects that it knows. name: of the object."""
 
-    estimator: Estimator
+    estimator: PoseEstimator
     name: str
 
     def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose:
@@ -62,17 +65,26 @@ def evaluate_bop(
 ) -> Evaluation:
     """Estimate and score the poses of the objects that `estimators` (by object id) know.
 
-    window: "gt" for the projected centre of the object's box, or a file of 2D detections (`read_windows`). displace:
-    pixels, see `displaced`. The rest as in `select_instances` and `predict`. Raises InputError for a dataset, split,
-    object or file that is missing or broken.
+    window: "gt" for the projected centre of the object's box, "detect" for the bundles' own detectors, or a file of 2D
+    detections (`read_windows`). displace: pixels, see `displaced`. The rest as in `select_instances` and `predict`.
+    Raises InputError for a dataset, split, object or file that is missing or broken.
     """
     instances, notes = select_instances(
         dataset, split, estimators, frames=frames, min_visibility=min_visibility, all_instances=all_instances
     )
-    windows = true_windows(dataset, instances) if window == "gt" else match_windows(instances, read_windows(window))
+    spent: dict[Path, float] = {}
+    if window == "gt":
+        windows: list[Window | None] = true_windows(dataset, instances)
+    elif window == "detect":
+        found, spent = detect_windows(instances, estimators, show_progress=show_progress)
+        windows = match_windows(instances, found)
+    else:
+        windows = match_windows(instances, read_windows(window))
     if displace:
         windows = displaced(instances, windows, displace, seed)
-    predictions = predict(instances, estimators, windows, keep_rejected=keep_rejected, show_progress=show_progress)
+    predictions = predict(
+        instances, estimators, windows, keep_rejected=keep_rejected, show_progress=show_progress, spent=spent
+    )
     settings = {
         "root": str(dataset.root),
         "split": split,
@@ -176,6 +188,33 @@ def _targets_or_visible(
 # --- predict ---------------------------------------------------------------------------------------------------------
 
 
+def detect_windows(
+    instances: Sequence[Instance], estimators: Mapping[int, Estimator], *, show_progress: bool = False
+) -> tuple[dict[Key, list[tuple[float, Window]]], dict[Path, float]]:
+    """What the bundles' own detectors find in the instances' images, as `read_windows` gives it, and the seconds that
+    it took in each image. As BOP's task tells which objects an image shows, also what is less likely than an estimator
+    would take by itself. Raises InputError for a bundle without a detector."""
+    of_objects = {k: x for k, x in estimators.items() if isinstance(x, OfObject)}
+    expect(len(of_objects) == len(estimators), "--window detect", "bundles with a detector", "other estimators")
+    images = {x.image_path: x for x in instances}
+    found: dict[Key, list[tuple[float, Window]]] = defaultdict(list)
+    spent: dict[Path, float] = defaultdict(float)
+    for estimator in {id(x.estimator): x.estimator for x in of_objects.values()}.values():
+        ids = {x.name: x.object_id for x in estimator.bundle.objects}
+        detector, warm = estimator.detector, False
+        for path, x in tqdm(images.items(), "detect", unit="image", disable=not show_progress):
+            image = read_image(path)
+            if not warm:
+                detector.detect(image, x.camera)
+                warm = True
+            start = time.perf_counter()
+            windows = detector.detect(image, x.camera, LEAST_LIKELY)
+            spent[path] += time.perf_counter() - start
+            for one in windows:
+                found[x.scene_id, x.im_id, ids[one.window.object]].append((one.score, one.window))
+    return found, spent
+
+
 def predict(
     instances: Sequence[Instance],
     estimators: Mapping[int, Estimator],
@@ -183,11 +222,13 @@ def predict(
     *,
     keep_rejected: bool = False,
     show_progress: bool = False,
+    spent: Mapping[Path, float] | None = None,
 ) -> list[Prediction]:
     """One prediction for each instance that has a window; each image is read once.
 
     With `keep_rejected`, poses that the estimator's gate refused count as accepted (a refused solution without any
-    pose stays refused). The results' time is that of all estimates in their image, as BOP wants it.
+    pose stays refused). The results' time is that of all estimates in their image, as BOP wants it, with the seconds
+    that were `spent` on it before.
     """
     images: dict[Path, list[int]] = defaultdict(list)
     for index, instance in enumerate(instances):
@@ -202,7 +243,7 @@ def predict(
             instance, window = instances[index], windows[index]
             assert window is not None
             made.append((instance, *_timed(estimators[instance.object_id], image, instance, window, warm)))
-        total = sum(seconds for _, _, seconds in made)
+        total = sum(seconds for _, _, seconds in made) + (spent or {}).get(path, 0.0)
         for instance, pose, seconds in made:
             accepted = pose.accepted or (keep_rejected and bool(np.isfinite(pose.reprojection_error)))
             result = Result(*key(instance), pose.score, pose.T_camera_object, total)

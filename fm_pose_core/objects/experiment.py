@@ -16,9 +16,10 @@ from fm_pose_core.geometry import BOX_EDGES, apply, box_corners
 from fm_pose_core.learning.experiment import Experiment, Export
 from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
-from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
+from fm_pose_core.objects.bundle import DETECTOR, ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.photographs import prepare_real_views
+from fm_pose_core.objects.detection.samples import DetectorConfig
+from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
 from fm_pose_core.objects.validation import KnownObject, Validation, spread_scale
@@ -84,6 +85,12 @@ class ObjectExperiment(Experiment):
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     real: RealConfig = field(default_factory=RealConfig)
     backgrounds: BackgroundConfig = field(default_factory=BackgroundConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+
+    def parts(self) -> "dict[str, Experiment]":
+        from fm_pose_core.objects.detection.experiment import DetectorExperiment
+
+        return {DETECTOR: DetectorExperiment.of(self)}
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -92,7 +99,7 @@ class ObjectExperiment(Experiment):
     def contract(self) -> Contract:
         cell = EXTRACTORS[self.network.extractor].cell
         cells = (self.crop.size // cell) ** 2 if self.network.surface else 0
-        return object_contract(self.crop.size, len(self.objects), cells)
+        return object_contract(self.crop.size, len(self.objects), cells, self.network.distance)
 
     def read_data(self) -> "ObjectData":
         """Read the meshes and the real images. Raises InputError for what is missing."""
@@ -139,7 +146,7 @@ class ObjectData:
             )
             for m, x in zip(self.models, self.source.objects, strict=True)
         ]
-        return write_object_bundle(path, export.file(scale), objects)
+        return write_object_bundle(path, export.file(scale), objects, export.parts.get(DETECTOR))
 
 
 def _check(experiment: ObjectExperiment) -> None:
@@ -207,7 +214,8 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     expect(bool(own), "data.training_frames", f"images with object {config.id} ({model.name})", "none")
     photographed = max(x.camera.K[0, 0] for x in own) / crop.focal
     patch = crop.patch(float(np.clip(photographed, 1.0, FINEST)) if rule.zoom else 1.0)
-    views, colours = prepare_real_views(dataset, experiment.data.split, own, mesh, patch, assets.center)
+    lights = LIGHTS if experiment.real.paired_light > 0 else 0
+    views, colours = prepare_real_views(dataset, experiment.data.split, own, mesh, patch, assets.center, lights)
     return replace(assets, patch=patch, views=views, colours=colours)
 
 

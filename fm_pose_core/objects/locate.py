@@ -1,10 +1,10 @@
 """Where to look for objects in an image: locators give windows to the estimator.
 
-A fixed region, 2D detections and the last poses are locators; a detector of our own will be one. The paper takes the
-window from a given bounding box (section 4.1).
+A fixed region, 2D detections, the bundle's own detector and the last poses are locators. The paper takes the window
+from a given bounding box (section 4.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.geometry import Array, apply
+from fm_pose_core.objects.detection.detector import Found
 from fm_pose_core.types import Camera, Detection, Window
 
 Image = NDArray[np.uint8]
@@ -64,6 +65,19 @@ class Detected:
         wanted = [(s, d) for s, d in scored if s is not None and s >= self.min_score]
         wanted.sort(key=lambda pair: -pair[0])
         return [d for _, d in wanted[: self.count]]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What the bundle's own detector finds, best first. object: its name. find: all that it finds in this image; it is
+    asked only when it is needed. count: how many are taken, at most."""
+
+    object: str
+    find: Callable[[], Sequence[Found]]
+    count: int = 1
+
+    def locate(self, image: Image, camera: Camera) -> list[Window]:
+        return [x.window for x in self.find() if x.window.object == self.object][: self.count]
 
 
 @dataclass(frozen=True)

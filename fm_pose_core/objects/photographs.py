@@ -33,18 +33,18 @@ class RealView:
     """A real object patch and what is drawn at the same pose.
 
     photo: (P, P, 3) uint8. visible: (P, P) uint8, the mask of what is not occluded (antialiased). cad: (P, P, 4) uint8
-    premultiplied rendering of the whole object; lit_cads: the same under random lights. whole_surface, surface: (P, P,
-    3) float16, the points of the whole and of the visible object, object frame, metres, NaN elsewhere. T_view_object:
-    (4, 4) in the patch's camera. trusted: whether the visible mask agrees with the dataset's visible fraction
-    (occluders without a mesh spoil it).
+    premultiplied rendering of the whole object; lit_cads: the same under random lights, if there are to be any.
+    surface: (P, P, 3) float16, the points of the whole object, object frame, metres, NaN elsewhere; hidden: (P, P),
+    where another object stands before it. T_view_object: (4, 4) in the patch's camera. trusted: whether the visible
+    mask agrees with the dataset's visible fraction (occluders without a mesh spoil it).
     """
 
     photo: Image
     visible: Image
     cad: Image
     lit_cads: tuple[Image, ...]
-    whole_surface: NDArray[np.float16]
     surface: NDArray[np.float16]
+    hidden: NDArray[np.bool_]
     T_view_object: Array
     trusted: bool
     visible_fraction: float
@@ -60,10 +60,17 @@ class _Patch:
 
 
 def prepare_real_views(
-    dataset: BopDataset, split: str, instances: list[Instance], mesh: Mesh, camera: Crop, center: Array
+    dataset: BopDataset,
+    split: str,
+    instances: list[Instance],
+    mesh: Mesh,
+    camera: Crop,
+    center: Array,
+    lights: int = LIGHTS,
 ) -> tuple[list[RealView], NDArray[np.float32]]:
-    """Patches of all `instances` (of one object) that the virtual `camera` sees (Crop.patch), and the per-photo vertex
-    colours (I, V, 3) float32 RGB, NaN where a vertex is not seen in a trusted photo."""
+    """Patches of all `instances` (of one object) that the virtual `camera` sees (Crop.patch), each with so many lit
+    renderings, and the per-photo vertex colours (I, V, 3) float32 RGB, NaN where a vertex is not seen in a trusted
+    photo."""
     expect(bool(instances), "real training instances", "at least one", "none")
     patches = [_patch(x, camera, center) for x in instances]
     others = others_in_image(instances, dataset.instances(split))
@@ -72,7 +79,8 @@ def prepare_real_views(
     rng = np.random.default_rng(0)
     views, colours = [], np.full((len(instances), len(mesh.vertices), 3), np.nan, np.float32)
     for i, (instance, patch) in enumerate(zip(instances, patches, strict=True)):
-        view, front = _real_view(patch, occluders[i], instance.visible_fraction, renderer, camera.K, rng)
+        told = instance.visible_fraction
+        view, front = _real_view(patch, occluders[i], told, renderer, camera.K, lights, rng)
         views.append(view)
         if view.trusted:
             seen, uv = _seen_vertices(view, front, renderer, camera.K)
@@ -115,7 +123,13 @@ def occluding_depth(
 
 
 def _real_view(
-    patch: _Patch, occluder: NDArray[np.float32], told: float, renderer: Renderer, K: Array, rng: np.random.Generator
+    patch: _Patch,
+    occluder: NDArray[np.float32],
+    told: float,
+    renderer: Renderer,
+    K: Array,
+    lights: int,
+    rng: np.random.Generator,
 ) -> tuple[RealView, NDArray[np.float32]]:
     """The view, and the depth of its visible part (P, P) metres, 0 elsewhere. told: the dataset's visible fraction."""
     T = patch.T_view_object
@@ -126,12 +140,12 @@ def _real_view(
     visible = np.minimum(cad[..., 3], cv2.GaussianBlur(unhidden, (3, 3), 0.6))
     fraction = float(visible.sum() / max(1, int(cad[..., 3].sum())))
     trusted = bool(fraction > 0.3 and (np.isnan(told) or abs(fraction - told) < 0.08))
-    whole = surface_points(depth, T, K)
-    surface = np.where(hidden[..., None], np.float16(np.nan), whole)
-    normals = renderer.render_normals(T)
-    lit = tuple(shade(cad, normals, rng) for _ in range(LIGHTS))
+    lit: tuple[Image, ...] = ()
+    if lights:
+        normals = renderer.render_normals(T)
+        lit = tuple(shade(cad, normals, rng) for _ in range(lights))
     known = fraction if np.isnan(told) else told
-    view = RealView(patch.photo, visible, cad, lit, whole, surface, T, trusted, known)
+    view = RealView(patch.photo, visible, cad, lit, surface_points(depth, T, K), behind, T, trusted, known)
     return view, np.where(hidden, np.float32(0), depth)
 
 

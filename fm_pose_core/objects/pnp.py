@@ -89,6 +89,22 @@ def refine_pnp(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: 
     return PnpSolution(T, rms, covariance, True)
 
 
+def with_distance(found: PnpSolution, center: Array, distance: float, sigma: float) -> PnpSolution:
+    """The pose after another measurement: the distance (metres) of the object's point `center` (3,) from the camera,
+    whose logarithm has the standard deviation `sigma`. A Kalman update; it moves what the corners leave open, which is
+    next to the line of sight alone."""
+    start, P = found.T_camera_object, found.covariance
+    T, step = start, np.zeros(6)
+    for _ in range(2):  # the second time from nearby, where it is linear enough
+        turned = T[:3, :3] @ center
+        p = turned + T[:3, 3]
+        J = np.concatenate([p, np.cross(turned, p)]) / float(p @ p)  # of log |p| by (d, w)
+        gain = P @ J / float(J @ P @ J + sigma**2)
+        step = gain * (np.log(distance / np.linalg.norm(p)) + float(J @ step))
+        T = transform(exp_so3(step[3:]) @ start[:3, :3], start[:3, 3] + step[:3])
+    return replace(found, T_camera_object=T, covariance=P - np.outer(gain, J @ P))
+
+
 def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
     """(6, 6) covariance of a pose in frame b -> in frame a that is turned against it by R_a_b (3, 3), same origin."""
     A = np.zeros((6, 6))

@@ -27,7 +27,6 @@ from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.renderer import Renderer
 
 Image = NDArray[np.uint8]
-Surface = NDArray[np.float16]
 ZOOMED, JITTER = 0.5, np.log(1.25)  # share of windows that are zoomed; how the object's size varies in them
 
 
@@ -72,12 +71,14 @@ class RealConfig:
 @dataclass
 class View:
     """Layers that share one camera: `layers` maps a name to (P, P, C) uint8; surface (P, P, 3) float16: the object's
-    point seen in each pixel, object frame, metres, NaN where there is none; T_view_object (4, 4); K (3, 3)."""
+    point seen in each pixel, object frame, metres, NaN where there is none; T_view_object (4, 4); K (3, 3); hidden
+    (P, P): where something stands before the object, None: nowhere."""
 
     layers: dict[str, Image]
     surface: NDArray[np.float16]
     T_view_object: Array
     K: Array
+    hidden: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Labeller:
         S = [np.eye(4), *assets.symmetries]
         S += [np.eye(4)] * (equivalents - len(S))
         self.index = np.array(assets.index)  # () int64
+        self.center, self.size = assets.center, assets.crop.size
         self.corners = np.stack([apply(s, assets.corners) for s in S])  # (S, 8, 3)
         self.frames = np.stack([inverse(s)[:3] for s in S]).astype(np.float32)  # (S, 3, 4)
 
@@ -121,6 +123,13 @@ class Labeller:
         """(S, 8, 2): the corners' pixels for a camera K (3, 3) in each of the equivalent poses."""
         points = apply(T_view_object, self.corners.reshape(-1, 3))
         return project(K, points).reshape(*self.corners.shape[:2], 2).astype(np.float32)
+
+    def distance(self, K: Array, T_view_object: Array) -> NDArray[np.float32]:
+        """(): the logarithm of the object's distance from a camera K (3, 3), which may be turned; 0 where the object
+        would cover the window (contract.object_contract)."""
+        crop = Crop(self.size, float(np.sqrt(np.linalg.det(K))))
+        distance = np.linalg.norm(apply(T_view_object, self.center[None]))
+        return np.log(distance / crop.unit_distance(self.corners[0])).astype(np.float32)
 
 
 class Zoom:
@@ -142,7 +151,7 @@ class SyntheticSamples:
     """T^S: renderings over random backgrounds, with their corners. Labels as heads.CornerVotes and
     losses.SurfacePoints want them."""
 
-    names: tuple[str, ...] = ("x_s", "y_s", "k_s", "e_s", "p_s")
+    names: tuple[str, ...] = ("x_s", "y_s", "d_s", "k_s", "e_s", "p_s")
 
     def __init__(
         self,
@@ -167,8 +176,9 @@ class SyntheticSamples:
         return render_view(self.renderer, T, K, {"cad": 0}, self.config.appearance, self.rng)
 
     def draw(self) -> tuple[NDArray[Any], ...]:
-        """-> image (size, size, 3) uint8 RGB; corners (S, 8, 2) float32 in window pixels; the object's index; frames
-        (S, 3, 4) of the equivalent poses; points (L, 3) float32, see `cell_points`."""
+        """-> image (size, size, 3) uint8 RGB; corners (S, 8, 2) float32 in window pixels; the logarithm of the distance
+        () float32; the object's index; frames (S, 3, 4) of the equivalent poses; points (L, 3) float32, see
+        `cell_points`."""
         if self._ring.wants_more():
             view = self._render()
             self._ring.add(view)
@@ -183,7 +193,8 @@ class SyntheticSamples:
         points = cell_points(view.surface, H, self.crop.size, self.cell)
         image = self.around.finish(image, points, self.index, config.appearance, rng)
         label = self.labeller
-        return image, label.label(H @ view.K, view.T_view_object), label.index, label.frames, points
+        camera = H @ view.K, view.T_view_object
+        return image, label.label(*camera), label.distance(*camera), label.index, label.frames, points
 
     def close(self) -> None:
         self.renderer.close()
@@ -192,7 +203,7 @@ class SyntheticSamples:
 class PairSamples:
     """T^M: a real image and the CAD rendering of the same pose over the same real image. The real half is T^R."""
 
-    names: tuple[str, ...] = ("x_r", "x_m", "y_r", "k_r", "e_r", "p_r", "p_m")
+    names: tuple[str, ...] = ("x_r", "x_m", "y_r", "d_r", "k_r", "e_r", "p_r", "p_m")
 
     def __init__(
         self,
@@ -228,8 +239,8 @@ class PairSamples:
 
     def draw(self) -> tuple[NDArray[Any], ...]:
         """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (S, 8, 2) float32,
-        window pixels; the object's index; frames (S, 3, 4) of the equivalent poses; points (L, 3) float32 of either
-        image, see `cell_points`.
+        window pixels; the logarithm of the distance () float32; the object's index; frames (S, 3, 4) of the equivalent
+        poses; points (L, 3) float32 of either image, see `cell_points`.
 
         The synthetic image is clean: the whole object drawn over the real image (section 3.1), over what occludes it
         there too, and without the occluders and the jitter that `appearance` adds to the real one. g learns to see
@@ -237,13 +248,15 @@ class PairSamples:
         kind, config, label = self.rng.uniform(), self.config, self.labeller
         if kind < config.novel_views:
             view, H, K, photo, cad, background = self._novel()
-            surfaces, images = (view.surface, view.surface), (over(photo, background), over(cad, background))
+            images = over(photo, background), over(cad, background)
         else:
-            view, H, K, images, surfaces = self._photographed(kind < config.novel_views + config.plain)
-        points, whole_points = (cell_points(surface, H, self.crop.size, self.cell) for surface in surfaces)
+            view, H, K, images = self._photographed(kind < config.novel_views + config.plain)
+        whole_points = cell_points(view.surface, H, self.crop.size, self.cell)
+        points = cell_points(view.surface, H, self.crop.size, self.cell, view.hidden)
         real_image = self.around.finish(images[0], points, self.index, config.appearance, self.rng)
-        corners = label.label(K, view.T_view_object)
-        return real_image, images[1], corners, label.index, label.frames, points, whole_points
+        camera = K, view.T_view_object
+        told = label.label(*camera), label.distance(*camera), label.index, label.frames
+        return real_image, images[1], *told, points, whole_points
 
     def _novel(self) -> tuple[View, Array, Array, Image, Image, Image]:
         """A view that nobody photographed, H (view pixels -> window pixels), K of the window, both layers there, and
@@ -253,21 +266,20 @@ class PairSamples:
         photo, cad = (warp(view.layers[k], H, self.crop.size) for k in ("photo", "cad"))
         return view, H, K, photo, cad, self.around.backgrounds.draw()
 
-    def _photographed(self, plain: bool) -> tuple[View, Array, Array, tuple[Image, Image], tuple[Surface, Surface]]:
-        """A photographed view, H, K, the real and the synthetic image, and the points that each shows. plain: with its
-        own background and occluders."""
+    def _photographed(self, plain: bool) -> tuple[View, Array, Array, tuple[Image, Image]]:
+        """A photographed view, H, K, and the real and the synthetic image. plain: with its own background and
+        occluders."""
         rng, size, views = self.rng, self.crop.size, self.views if plain else self.trusted
         real = views[int(rng.integers(len(views)))]
-        view = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K)
+        view = View({"photo": real.photo}, real.surface, real.T_view_object, self.patch.K, real.hidden)
         H, K = self._warp(view, self.zoom.draw(real.T_view_object).K, self.config.in_plane, self.config.rescale)
         photo = warp(real.photo, H, size, border=cv2.BORDER_REPLICATE)
         lit = rng.uniform() < self.config.paired_light
         cad = warp(real.lit_cads[int(rng.integers(len(real.lit_cads)))] if lit else real.cad, H, size)
-        surfaces = (real.surface, real.whole_surface)
         if plain:
-            return view, H, K, (photo, over(cad, photo)), surfaces
+            return view, H, K, (photo, over(cad, photo))
         mask, background = warp(real.visible, H, size), self.around.backgrounds.draw()
-        return view, H, K, (blend(photo, mask, background), over(cad, background)), surfaces
+        return view, H, K, (blend(photo, mask, background), over(cad, background))
 
     def _warp(self, view: View, K_window: Array, in_plane: float, rescale: float) -> tuple[Array, Array]:
         R = window_rotation(self.rng, K_window[0, 0], in_plane, self.config.displacement)
@@ -342,15 +354,20 @@ def render_view(
     return View(layers, surface_points(depth, T, K), T, K)
 
 
-def cell_points(surface: NDArray[np.float16], H: Array, size: int, cell: int) -> NDArray[np.float32]:
+def cell_points(
+    surface: NDArray[np.float16], H: Array, size: int, cell: int, hidden: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """The object's point behind the centre of each cell of `cell`×`cell` pixels of the window, row by row: (L, 3)
-    object frame, metres, NaN where the object is not seen. H (3, 3): view pixels -> window pixels."""
+    object frame, metres, NaN where the object is not seen, or `hidden` (pixels of the view) by another. H (3, 3): view
+    pixels -> window pixels."""
     uvw = _cell_centres(size, cell) @ np.linalg.inv(H).T
     u, v = np.rint(uvw[:, :2] / uvw[:, 2:]).astype(int).T
     height, width = surface.shape[:2]
     inside = (u >= 0) & (v >= 0) & (u < width) & (v < height)
     points = np.full((len(uvw), 3), np.nan, np.float32)
     points[inside] = surface[v[inside], u[inside]]
+    if hidden is not None:
+        points[inside] = np.where(hidden[v[inside], u[inside], None], np.float32(np.nan), points[inside])
     return points
 
 

@@ -13,22 +13,26 @@ from numpy.typing import NDArray
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, apply, transform
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, solve_pnp
+from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, solve_pnp, with_distance
 from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Window
+
+FINEST_LOG, LARGEST_LOG = 2e-3, 5.0  # of a distance: none is known better, none is farther off
 
 Outputs = Mapping[str, NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]
 
 
 class Answer(NamedTuple):
-    """What the network says of a window: corners of the box and their deviation (8, 2), window pixels; and what it sees
-    of the surface, if it was made to say."""
+    """What the network says of a window: corners of the box and their deviation (8, 2), window pixels; and, if it was
+    made to say, what it sees of the surface, and the distance of the box's centre, metres, with the deviation of its
+    logarithm."""
 
     corners: Array
     deviation: Array
     surface: Measured | None = None
+    distance: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,15 @@ class ObjectSolver:
         answers = self.crop.view_to_window(corners.astype(np.float64), np.array(self._views))
         # How far the views disagree says no more about the error than their spread does (measured).
         surface = self._surface(outputs) if "points" in outputs else None
-        return Answer(answers.mean(0), np.sqrt(np.square(spread).mean(0)), surface)
+        distance = self._distance(outputs) if "distance" in outputs else None
+        return Answer(answers.mean(0), np.sqrt(np.square(spread).mean(0)), surface, distance)
+
+    def _distance(self, outputs: Outputs) -> tuple[float, float]:
+        """The mean over the views; turning the camera leaves a distance as it is."""
+        logs, spread = (outputs[k].reshape(self.views, -1)[:, self.index] for k in ("distance", "distance_spread"))
+        log = float(np.clip(logs.mean(dtype=np.float64), -LARGEST_LOG, LARGEST_LOG))
+        metres = self.crop.unit_distance(self.box_corners) * math.exp(log)
+        return metres, float(np.sqrt(np.square(spread, dtype=np.float64).mean()))
 
     def _surface(self, outputs: Outputs) -> Measured:
         """The points of all cells, of all views, that show the object."""
@@ -81,13 +93,16 @@ class ObjectSolver:
 
     def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> Solution:
         """From the network's answer to the pose in the camera's frame, by PnP."""
-        corners, deviation, surface = answer
+        corners, deviation, surface, distance = answer
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
         if surface is not None and len(surface.points) >= FEWEST:
             found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
         image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), image_corners, np.inf, found.covariance, np.inf, found.reason)
+        if distance is not None and np.isfinite(distance).all():
+            sigma = max(spread_scale * distance[1], FINEST_LOG)
+            found = with_distance(found, self.box_corners.mean(0), distance[0], sigma)
         T = transform(look.R_camera_window, np.zeros(3)) @ found.T_camera_object
         covariance = rotate_covariance(found.covariance, look.R_camera_window)
         difference = image_corners - look.camera.pixels(apply(T, self.box_corners))

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import Network
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import EngineError, InputError, expect
@@ -62,8 +62,8 @@ class Loaded:
             raise EngineError(f"{self.name} on {self.device}: {type(error).__name__}: {told}") from error
 
 
-def load_backend(bundle: Bundle, config: EngineConfig | None = None) -> Backend:
-    """Load the bundle's network with the engine, precision and threads that `config` asks for.
+def load_backend(bundle: Network, config: EngineConfig | None = None) -> Backend:
+    """Load a network of a bundle with the engine, precision and threads that `config` asks for.
 
     Raises InputError if the chosen engine isn't installed (naming what to install), cannot do the precision, or cannot
     load the network; "auto" takes the first engine that loads.
@@ -102,7 +102,7 @@ def check_images(images: Images, contract: Contract) -> None:
     expect(fits, "images", f"{kind} (N, {', '.join(map(str, shape))})", f"{images.dtype} {images.shape}")
 
 
-def _load(name: str, bundle: Bundle, config: EngineConfig) -> Backend:
+def _load(name: str, bundle: Network, config: EngineConfig) -> Backend:
     module, packages, install = BACKENDS[name]
     wanted = f"the Python package {' or '.join(packages)}"
     expect(_installed(name), f"backend {name}", wanted, f"none installed; try: pip install {install}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import Network
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.runtime import Floats, Images, check_contract
@@ -17,7 +17,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     precision = "fp32"
 
-    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
+    def __init__(self, bundle: Network, config: EngineConfig) -> None:
         import onnxruntime as ort
 
         expect(
@@ -52,6 +52,6 @@ def _tensors(tensors: Any) -> dict[str, tuple]:
     return {t.name: (TYPES.get(t.type, t.type), *(d if isinstance(d, int) else None for d in t.shape)) for t in tensors}
 
 
-def load(bundle: Bundle, config: EngineConfig) -> OnnxRuntimeBackend:
+def load(bundle: Network, config: EngineConfig) -> OnnxRuntimeBackend:
     """The network of `bundle` in ONNX Runtime."""
     return OnnxRuntimeBackend(bundle, config)

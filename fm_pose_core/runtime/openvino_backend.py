@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import Network
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
@@ -26,7 +26,7 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 class OpenVinoBackend:
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
+    def __init__(self, bundle: Network, config: EngineConfig) -> None:
         import openvino as ov
 
         core = ov.Core()
@@ -82,6 +82,6 @@ def _tensor(tensor: Any) -> tuple:
     return (TYPES.get(kind, kind), *sides)
 
 
-def load(bundle: Bundle, config: EngineConfig) -> OpenVinoBackend:
+def load(bundle: Network, config: EngineConfig) -> OpenVinoBackend:
     """The network of `bundle` in OpenVINO."""
     return OpenVinoBackend(bundle, config)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import Network
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
@@ -35,7 +35,7 @@ class EngineRefusedError(InputError):
 
 
 def build_engine(
-    bundle: Bundle, architecture: str | None = None, precision: str = "fp16", largest_batch: int = LARGEST_BATCH
+    bundle: Network, architecture: str | None = None, precision: str = "fp16", largest_batch: int = LARGEST_BATCH
 ) -> bytes:
     """Serialised engine of the bundle's network. How far it is goes into the log.
 
@@ -139,15 +139,15 @@ class TensorRtBackend:
 
 
 def fingerprint(
-    bundle: Bundle, architecture: str, precision: str = "fp16", largest_batch: int = LARGEST_BATCH
+    bundle: Network, architecture: str, precision: str = "fp16", largest_batch: int = LARGEST_BATCH
 ) -> Fingerprint:
     """Of the engine that `build_engine` makes with the TensorRT that is installed. Raises InputError if none is."""
     trt = _package()
-    digest = bundle.manifest.network.sha256
+    digest = bundle.network.sha256
     return Fingerprint(digest, CONVERSION, trt.__name__, trt.__version__, architecture, precision, largest_batch)
 
 
-def load(bundle: Bundle, config: EngineConfig) -> TensorRtBackend:
+def load(bundle: Network, config: EngineConfig) -> TensorRtBackend:
     """The engine for the GPU of this machine: the one that is kept from an earlier time, or one that is built now, in
     seconds to minutes."""
     precision = "fp16" if config.precision == "auto" else config.precision
@@ -164,7 +164,7 @@ def load(bundle: Bundle, config: EngineConfig) -> TensorRtBackend:
     return backend
 
 
-def _load(bundle: Bundle, precision: str, driver: Driver) -> TensorRtBackend:
+def _load(bundle: Network, precision: str, driver: Driver) -> TensorRtBackend:
     refused: EngineRefusedError | None = None
     key = fingerprint(bundle, driver.architecture, precision)
     for engine in engines(key, lambda: build_engine(bundle, None, precision)):

@@ -1,0 +1,92 @@
+"""The experiment in which the detector of a network for objects is trained: the same objects and images, a smaller
+network, whole images."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fm_pose_core.bundle import Bundle
+from fm_pose_core.contract import Contract, detector_contract
+from fm_pose_core.errors import InputError
+from fm_pose_core.learning.experiment import Export
+from fm_pose_core.learning.extractors import EXTRACTORS
+from fm_pose_core.learning.losses import LossConfig
+from fm_pose_core.learning.networks import NetworkConfig
+from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.detection.samples import SceneSource
+from fm_pose_core.objects.detection.scenes import prepare_scenes
+from fm_pose_core.objects.detection.validation import DetectorValidation
+from fm_pose_core.objects.experiment import ObjectExperiment
+from fm_pose_core.objects.samples import ObjectAssets
+
+EXTRACTOR = "fine"
+
+
+@dataclass(frozen=True)
+class DetectorExperiment(ObjectExperiment):
+    """Made `of` an experiment with objects."""
+
+    @classmethod
+    def of(cls, experiment: ObjectExperiment) -> "DetectorExperiment":
+        """With the network and the schedule that its section `detector` asks for."""
+        c = experiment.detector
+        schedule = replace(
+            experiment.schedule,
+            pretrain_images=c.pretrain_images,
+            images=c.images,
+            batch_synthetic=c.batch,
+            batch_pairs=c.batch,
+            batch_real=c.batch,
+            validate_images=max(1, c.images // 4),
+        )
+        values = {f.name: getattr(experiment, f.name) for f in fields(ObjectExperiment)} | {
+            "network": NetworkConfig(EXTRACTOR, c.width, c.features),
+            "loss": LossConfig(feature_variance=experiment.loss.feature_variance),
+            "crop": replace(experiment.crop, zoom=0.0),
+            "schedule": schedule,
+        }
+        return cls(**values)
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        return ()
+
+    def contract(self) -> Contract:
+        size = self.detector.size
+        return detector_contract(size, len(self.objects), (size // EXTRACTORS[EXTRACTOR].cell) ** 2)
+
+    def read_data(self) -> "DetectorData":  # type: ignore[override]
+        """See ObjectExperiment.read_data."""
+        data = super().read_data()
+        source = data.source
+        assets = {m.id: a for m, a in zip(data.models, source.objects, strict=True)}
+        scenes = prepare_scenes(data.training, assets, self.detector.size) if self.how.sees_real else []
+        own = SceneSource(
+            source.objects, scenes, self.detector, self.synthetic, self.real, source.photos, source.procedural_share
+        )
+        return DetectorData(own, assets, tuple(m.name for m in data.models), data.validation)
+
+
+@dataclass(frozen=True)
+class DetectorData:
+    """assets: by object id. names: of the objects, in the order of the network's outputs. validation: instances."""
+
+    source: SceneSource
+    assets: dict[int, ObjectAssets]
+    names: tuple[str, ...]
+    validation: list[Instance]
+
+    def validator(self) -> DetectorValidation | None:
+        if not self.validation:
+            return None
+        return DetectorValidation(self.validation, self.assets, self.names, self.source.config.size)
+
+    def write_bundle(self, path: Path, export: Export) -> Bundle:
+        raise InputError(f"{path}: expected the run of a network for poses, got that of its detector alone")
+
+
+if TYPE_CHECKING:
+    from fm_pose_core.learning.experiment import Data
+
+    def _is_data(data: DetectorData) -> Data:
+        return data

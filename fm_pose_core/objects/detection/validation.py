@@ -1,0 +1,59 @@
+"""Validation of the detector: real images that it is not trained with."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fm_pose_core.files import read_image
+from fm_pose_core.geometry import apply
+from fm_pose_core.learning.networks import Fused
+from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.detection.detector import Detector
+from fm_pose_core.objects.samples import ObjectAssets
+
+NEAR = 10.0  # image pixels: what is so near to the centre is good enough for a window
+VISIBLE = 0.1  # instances that show less are left out, as in the BOP benchmark
+
+
+class DetectorValidation:
+    """assets: of the known objects by id, and their names in the order of the network's outputs."""
+
+    def __init__(
+        self, instances: Sequence[Instance], assets: dict[int, ObjectAssets], names: Sequence[str], size: int
+    ) -> None:
+        self.names, self.size, self.assets = names, size, assets
+        self.images: dict[Path, list[Instance]] = defaultdict(list)
+        for x in instances:
+            self.images[x.image_path].append(x)
+
+    def run(self, network: Fused) -> dict[str, float]:
+        """found: share of the visible objects with a window within NEAR; false: windows of an image on no such object,
+        in the mean; off_px: median distance of those that are found from the centre."""
+        detector = Detector(self.names, self.size, network.infer)
+        distances: list[float] = []
+        wanted = wrong = 0
+        for path, group in self.images.items():
+            left = [(self.names[self.assets[x.object_id].index], _centre(x, self.assets)) for x in group]
+            shown = [not x.visible_fraction < VISIBLE for x in group]
+            wanted += sum(shown)
+            for found in detector.detect(read_image(path), group[0].camera):
+                at = np.array([found.window.u, found.window.v])
+                away = [float(np.linalg.norm(at - c)) if found.window.object == name else np.inf for name, c in left]
+                best = int(np.argmin(away))
+                if away[best] > NEAR:
+                    wrong += 1
+                elif shown[best]:
+                    distances.append(float(away[best]))
+                    left[best] = ("", left[best][1])
+        off = float(np.median(distances)) if distances else float("nan")
+        return {
+            "validation/found": len(distances) / max(1, wanted),
+            "validation/false": wrong / max(1, len(self.images)),
+            **({"validation/off_px": off} if distances else {}),
+        }
+
+
+def _centre(x: Instance, assets: dict[int, ObjectAssets]) -> np.ndarray:
+    return np.asarray(x.camera.pixels(apply(x.T_camera_object, assets[x.object_id].center[None]))[0])

@@ -1,0 +1,242 @@
+"""The detector's training: samples whose labels are where the picture shows the object, the loss, and the way from a
+run to a bundle that finds its objects."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
+pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[train]')")
+
+from rendered_bop import box_mesh, write_rendered_bop
+
+from fm_pose_core.cli import main
+from fm_pose_core.contract import detector_contract
+from fm_pose_core.errors import InputError
+from fm_pose_core.geometry import apply, box_corners, project
+from fm_pose_core.learning.heads import Centres, Field
+from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.detection.detector import peaks
+from fm_pose_core.objects.detection.experiment import DetectorExperiment
+from fm_pose_core.objects.detection.samples import (
+    BARS,
+    MOST,
+    Canvas,
+    DetectorConfig,
+    PairedScenes,
+    Pasting,
+    RenderedScenes,
+    Scene,
+)
+from fm_pose_core.objects.detection.scenes import prepare_scenes
+from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConfig
+from fm_pose_core.objects.viewpoints import ViewpointConfig
+from fm_pose_core.rendering.appearance import AppearanceConfig
+from fm_pose_core.rendering.backgrounds import Backgrounds
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIZE = 160
+MESHES = {1: box_mesh(), 2: box_mesh(half=np.array([0.03, 0.04, 0.02]), symmetric=True)}
+
+
+def assets() -> dict[int, ObjectAssets]:
+    """Of both boxes, by id."""
+    found = {}
+    for index, (k, mesh) in enumerate(MESHES.items()):
+        diameter = float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
+        crop = Crop.around(diameter, 0.3, size=64)
+        found[k] = ObjectAssets(mesh, box_corners(*mesh.box), crop, index)
+    return found
+
+
+def black(config: DetectorConfig, **appearance: float) -> Pasting:
+    """Pastes onto black, without anything else."""
+    rng = np.random.default_rng(0)
+    backgrounds = Backgrounds([np.zeros((8, 8, 3), np.uint8)], config.size, rng)
+    return Pasting(config, AppearanceConfig(**appearance), backgrounds, rng)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> BopDataset:
+    return BopDataset(write_rendered_bop(tmp_path_factory.mktemp("bop") / "pair", frames=8, objects=2))
+
+
+def test_a_rendered_object_is_where_its_label_says() -> None:
+    config = DetectorConfig(size=SIZE, objects=1)
+    viewpoints = ViewpointConfig(distance=(0.3, 0.4), sphere="full")
+    samples = RenderedScenes(list(assets().values()), SyntheticConfig(viewpoints=viewpoints), black(config))
+    for _ in range(20):
+        image, centres, objects = samples.draw()
+        shown = image.any(-1)
+        if np.isnan(centres[0, 0]):  # too little of it is inside
+            continue
+        assert np.isnan(centres[1:]).all() and objects[0] in (0, 1)
+        v, u = np.nonzero(shown)
+        edge = 2 + int(max(BARS) * SIZE / 2)  # some images have black bars
+        whole = u.min() > 1 and u.max() < SIZE - 2 and v.min() > edge and v.max() < SIZE - edge
+        middle = np.array([u.min() + u.max(), v.min() + v.max()]) / 2
+        if whole:  # a box is about the same on all sides of its centre
+            assert np.abs(centres[0] - middle).max() < 4.0
+    samples.close()
+
+
+def scene_of(dataset: BopDataset) -> list[Scene]:
+    return prepare_scenes(dataset.instances("test"), assets(), SIZE)
+
+
+def test_a_photograph_is_prepared_with_models_on_their_places(dataset: BopDataset) -> None:
+    scenes, known = scene_of(dataset), assets()
+    assert len(scenes) == 8
+    for scene, image in zip(scenes, range(8), strict=True):
+        own = [x for x in dataset.instances("test") if x.im_id == image]
+        assert sorted(scene.objects) == [0, 1]
+        for number, (k, centre) in enumerate(zip(scene.objects, scene.centres, strict=True)):
+            mask = scene.owner == number
+            (x,) = (x for x in own if known[x.object_id].index == k)
+            # The photographs are the renderings, darker by a fifth.
+            inside = mask & (scene.rendered.min(-1) > 0)
+            ratio = scene.photo[inside].astype(float).mean() / scene.rendered[inside].mean()
+            assert ratio == pytest.approx(0.8, abs=0.05)
+            v, u = np.nonzero(mask)
+            assert np.abs(centre - [(u.min() + u.max()) / 2, (v.min() + v.max()) / 2]).max() < 5.0
+            straight = project(x.camera.K, apply(x.T_camera_object, np.zeros((1, 3))))[0]
+            # The virtual camera looks along the middle of the image, and sees all of it.
+            scale = scene.K[0, 0] / x.camera.K[0, 0]
+            assert np.abs((centre - scene.K[:2, 2]) - (straight - [159.5, 119.5]) * scale).max() < 3.0
+
+
+def test_a_real_sample_and_its_twin_show_the_same(dataset: BopDataset) -> None:
+    config = DetectorConfig(size=SIZE, plain=1.0, objects=1)
+    samples = PairedScenes(list(assets().values()), scene_of(dataset), RealConfig(), black(config))
+    seen = 0
+    for _ in range(12):
+        real, twin, centres, objects = samples.draw()
+        count = int((~np.isnan(centres[:, 0])).sum())
+        assert np.isnan(centres[count:]).all() and set(objects[:count]) <= {0, 1}
+        seen += count
+        for u, v in centres[:count]:
+            i, j = int(np.clip(round(float(v)), 0, SIZE - 1)), int(np.clip(round(float(u)), 0, SIZE - 1))
+            assert (real[i, j].astype(int) - 0.8 * twin[i, j]).max() < 40
+    assert seen > 12
+
+
+def test_what_is_hidden_or_outside_has_no_label() -> None:
+    black_image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    canvas = Canvas([black_image])
+
+    def square(left: int, top: int, side: int) -> np.ndarray:
+        layer = np.zeros((SIZE, SIZE, 4), np.uint8)
+        layer[max(0, top) : top + side, max(0, left) : left + side] = 255
+        return layer
+
+    canvas.paste([square(10, 10, 20)], 0, (20.0, 20.0))
+    canvas.paste([square(60, 60, 20)], 1, (70.0, 70.0))
+    canvas.paste([square(9, 9, 20)], 1, (19.0, 19.0))  # nearly covers the first
+    canvas.paste([square(-15, 100, 20)], 0, (-5.0, 110.0))  # its centre is outside
+    centres, objects = canvas.labels()
+    assert centres.shape == (MOST, 2) and np.isnan(centres[2:]).all()
+    assert sorted(zip(centres[:2].tolist(), objects[:2].tolist(), strict=True)) == [
+        ([19.0, 19.0], 1),
+        ([70.0, 70.0], 1),
+    ]
+    canvas.hide(np.ones((SIZE, SIZE), bool))
+    assert np.isnan(canvas.labels()[0]).all()
+
+
+def perfect(labels: dict[str, torch.Tensor], cells: int, objects: int) -> Field:
+    """What a network would answer that knows everything."""
+    side = int(cells**0.5)
+    middles = (torch.arange(side) + 0.5) * 2 / side - 1
+    anchors = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), -1).reshape(-1, 2)
+    y = (labels["y"] - (SIZE - 1) / 2) / (SIZE / 2)
+    centre, heat = anchors.repeat(len(y), 1, 1), torch.full((len(y), cells, objects), -12.0)
+    for n in range(len(y)):
+        for m in range(y.shape[1]):
+            if not y[n, m, 0].isnan():
+                away = (anchors - y[n, m]).norm(dim=-1)
+                centre[n, away < 0.2] = y[n, m]
+                heat[n, away.argmin(), labels["k"][n, m]] = 12.0
+    return Field(centre, heat)
+
+
+def test_the_loss_wants_hills_of_the_right_object_on_the_centres() -> None:
+    cells, contract = 400, detector_contract(SIZE, 2, 400)
+    head = Centres(16, cells, contract)
+    y = torch.full((1, 4, 2), torch.nan)
+    y[0, 0], y[0, 1] = torch.tensor([40.0, 52.0]), torch.tensor([121.0, 99.0])
+    labels = {"y": y, "k": torch.tensor([[0, 1, 0, 0]])}
+    best = perfect(labels, cells, 2)
+    assert head.loss(best, labels).pose.item() == pytest.approx(0.0, abs=1e-3)
+    answers = {k: v[0].numpy() for k, v in head.decode(best).items()}
+    found = peaks(answers["heat"], answers["centre"].astype(float), SIZE, 0.5)
+    assert sorted((k, *np.round(place, 3)) for k, place, _ in found) == [(0, 40.0, 52.0), (1, 121.0, 99.0)]
+    wrong_object = best._replace(heat=best.heat.flip(-1))
+    elsewhere = best._replace(centre=best.centre + 0.1)  # one cell
+    missed = best._replace(heat=torch.full_like(best.heat, -12.0))
+    everywhere = best._replace(heat=torch.full_like(best.heat, 12.0))
+    for worse, least in ((wrong_object, 5.0), (elsewhere, 1.0), (missed, 5.0), (everywhere, 100.0)):
+        assert head.loss(worse, labels).pose.item() > least
+    nothing = {"y": torch.full((1, 4, 2), torch.nan), "k": torch.zeros((1, 4), dtype=torch.int64)}
+    assert head.loss(missed, nothing).pose.item() == pytest.approx(0.0, abs=1e-3)
+    assert head.loss(best, nothing).pose.item() > 5.0
+
+
+CONFIG = """
+data: {{dataset: {root}, training_frames: 0-5, validation_frames: 6-7}}
+objects: [{{id: 1}}, {{id: 2, name: brick}}]
+crop: {{size: 64}}
+synthetic: {{viewpoints: {{distance: [0.3, 0.5]}}}}
+network: {{width: 8, features: 16}}
+schedule: {{pretrain_images: 8, images: 16, batch_synthetic: 2, batch_pairs: 2, workers: 0, precision: fp32,
+  learning_rate: 0.003}}
+detector: {{size: 160, width: 8, features: 32, pretrain_images: 120, images: {images}, batch: 4, objects: 3}}
+"""
+
+
+def test_from_a_run_to_a_bundle_that_finds_its_objects(
+    dataset: BopDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run, bundle = tmp_path / "pair.yaml", tmp_path / "run", tmp_path / "bundle"
+    config.write_text(CONFIG.format(root=dataset.root, images=2400))
+    assert main(["train", str(config), "--output", str(run)]) == 0
+    assert main(["train", "--resume", str(run), "--part", "detector"]) == 0
+    assert (run / "detector" / "samples_joint.png").is_file()
+    assert main(["export", str(run), str(bundle)]) == 0
+    assert ObjectBundle.load(bundle).detector is not None
+    assert main(["train", "--resume", str(run), "--part", "detector"]) == 0  # it is finished
+    capsys.readouterr()
+    call = ["evaluate", "bop", "--bundle", str(bundle), "--root", str(dataset.root), "--window", "detect"]
+    assert main([*call, "--frames", "6-7", "--keep-rejected", "--views", "1", "--csv", str(tmp_path / "out.csv")]) == 0
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4  # both objects have a window in both images
+    times = [float(row.split(",")[-1]) for row in rows[1:]]
+    assert min(times) > 0.0
+
+
+def test_evaluate_without_a_detector_says_so(dataset: BopDataset, toy_bundle: Path, capsys) -> None:
+    call = ["evaluate", "bop", "--bundle", str(toy_bundle), "--root", str(dataset.root), "--window", "detect"]
+    assert main(call) == 2
+    assert "expected a bundle with a detector, got one without" in capsys.readouterr().err
+
+
+def test_a_part_that_is_none_is_named(dataset: BopDataset, tmp_path: Path, capsys) -> None:
+    config = tmp_path / "pair.yaml"
+    config.write_text(CONFIG.format(root=dataset.root, images=16))
+    assert main(["train", str(config), "--output", str(tmp_path / "run"), "--part", "wings"]) == 2
+    assert "--part: expected one of detector, got wings" in capsys.readouterr().err
+
+
+def test_a_detector_alone_is_no_bundle(dataset: BopDataset, tmp_path: Path) -> None:
+    from fm_pose_core.tasks import load_experiment
+
+    config = tmp_path / "pair.yaml"
+    config.write_text(CONFIG.format(root=dataset.root, images=16))
+    experiment: Any = load_experiment(config)
+    part = experiment.parts()["detector"]
+    assert isinstance(part, DetectorExperiment) and part.contract().size == 160
+    with pytest.raises(InputError, match="got that of its detector alone"):
+        part.read_data().write_bundle(tmp_path / "bundle", None)
