@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
         expect(estimator.can_detect, "--window", "U,V, since the bundle has no detector", "none")
         found = [x for x in estimator.find(image, camera) if args.object in ("", x[0].object)]
     else:
-        window = Window(*parse_numbers("--window", args.window, 2), args.object)
+        u, v = parse_numbers("--window", args.window, 2)
+        window = Window(u, v, args.object)
         found = [(window, estimator.estimate(image, camera, window))]
     for k, (window, pose) in enumerate(found):
         known = estimator.bundle.object(window.object)

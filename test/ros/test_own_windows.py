@@ -1,0 +1,64 @@
+"""Windows from the bundle's own detector."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from camera_rig import CAMERA, image_msg
+from test_windows import EMPTY, position, truth
+from toy_bundle import toy_image, write_toy_bundle
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy bundle with a detector."""
+    return write_toy_bundle(tmp_path_factory.mktemp("bundles") / "finder", detector=True)
+
+
+def test_a_bundle_with_a_detector_needs_no_window(rig, finder: Path) -> None:
+    """The default: wherever the object appears, in each image anew."""
+    r = rig(("detections",), bundle=finder, window_source="auto")
+    r.send_info()
+    for i, (u, v) in enumerate([(60.0, 50.0), (260.0, 180.0), (40.0, 200.0)]):
+        answer = r.send(image_msg(toy_image(CAMERA, u, v), 1.0 + 0.1 * i))
+        np.testing.assert_allclose(position(answer), truth(u, v), atol=0.01)
+    assert r.send(image_msg(EMPTY, 2.0)).detections == []
+
+
+def test_several_instances_are_found(rig, finder: Path) -> None:
+    r = rig(("detections",), bundle=finder, window_source="auto", max_instances=3)
+    r.send_info()
+    where = [(60.0, 50.0), (260.0, 180.0)]
+    answer = r.send(image_msg(np.maximum(*(toy_image(CAMERA, u, v) for u, v in where)), 1.0))
+    assert len(answer.detections) == 2
+    found = sorted(tuple(position(answer, k)) for k in range(2))
+    np.testing.assert_allclose(found, sorted(tuple(truth(u, v)) for u, v in where), atol=0.01)
+
+
+def test_tracking_begins_with_the_detector_and_comes_back_to_it(rig, finder: Path) -> None:
+    r = rig(("detections",), bundle=finder, window_source="tracking", lost_after=2)
+    r.send_info()
+    first = r.send(image_msg(toy_image(CAMERA, 60.0, 50.0), 1.0))
+    assert first.detections[0].id == "toy_box_1"
+    for i in range(3):  # gone: tracked to where it is not, and lost
+        assert r.send(image_msg(EMPTY, 1.1 + 0.1 * i)).detections == []
+    again = r.send(image_msg(toy_image(CAMERA, 260.0, 180.0), 2.0))
+    assert again.detections[0].id == "toy_box_2"
+    np.testing.assert_allclose(position(again), truth(260.0, 180.0), atol=0.01)
+
+
+def test_the_smallest_score_of_a_detection_can_be_chosen(rig, finder: Path) -> None:
+    faint = toy_image(CAMERA, 60.0, 50.0, color=(90, 40, 40))
+    for least, count in ((0.05, 1), (0.999, 0)):
+        r = rig(("detections",), bundle=finder, window_source="auto", min_detection=least)
+        r.send_info()
+        assert len(r.send(image_msg(faint, 1.0)).detections) == count
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"window_source": "own"}, {"window_source": "tracking", "initial_window": "own"}]
+)
+def test_own_windows_without_a_detector_are_refused(rig, parameters: dict[str, str]) -> None:
+    r = rig(("detections",), connected=False, **parameters)
+    (error,) = r.wait(r.warnings, "the error")
+    assert "expected a bundle with a detector, got one without" in error
