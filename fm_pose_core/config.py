@@ -63,6 +63,12 @@ class EstimatorConfig(EngineConfig):
     max_reprojection_error: float = knob(
         8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0
     )
+    refine: str = knob(
+        "none",
+        "Whether poses are refined by the edges in the image (slower): none; edges; auto: for those objects of the "
+        "bundle whose poses got better by it on real images, if embreex is installed.",
+        choices=("none", "auto", "edges"),
+    )
     min_detection: float = knob(
         0.3, "Smallest score of what the bundle's own detector finds that is given a window.", 0.01, 1.0
     )

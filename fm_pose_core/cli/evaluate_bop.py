@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from fm_pose_core.objects.cases import Evaluation
     from fm_pose_core.objects.evaluation import Estimator
 
-OF_A_RUN = ("--window", "--displace", "--seed", "--csv", "--keep-rejected", "--backend", "--precision", "--views")
+ENGINE = ("backend", "precision", "views", "refine")
+OF_A_RUN = ("--window", "--displace", "--seed", "--csv", "--keep-rejected", *(f"--{x}" for x in ENGINE))
 
 
 def add(what: Any) -> None:
@@ -36,7 +37,7 @@ def add(what: Any) -> None:
     _add_choice_of_instances(p)
     text = "count poses that the estimator's own gate refused, too (default: they are absent, so failures)"
     p.add_argument("--keep-rejected", action="store_true", help=text)
-    add_engine_options(p)
+    add_engine_options(p, *ENGINE)
 
 
 def _add_windows_and_outputs(p: argparse.ArgumentParser) -> None:
@@ -136,7 +137,7 @@ def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, Estimator], d
     from fm_pose_core.objects.estimator import PoseEstimator
     from fm_pose_core.objects.evaluation import OfObject
 
-    config = estimator_config(args)
+    config = estimator_config(args, refine=args.refine)
     loaded = [PoseEstimator.load(path, config) for path in args.bundle]
     estimators: dict[int, Estimator] = {}
     for estimator in loaded:
@@ -149,5 +150,6 @@ def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, Estimator], d
         "bundles": [str(b) for b in args.bundle],
         "backend": f"{backend.name} {backend.precision} on {backend.device}",
         "views": config.views,
+        "refine": config.refine,
         "fm_pose_version": __version__,
     }

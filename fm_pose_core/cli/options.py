@@ -52,15 +52,20 @@ def show_log() -> None:
     logging.getLogger("fm_pose_core").setLevel(logging.INFO)
 
 
+DEFAULTS = {"refine": "auto"}  # no camera waits for the command line
+
+
 def add_engine_options(p: argparse.ArgumentParser, *names: str) -> None:
-    """--backend, --precision and --views, or those of the names alone, as EstimatorConfig describes them."""
+    """--backend, --precision and --views, or those of the names alone, as EstimatorConfig describes them. Defaults
+    other than its own: of DEFAULTS."""
     for name in names or ("backend", "precision", "views"):
         f = EstimatorConfig.__dataclass_fields__[name]
+        default = DEFAULTS.get(name, f.default)
         text = f"{f.metadata['description']} (default: %(default)s)"
         kind: dict[str, Any] = {"choices": f.metadata["choices"]}
         if not kind["choices"]:
             kind = {"type": int, "metavar": "N"}
-        p.add_argument(f"--{name}", action=Noted, default=f.default, help=text, **kind)
+        p.add_argument(f"--{name}", action=Noted, default=default, help=text, **kind)
 
 
 def estimator_config(args: argparse.Namespace, **more: object) -> EstimatorConfig:

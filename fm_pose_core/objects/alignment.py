@@ -11,15 +11,16 @@ Two stages, both on renderings of the model as it would look in each photograph:
 Light and paint change how strong an edge is, but not where it is. So neither needs to know them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from fm_pose_core.geometry import Array, apply, exp_so3, inverse, left_jacobian, transform
+from fm_pose_core.geometry import Array, apply, exp_so3, inverse, left_jacobian, log_so3, transform
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.renderer import Renderer
@@ -41,6 +42,9 @@ OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
 ROUNDS, ITERATIONS = 2, 15  # of `match` at each blur, and of `refine`: how often the model is rendered anew
 NOTHING = 0.05  # inliers: with fewer, no edge of the model was found
+RENDERINGS, STEPS = 6, 2  # of `settle`: how often the model is rendered anew, and moved then
+SETTLED = 1e-3  # radians, radii: a smaller step after a rendering is the last one
+LEAST_DISTANCE = 0.3  # pixels: edges are not known better one by one
 SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
 
 
@@ -67,20 +71,28 @@ class Fit:
     size_sigma: float
 
 
+class Draws(Protocol):
+    """What draws a model: rendering.renderer.Renderer, or rendering.raycaster.Raycaster."""
+
+    def render(self, T_camera_object: Array) -> tuple[NDArray[np.uint8], Field]: ...
+
+    def close(self) -> None: ...
+
+
 class Aligner:
     """Aligns one model. Poses are of the centre of its box (T_world_center), so that turning and moving it are as
     independent as can be. size, size_sigma: of the object, as a share of the model's, and how well that is known; a
     scanned model can be larger than its object, and then stands too far away. `close` it where it was made, for it
-    holds a renderer."""
+    holds a renderer, which `draws` makes."""
 
-    def __init__(self, mesh: Mesh, crop: Crop) -> None:
+    def __init__(self, mesh: Mesh, crop: Crop, draws: Callable[[Mesh, Array, int, int], Draws] = Renderer) -> None:
         low, high = mesh.box
         self.center = (low + high) / 2
         self.radius = float(np.linalg.norm(high - low)) / 2
         self.size, self.size_sigma = 1.0, SIZE_SIGMA
         self.crop = crop
         centred = Mesh(mesh.vertices - self.center, mesh.normals, mesh.colours, mesh.faces)
-        self.renderer = Renderer(centred, crop.K, crop.size, crop.size)
+        self.renderer = draws(centred, crop.K, crop.size, crop.size)
 
     def close(self) -> None:
         """Free the renderer."""
@@ -144,6 +156,36 @@ class Aligner:
         pose = covariance[:6, :6] * np.outer(units, units)
         return Fit(T, pose, size, float(np.sqrt(covariance[6, 6])))
 
+    def settle(self, views: Sequence[View], prior: Fit) -> Fit | None:
+        """The likeliest place by the edges and by what was known before: `prior`, with its size and how well that is
+        known. As `refine` otherwise."""
+        units = np.append(np.repeat([self.radius, 1.0], 3), 1.0)
+        known = np.zeros((7, 7))
+        known[:6, :6], known[6, 6] = prior.covariance, prior.size_sigma**2
+        known = np.linalg.inv(known / np.outer(units, units))
+        T, size = prior.T_world_center, prior.size
+        edges: _Distances | None = None
+        for k in range(RENDERINGS * STEPS):
+            reach = max(TUKEY, REACH * 0.8**k)
+            if k % STEPS == 0:
+                points, drawn = self._edge_points(views, T, size), size
+            edges = self._distances(points, T, size / drawn, reach)
+            if edges is None:
+                return None
+            back = inverse(T) @ prior.T_world_center
+            away = np.concatenate([back[:3, 3], log_so3(back[:3, :3]), [prior.size / size - 1.0]]) / units
+            information = edges.information / edges.variance + known
+            y = np.linalg.solve(information, edges.gradient.sum(0) / edges.variance + known @ away)
+            if np.abs(y).max() > 1.0:
+                return None
+            T, size = self._moved(T, y), size * (1.0 + y[6])
+            if reach == TUKEY and k % STEPS == 0 and np.abs(y).max() < SETTLED:
+                break
+        if edges is None or edges.inliers < NOTHING:
+            return None
+        covariance = np.asarray(np.linalg.inv(information) * np.outer(units, units), np.float64)
+        return Fit(T, covariance[:6, :6], float(size), float(np.sqrt(covariance[6, 6])))
+
     def _moved(self, T: Array, y: Array) -> Array:
         """y (6,) or more: in the object's frame, moved by so many radii, turned by so many radians."""
         return T @ transform(exp_so3(y[3:6]), self.radius * y[:3])
@@ -177,23 +219,38 @@ class Aligner:
 
     def _edges(self, views: Sequence[View], T_world_center: Array, size: float, reach: float) -> "_Distances | None":
         """Distances of the rendering's edges to the photographs', in all views."""
-        rows, distances, groups = [], [], []
+        return self._distances(self._edge_points(views, T_world_center, size), T_world_center, 1.0, reach)
+
+    def _edge_points(self, views: Sequence[View], T_world_center: Array, size: float) -> "list[_EdgePoints]":
+        """Of the rendering, in each view that shows enough of them."""
+        found = []
         for k, view in enumerate(views):
             T = view.T_view_world @ T_world_center
             edges = self._rendered_edges(T, size, view.front)
-            if edges is None:
-                continue
-            pixels, normals, depth = edges
-            P = self._points(pixels, depth)
-            slope = normals * self.crop.focal / depth[:, None]  # of the pixel along the normal by the point
-            slope = np.column_stack([slope, -(slope * P[:, :2]).sum(1) / depth]) @ T[:3, :3]
-            X = apply(inverse(T), P)
+            if edges is not None:
+                pixels, normals, depth = edges
+                X = apply(inverse(T), self._points(pixels, depth))
+                found.append(_EdgePoints(view, X, normals, 4 * k + _quadrant(pixels - pixels.mean(0))))
+        return found
+
+    def _distances(
+        self, edges: "Sequence[_EdgePoints]", T_world_center: Array, grown: float, reach: float
+    ) -> "_Distances | None":
+        """Of edge points to the photographs' edges, where the object is elsewhere now, and `grown`."""
+        rows, distances = [], []
+        for part in edges:
+            T = part.view.T_view_world @ T_world_center
+            X = grown * part.points
+            P = apply(T, X)
+            slope = part.normals * self.crop.focal / P[:, 2:]  # of the pixel along the normal by the point
+            slope = np.column_stack([slope, -(slope * P[:, :2]).sum(1) / P[:, 2]]) @ T[:3, :3]
             rows.append(np.column_stack([self.radius * slope, np.cross(X, slope), (X * slope).sum(1)]))
-            distances.append(_edge_distance(view.gradients, pixels, normals))
-            groups.append(4 * k + _quadrant(pixels - pixels.mean(0)))
+            pixels = P[:, :2] / P[:, 2:] * self.crop.focal + self.crop.K[:2, 2]
+            distances.append(_edge_distance(part.view.gradients, pixels, part.normals))
         if not rows:
             return None
-        return _Distances(np.vstack(rows), np.concatenate(distances), np.concatenate(groups), reach)
+        groups = np.concatenate([part.groups for part in edges])
+        return _Distances(np.vstack(rows), np.concatenate(distances), groups, reach)
 
     def _rendered_edges(self, T_view_center: Array, size: float, front: Field) -> tuple[Array, Array, Array] | None:
         """Visible edge points: pixels (N, 2), finer than a pixel, unit normals (N, 2) and depth (N,)."""
@@ -268,6 +325,17 @@ NEIGHBOURS = 8  # edge points that have the same error, as they are of the same 
 
 
 @dataclass(frozen=True)
+class _EdgePoints:
+    """Of a rendering in one view: points (N, 3) of the object, metres, in the frame of its centre; unit normals (N, 2)
+    of the edges; groups (N,): points that may err alike."""
+
+    view: View
+    points: Array
+    normals: Array
+    groups: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
 class _Distances:
     """J (N, 7): of the distances by the motion of `Aligner._moved`, and by the object's growth. distances (N,), pixels,
     may be infinite. groups (N,): points that may err alike. reach: of Tukey's weights, pixels."""
@@ -296,6 +364,13 @@ class _Distances:
     @property
     def inliers(self) -> float:
         return float(self.weights.mean())
+
+    @property
+    def variance(self) -> float:
+        """What a distance's square is to be divided by, so that all of them together weigh as much as they tell."""
+        weights = self.weights
+        squared = float(weights @ np.square(np.where(weights > 0, self.distances, 0.0)) / max(weights.sum(), 1e-9))
+        return NEIGHBOURS * max(squared, LEAST_DISTANCE**2) + COMMON_ERROR**2 * float(weights.sum())
 
     def covariance(self, size_sigma: float) -> Array:
         """(7, 7): of the points' errors, of which neighbours have the same, once as if all groups were alike and once

@@ -36,7 +36,8 @@ class ObjectEntry:
     """An object: box `minimum` and `maximum` and `diameter` in metres, object frame; symmetries as 16 numbers each (4x4
     row-major, metres, the identity left out); focal: of its window's virtual camera, pixels (crop.Crop); mesh in
     metres, or None; fill: the distance in metres at which the object fills its window, if the network was trained for a
-    second look, else 0."""
+    second look, else 0; size, size_sigma: of the real object, as a share of its model's, and how well that is known;
+    edges: whether poses that are refined by the image's edges were better on real images."""
 
     name: str
     id: int
@@ -47,6 +48,9 @@ class ObjectEntry:
     focal: float
     mesh: FileEntry | None
     fill: float = 0.0
+    size: float = 1.0
+    size_sigma: float = 0.02
+    edges: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +196,9 @@ class ObjectInBundle:
     symmetries: Sequence[Array] = ()
     mesh: bytes | Path | None = None
     fill: float = 0.0
+    size: float = 1.0
+    size_sigma: float = 0.02
+    edges: bool = False
 
     def entry(self, folder: Path) -> ObjectEntry:
         """Its entry in the manifest; the mesh is written into `folder`."""
@@ -199,7 +206,8 @@ class ObjectInBundle:
         symmetries = tuple(tuple(np.asarray(S, dtype=np.float64).reshape(16).tolist()) for S in self.symmetries)
         box = (_triple(self.minimum), _triple(self.maximum))
         diameter, focal, fill = float(self.diameter), float(self.focal), float(self.fill)
-        return ObjectEntry(self.name, int(self.id), *box, diameter, symmetries, focal, mesh, fill)
+        size, sigma, edges = float(self.size), float(self.size_sigma), bool(self.edges)
+        return ObjectEntry(self.name, int(self.id), *box, diameter, symmetries, focal, mesh, fill, size, sigma, edges)
 
 
 def write_object_bundle(
@@ -254,6 +262,9 @@ def _check_object(x: ObjectEntry, where: str) -> None:
     expect(0.99 * longest <= x.diameter <= 1.01 * diagonal, f"{where}.diameter", wanted, x.diameter)
     expect(diagonal < 10.0, where, "a box in metres, below 10 m", f"a diagonal of {diagonal:g}")
     expect(1 <= x.focal <= 1e5, f"{where}.focal", "a positive number of pixels, from 1 to 100000", x.focal)
+    expect(0.5 <= x.size <= 2.0, f"{where}.size", "a share of the model's size, from 0.5 to 2", x.size)
+    expect(1e-4 <= x.size_sigma <= 1.0, f"{where}.size_sigma", "from 0.0001 to 1", x.size_sigma)
+    expect(x.mesh is not None or not x.edges, f"{where}.edges", "false without a mesh", x.edges)
     expect(0 <= x.fill < 1000, f"{where}.fill", "a distance in metres below 1000, or 0", x.fill)
     for i, symmetry in enumerate(x.symmetries):
         wanted = "16 numbers of a rigid 4x4 transform, row-major"

@@ -9,18 +9,21 @@ from numpy.typing import NDArray
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.errors import expect
-from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
 from fm_pose_core.objects.detection.detector import Detector
+from fm_pose_core.objects.edges import EdgeRefiner
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
 from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
+from fm_pose_core.rendering.mesh import load_mesh
+from fm_pose_core.rendering.raycaster import raycaster_installed
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera, ObjectPose, Window
 
 
 class PoseEstimator:
     """bundle: the objects and their network. backend: the engine that runs it. config: gates and engine settings.
-    refiner: improves each pose, if there is one.
+    refiner: improves each pose, in place of the one that `config` asks for.
 
     For one thread at a time: a backend keeps its buffers between calls.
     """
@@ -35,7 +38,8 @@ class PoseEstimator:
         self.bundle, self.backend, self.refiner = bundle, backend, refiner
         self.config = config or EstimatorConfig()
         self._detector: Detector | None = None
-        self._solvers: dict[tuple[str, int], ObjectSolver] = {}
+        self._solvers: dict[tuple[str, int, str], ObjectSolver] = {}
+        self._refiners: dict[str, EdgeRefiner] = {}
 
     @classmethod
     def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None) -> "PoseEstimator":
@@ -97,13 +101,25 @@ class PoseEstimator:
         return [self._judge(solve_best(x, scale)) for x in both]  # PnP
 
     def _solver(self, name: str) -> ObjectSolver:
-        key = (name, self.config.views)  # the configuration may change while the estimator runs
+        key = (name, self.config.views, self.config.refine)  # the configuration may change while the estimator runs
         if key not in self._solvers:
             x = self.bundle.object(name)
-            self._solvers[key] = ObjectSolver(
-                x.box_corners, x.crop, x.index, self.config.views, self.refiner, x.entry.fill
-            )
+            refiner = self.refiner or self._refiner(x)
+            self._solvers[key] = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, refiner, x.entry.fill)
         return self._solvers[key]
+
+    def _refiner(self, x: BundledObject) -> EdgeRefiner | None:
+        """As `refine` of the configuration asks for it. Raises InputError where it cannot be had."""
+        wanted, possible = self.config.refine, x.entry.edges and raycaster_installed()
+        if wanted == "none" or (wanted == "auto" and not possible):
+            return None
+        if x.name not in self._refiners:
+            mesh_path = x.mesh_path
+            expect(mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
+            assert mesh_path is not None
+            size = x.entry.size, x.entry.size_sigma
+            self._refiners[x.name] = EdgeRefiner(load_mesh(mesh_path), x.box_corners, x.diameter, *size)
+        return self._refiners[x.name]
 
     def _judge(self, solution: Solution) -> ObjectPose:
         """The gates."""

@@ -15,16 +15,18 @@ from fm_pose_core.files import Frames, expanded, read_image
 from fm_pose_core.geometry import BOX_EDGES, apply, box_corners
 from fm_pose_core.learning.experiment import Experiment, Export
 from fm_pose_core.learning.extractors import EXTRACTORS
+from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
 from fm_pose_core.objects.bundle import DETECTOR, ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.detection.samples import DetectorConfig
+from fm_pose_core.objects.edges import EdgeRefiner, measure_size
 from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
-from fm_pose_core.objects.validation import KnownObject, Validation, spread_scale
+from fm_pose_core.objects.validation import KnownObject, Validation, edges_help, spread_scale
 from fm_pose_core.rendering.backgrounds import read_folder
-from fm_pose_core.rendering.mesh import load_mesh, mesh_file
+from fm_pose_core.rendering.mesh import Mesh, load_mesh, mesh_file
 
 FINEST = 1.5  # patches of photographs are at most so much finer than windows: they are sampled without a filter
 FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several scenes"
@@ -139,14 +141,33 @@ class ObjectData:
         return Validation(self.known(), self.validation, self.training) if self.validation else None
 
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
-        scale = spread_scale(export.network, self.known(), self.validation)
+        known = self.known()
+        scale = spread_scale(export.network, known, self.validation)
         objects = [
             ObjectInBundle(
-                m.name, m.id, m.minimum, m.maximum, m.diameter, x.crop.focal, m.symmetries, mesh_file(x.mesh), x.fill
+                m.name,
+                m.id,
+                m.minimum,
+                m.maximum,
+                m.diameter,
+                x.crop.focal,
+                m.symmetries,
+                mesh_file(x.mesh),
+                x.fill,
+                *self._edges(k, x.mesh, export.network, scale),
             )
-            for m, x in zip(self.models, self.source.objects, strict=True)
+            for m, x, k in zip(self.models, self.source.objects, known, strict=True)
         ]
         return write_object_bundle(path, export.file(scale), objects, export.parts.get(DETECTOR))
+
+    def _edges(self, known: KnownObject, mesh: Mesh, network: Fused, scale: float) -> tuple[float, float, bool]:
+        """size, size_sigma and edges of ObjectEntry, from the real images."""
+        training, validation = (
+            [x for x in part if x.object_id == known.model.id] for part in (self.training, self.validation)
+        )
+        size, sigma = measure_size(mesh, known.solver.box_corners, known.model.diameter, training)
+        refiner = EdgeRefiner(mesh, known.solver.box_corners, known.model.diameter, size, sigma)
+        return size, sigma, edges_help(network, known, validation, refiner, scale)
 
 
 def _check(experiment: ObjectExperiment) -> None:

@@ -16,6 +16,7 @@ from fm_pose_core.objects.bop import Instance, ObjectModel
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
 from fm_pose_core.objects.pnp import inverse_spd
+from fm_pose_core.objects.refine import Refiner, Solution
 from fm_pose_core.objects.solver import Look, ObjectSolver, Sight, see, see_again, solve_best
 from fm_pose_core.objects.windows import displaced
 from fm_pose_core.types import Window
@@ -117,11 +118,8 @@ def _errors(case: Case, sights: Sequence[Sight]) -> tuple[float, float, float]:
     solution = solve_best(sights)
     if not solution.accepted:
         return corner, 0.0, 0.0
-    x, model = case.instance, case.known.model
-    vertices = model_vertices(model)
-    truth = x.T_camera_object
-    errors = pose_errors(solution.T_camera_object, truth, vertices, model.diameter, x.camera, model.symmetries)
-    return corner, float(errors.projection_correct), float(errors.add_correct)
+    _, add, projection = _judged(case, solution)
+    return corner, projection, add
 
 
 def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequence[Instance]) -> float:
@@ -150,6 +148,34 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
         return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
 
     return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
+
+
+def edges_help(
+    network: Fused, known: KnownObject, instances: Sequence[Instance], refiner: Refiner, scale: float
+) -> bool:
+    """Whether the refiner makes the poses better, on real images that the network was not trained with: whether ADD(-S)
+    falls in the median, and not fewer poses than before are good by ADD(-S) and by 2D projection."""
+    views = EstimatorConfig().views
+    several = KnownObject(known.model, replace(known.solver, views=views))
+    cases = cases_of([several], instances)
+    pairs = []
+    for case, own in zip(cases, seen(network, cases), strict=True):
+        plain = solve_best(own, scale)
+        if plain.accepted:
+            pairs.append([_judged(case, x) for x in (plain, refiner.refine(case.look, plain))])
+    if not pairs:
+        return False
+    before, after = np.array(pairs).transpose(1, 0, 2)  # (instances, (ADD, good by ADD, good by projection)) each
+    better = np.median(after[:, 0]) < np.median(before[:, 0])
+    return bool(better and (after[:, 1:].sum(0) >= before[:, 1:].sum(0)).all())
+
+
+def _judged(case: Case, solution: Solution) -> tuple[float, float, float]:
+    """ADD(-S) in metres, and whether the pose is good by it and by 2D projection."""
+    x, model = case.instance, case.known.model
+    T, vertices = solution.T_camera_object, model_vertices(model)
+    errors = pose_errors(T, x.T_camera_object, vertices, model.diameter, x.camera, model.symmetries)
+    return errors.add, float(errors.add_correct), float(errors.projection_correct)
 
 
 def _pose_error(T: Array, truths: Sequence[Array]) -> Array:

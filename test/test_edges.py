@@ -1,0 +1,161 @@
+"""The classical refiner: edges in an image against a prior, on pictures whose truth the test makes."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("embreex", reason="needs embreex (pip install '.[refine]')")
+
+from rendered_bop import CAMERA, HALF, box_mesh
+
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import InputError
+from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, transform
+from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.edges import EdgeRefiner, _to_center, _to_origin, measure_size
+from fm_pose_core.objects.estimator import PoseEstimator
+from fm_pose_core.objects.pnp import expected_projection_error
+from fm_pose_core.objects.refine import Look, Solution
+from fm_pose_core.rendering.raycaster import Raycaster
+
+MESH = box_mesh()
+CORNERS = box_corners(*MESH.box)
+DIAMETER = float(2 * np.linalg.norm(HALF))
+TRUTH = transform(exp_so3(np.array([0.7, -0.6, 0.4])), np.array([0.02, -0.01, 0.45]))
+SIGMA = np.array([0.004, 0.004, 0.015, 0.05, 0.05, 0.05])  # metres, radians
+
+
+def photograph(T: Array = TRUTH, size: float = 1.0, seed: int = 0) -> np.ndarray:
+    """The box, `size` times as large as its model, before a smooth background, blurred and with noise."""
+    rng = np.random.default_rng(seed)
+    rgba, _ = Raycaster(MESH, CAMERA.K, CAMERA.width, CAMERA.height).render(T @ np.diag([size, size, size, 1.0]))
+    coarse = rng.integers(60, 200, (6, 8, 3)).astype(np.uint8)
+    back = cv2.resize(coarse, (CAMERA.width, CAMERA.height), interpolation=cv2.INTER_CUBIC)
+    image = back * (1.0 - rgba[..., 3:] / 255.0) + 0.85 * rgba[..., :3]
+    image = cv2.GaussianBlur(image, (0, 0), 0.6) + rng.normal(scale=4.0, size=image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def solution(T: Array) -> Solution:
+    """As if a network had said it."""
+    covariance = np.diag(SIGMA**2)
+    corners = CAMERA.pixels(apply(T, CORNERS))
+    return Solution(T, corners, 0.5, covariance, expected_projection_error(T, covariance, CORNERS, CAMERA.K))
+
+
+def disturbed(seed: int) -> Array:
+    e = np.random.default_rng(seed).normal(size=6) * SIGMA
+    return transform(exp_so3(e[3:]) @ TRUTH[:3, :3], TRUTH[:3, 3] + e[:3])
+
+
+def look(image: np.ndarray) -> Look:
+    return Look(np.zeros((1, 8, 8, 3), np.uint8), CAMERA, np.eye(3), lambda: image)
+
+
+def errors(T: Array) -> tuple[float, float]:
+    """Degrees and millimetres."""
+    return float(np.degrees(np.linalg.norm(log_so3(T[:3, :3] @ TRUTH[:3, :3].T)))), 1e3 * float(
+        np.linalg.norm(T[:3, 3] - TRUTH[:3, 3])
+    )
+
+
+def test_edges_correct_the_pose_and_say_how_well() -> None:
+    refiner, image = EdgeRefiner(MESH, CORNERS, DIAMETER, 1.0, 0.002), photograph()
+    before, after, deviations = [], [], []
+    for seed in range(12):
+        start = solution(disturbed(seed))
+        found = refiner.refine(look(image), start)
+        before.append(errors(start.T_camera_object))
+        after.append(errors(found.T_camera_object))
+        e = np.concatenate(
+            [TRUTH[:3, 3] - found.T_camera_object[:3, 3], log_so3(TRUTH[:3, :3] @ found.T_camera_object[:3, :3].T)]
+        )
+        deviations.append(e @ np.linalg.solve(found.covariance, e))
+        assert found.expected_error < start.expected_error
+    assert np.median(np.array(before), 0)[0] > 3.0 and np.median(np.array(before), 0)[1] > 8.0
+    assert np.median(np.array(after), 0)[0] < 0.7 and np.median(np.array(after), 0)[1] < 2.5
+    assert 0.3 < np.median(deviations) < 20.0  # of chi square with 6 degrees of freedom: not sure of something wrong
+
+
+def test_an_object_smaller_than_its_model_is_not_too_far_away() -> None:
+    """With the model's size the edges would put it 4 % too far; with its own they do not."""
+    image, start = photograph(size=0.96), solution(disturbed(1))
+    distances = {}
+    for size in (1.0, 0.96):
+        T = EdgeRefiner(MESH, CORNERS, DIAMETER, size, 0.002).refine(look(image), start).T_camera_object
+        distances[size] = T[2, 3]
+    assert distances[0.96] == pytest.approx(0.45, abs=0.003)
+    assert distances[1.0] == pytest.approx(0.45 / 0.96, abs=0.006)
+
+
+def test_without_edges_the_networks_pose_stays() -> None:
+    start = solution(disturbed(2))
+    empty = np.full((CAMERA.height, CAMERA.width, 3), 128, np.uint8)
+    assert EdgeRefiner(MESH, CORNERS, DIAMETER).refine(look(empty), start) is start
+
+
+def test_the_covariance_of_the_centre_is_that_of_the_origin_moved() -> None:
+    """By Monte Carlo; and back."""
+    center = np.array([0.1, -0.05, 0.02])
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(6, 6)) * np.repeat([1e-3, 1e-2], 3)[:, None]
+    covariance = A @ A.T
+    samples = rng.multivariate_normal(np.zeros(6), covariance, 20000)
+    inverse_center = np.linalg.inv(TRUTH @ transform(np.eye(3), center))
+    moved = []
+    for e in samples:
+        T = transform(exp_so3(e[3:]) @ TRUTH[:3, :3], TRUTH[:3, 3] + e[:3]) @ transform(np.eye(3), center)
+        D = inverse_center @ T
+        moved.append(np.concatenate([D[:3, 3], log_so3(D[:3, :3])]))
+    got = _to_center(covariance, TRUTH, center)
+    spread = np.sqrt(np.diag(got))
+    np.testing.assert_allclose(
+        np.cov(np.array(moved).T) / np.outer(spread, spread), got / np.outer(spread, spread), atol=0.06
+    )
+    np.testing.assert_allclose(_to_origin(got, TRUTH, center), covariance, rtol=1e-9, atol=1e-15)
+
+
+def test_the_size_is_measured_in_labelled_images(tmp_path: Path) -> None:
+    instances, rng = [], np.random.default_rng(5)
+    for i in range(12):
+        w = rng.normal(size=3)
+        T = transform(exp_so3(w), np.array([*rng.uniform(-0.03, 0.03, 2), rng.uniform(0.35, 0.5)]))
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), photograph(T, 0.97, i)[..., ::-1])
+        instances.append(Instance(1, i, 1, T, 1.0, CAMERA, path))
+    size, sigma = measure_size(MESH, CORNERS, DIAMETER, instances)
+    assert size == pytest.approx(0.97, abs=0.006) and 0.003 < sigma < 0.01
+    assert measure_size(MESH, CORNERS, DIAMETER, instances[:3]) == (1.0, 0.02)  # too few
+    assert measure_size(MESH, CORNERS, DIAMETER, []) == (1.0, 0.02)
+
+
+def test_the_estimator_refines_as_it_is_told(toy_bundle: Path) -> None:
+    from toy_bundle import toy_image
+
+    from fm_pose_core import Window
+
+    K = np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]])
+    camera = type(CAMERA)(K, 640, 480)
+    poses = {}
+    for refine in ("none", "auto", "edges"):
+        estimator = PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine=refine))
+        poses[refine] = estimator.estimate(
+            toy_image(camera, 320.0, 240.0), camera, Window(320.0, 240.0)
+        ).T_camera_object
+    np.testing.assert_array_equal(poses["auto"], poses["none"])  # the bundle does not say that it helps
+    assert np.isfinite(poses["edges"]).all()
+
+
+def test_edges_without_embreex_are_refused_by_name(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from fm_pose_core import Window
+
+    monkeypatch.setitem(sys.modules, "embreex", None)
+    estimator = PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="edges"))
+    from toy_bundle import toy_image
+
+    with pytest.raises(InputError, match="expected the Python package embreex"):
+        estimator.estimate(toy_image(CAMERA, 160.0, 120.0), CAMERA, Window(160.0, 120.0))
