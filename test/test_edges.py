@@ -14,7 +14,7 @@ from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, transform
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.edges import EdgeRefiner, _to_center, _to_origin, measure_size
+from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, _to_center, _to_origin, measure_edges
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Look, Solution
@@ -62,7 +62,7 @@ def errors(T: Array) -> tuple[float, float]:
 
 
 def test_edges_correct_the_pose_and_say_how_well() -> None:
-    refiner, image = EdgeRefiner(MESH, CORNERS, DIAMETER, 1.0, 0.002), photograph()
+    refiner, image = EdgeRefiner(MESH, CORNERS, DIAMETER, EdgeNoise(1.0, 0.002)), photograph()
     before, after, deviations = [], [], []
     for seed in range(12):
         start = solution(disturbed(seed))
@@ -84,7 +84,7 @@ def test_an_object_smaller_than_its_model_is_not_too_far_away() -> None:
     image, start = photograph(size=0.96), solution(disturbed(1))
     distances = {}
     for size in (1.0, 0.96):
-        T = EdgeRefiner(MESH, CORNERS, DIAMETER, size, 0.002).refine(look(image), start).T_camera_object
+        T = EdgeRefiner(MESH, CORNERS, DIAMETER, EdgeNoise(size, 0.002)).refine(look(image), start).T_camera_object
         distances[size] = T[2, 3]
     assert distances[0.96] == pytest.approx(0.45, abs=0.003)
     assert distances[1.0] == pytest.approx(0.45 / 0.96, abs=0.006)
@@ -117,7 +117,7 @@ def test_the_covariance_of_the_centre_is_that_of_the_origin_moved() -> None:
     np.testing.assert_allclose(_to_origin(got, TRUTH, center), covariance, rtol=1e-9, atol=1e-15)
 
 
-def test_the_size_is_measured_in_labelled_images(tmp_path: Path) -> None:
+def test_what_edges_are_worth_is_measured_in_labelled_images(tmp_path: Path) -> None:
     instances, rng = [], np.random.default_rng(5)
     for i in range(12):
         w = rng.normal(size=3)
@@ -125,10 +125,24 @@ def test_the_size_is_measured_in_labelled_images(tmp_path: Path) -> None:
         path = tmp_path / f"{i}.png"
         cv2.imwrite(str(path), photograph(T, 0.97, i)[..., ::-1])
         instances.append(Instance(1, i, 1, T, 1.0, CAMERA, path))
-    size, sigma = measure_size(MESH, CORNERS, DIAMETER, instances)
-    assert size == pytest.approx(0.97, abs=0.006) and 0.003 < sigma < 0.01
-    assert measure_size(MESH, CORNERS, DIAMETER, instances[:3]) == (1.0, 0.02)  # too few
-    assert measure_size(MESH, CORNERS, DIAMETER, []) == (1.0, 0.02)
+    noise = measure_edges(MESH, CORNERS, DIAMETER, instances)
+    assert noise.size == pytest.approx(0.97, abs=0.006) and 0.003 < noise.size_sigma < 0.01
+    assert noise.scale <= 2.0  # the model is right: its edges are worth much
+    assert measure_edges(MESH, CORNERS, DIAMETER, instances[:3]) == EdgeNoise()  # too few
+    assert measure_edges(MESH, CORNERS, DIAMETER, []) == EdgeNoise()
+
+
+def test_edges_that_mislead_are_worth_little(tmp_path: Path) -> None:
+    """The labels are those of a box that is turned against the one in the pictures: edges lead away from them."""
+    instances, rng = [], np.random.default_rng(5)
+    for i in range(12):
+        T = transform(exp_so3(rng.normal(size=3)), np.array([*rng.uniform(-0.03, 0.03, 2), rng.uniform(0.35, 0.5)]))
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), photograph(T, 1.0, i)[..., ::-1])
+        wrong = T @ transform(exp_so3(np.array([0.0, 0.12, 0.0])), np.zeros(3))
+        instances.append(Instance(1, i, 1, wrong, 1.0, CAMERA, path))
+    worth = EdgeRefiner(MESH, CORNERS, DIAMETER, measure_edges(MESH, CORNERS, DIAMETER, instances))
+    assert worth.noise.scale > 1.0 or worth.noise == EdgeNoise()
 
 
 def test_the_estimator_refines_as_it_is_told(toy_bundle: Path) -> None:

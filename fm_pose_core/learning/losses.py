@@ -258,7 +258,7 @@ LOG_OF_NORMAL = 0.635  # minus the mean of log |x|, for a normal variate of vari
 
 class ObjectDistance(Term):
     """L_z: the distance of the object (label d), where h answers with one: squared error, growing linearly beyond
-    NEAR; and the squared error of the expected log error."""
+    NEAR; and the squared error of the expected log error, which has the weight of L_u."""
 
     name, knobs = "L_z", ("distance",)
 
@@ -285,7 +285,7 @@ class ObjectDistance(Term):
         error = distance.log[image, k] - target
         cost = 2.0 * nn.functional.huber_loss(distance.log[image, k], target, reduction="none", delta=NEAR)
         actual = 0.5 * error.detach().square().clamp_min(1e-6).log() + LOG_OF_NORMAL
-        return cost + (distance.log_error[image, k] - actual).square()
+        return cost + (distance.log_error[image, k] - actual).square() / self.config.distance
 
 
 POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, ExpectedError, SurfacePoints, ObjectDistance)

@@ -156,9 +156,9 @@ class Aligner:
         pose = covariance[:6, :6] * np.outer(units, units)
         return Fit(T, pose, size, float(np.sqrt(covariance[6, 6])))
 
-    def settle(self, views: Sequence[View], prior: Fit) -> Fit | None:
+    def settle(self, views: Sequence[View], prior: Fit, noise: float = 1.0) -> Fit | None:
         """The likeliest place by the edges and by what was known before: `prior`, with its size and how well that is
-        known. As `refine` otherwise."""
+        known. noise: how many times worse the edges are than they look. As `refine` otherwise."""
         units = np.append(np.repeat([self.radius, 1.0], 3), 1.0)
         known = np.zeros((7, 7))
         known[:6, :6], known[6, 6] = prior.covariance, prior.size_sigma**2
@@ -174,8 +174,9 @@ class Aligner:
                 return None
             back = inverse(T) @ prior.T_world_center
             away = np.concatenate([back[:3, 3], log_so3(back[:3, :3]), [prior.size / size - 1.0]]) / units
-            information = edges.information / edges.variance + known
-            y = np.linalg.solve(information, edges.gradient.sum(0) / edges.variance + known @ away)
+            variance = noise**2 * edges.variance
+            information = edges.information / variance + known
+            y = np.linalg.solve(information, edges.gradient.sum(0) / variance + known @ away)
             if np.abs(y).max() > 1.0:
                 return None
             T, size = self._moved(T, y), size * (1.0 + y[6])

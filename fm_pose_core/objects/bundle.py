@@ -36,8 +36,8 @@ class ObjectEntry:
     """An object: box `minimum` and `maximum` and `diameter` in metres, object frame; symmetries as 16 numbers each (4x4
     row-major, metres, the identity left out); focal: of its window's virtual camera, pixels (crop.Crop); mesh in
     metres, or None; fill: the distance in metres at which the object fills its window, if the network was trained for a
-    second look, else 0; size, size_sigma: of the real object, as a share of its model's, and how well that is known;
-    edges: whether poses that are refined by the image's edges were better on real images."""
+    second look, else 0; size, size_sigma, edge_scale: what its edges are worth (edges.EdgeNoise); edges: whether poses
+    that are refined by the image's edges were better on real images."""
 
     name: str
     id: int
@@ -50,6 +50,7 @@ class ObjectEntry:
     fill: float = 0.0
     size: float = 1.0
     size_sigma: float = 0.02
+    edge_scale: float = 1.0
     edges: bool = False
 
 
@@ -198,6 +199,7 @@ class ObjectInBundle:
     fill: float = 0.0
     size: float = 1.0
     size_sigma: float = 0.02
+    edge_scale: float = 1.0
     edges: bool = False
 
     def entry(self, folder: Path) -> ObjectEntry:
@@ -206,8 +208,20 @@ class ObjectInBundle:
         symmetries = tuple(tuple(np.asarray(S, dtype=np.float64).reshape(16).tolist()) for S in self.symmetries)
         box = (_triple(self.minimum), _triple(self.maximum))
         diameter, focal, fill = float(self.diameter), float(self.focal), float(self.fill)
-        size, sigma, edges = float(self.size), float(self.size_sigma), bool(self.edges)
-        return ObjectEntry(self.name, int(self.id), *box, diameter, symmetries, focal, mesh, fill, size, sigma, edges)
+        return ObjectEntry(
+            self.name,
+            int(self.id),
+            *box,
+            diameter,
+            symmetries,
+            focal,
+            mesh,
+            fill,
+            float(self.size),
+            float(self.size_sigma),
+            float(self.edge_scale),
+            bool(self.edges),
+        )
 
 
 def write_object_bundle(
@@ -264,6 +278,7 @@ def _check_object(x: ObjectEntry, where: str) -> None:
     expect(1 <= x.focal <= 1e5, f"{where}.focal", "a positive number of pixels, from 1 to 100000", x.focal)
     expect(0.5 <= x.size <= 2.0, f"{where}.size", "a share of the model's size, from 0.5 to 2", x.size)
     expect(1e-4 <= x.size_sigma <= 1.0, f"{where}.size_sigma", "from 0.0001 to 1", x.size_sigma)
+    expect(0.1 <= x.edge_scale <= 1e3, f"{where}.edge_scale", "from 0.1 to 1000", x.edge_scale)
     expect(x.mesh is not None or not x.edges, f"{where}.edges", "false without a mesh", x.edges)
     expect(0 <= x.fill < 1000, f"{where}.fill", "a distance in metres below 1000, or 0", x.fill)
     for i, symmetry in enumerate(x.symmetries):

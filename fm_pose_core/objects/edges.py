@@ -3,12 +3,13 @@
 prior of the fit. Needs no OpenGL (rendering.raycaster)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fm_pose_core.files import read_image
-from fm_pose_core.geometry import Array, apply, inverse, log_so3, skew, transform
+from fm_pose_core.geometry import Array, apply, exp_so3, inverse, log_so3, skew, transform
 from fm_pose_core.objects.alignment import Aligner, Fit
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.crop import Crop
@@ -21,30 +22,44 @@ from fm_pose_core.types import Camera
 MARGIN = 1.4  # side of the patch that is compared, by the object's diameter
 COARSEST, FINEST = 48, 192  # pixels of it
 KEPT = 8  # aligners
-SHOWN, MOST, LEAST = 0.5, 40, 8  # labelled images that tell the size: visible fraction, and how many
-SIZE_FAR, SIZE_SIGMA = 0.05, 0.004  # how far a model's size may be off; how well all images together know it at best
-LABEL_ACROSS, LABEL_ALONG, LABEL_TURN = 0.002, 0.003, np.radians(1.0)  # of labels: metres, share of distance, radians
+SHOWN, MOST, LEAST = 0.5, 20, 8  # labelled images that tell what edges are worth: visible fraction, and how many
+SIZE_FAR, SIZE_SIGMA = 0.05, 0.004  # how far a model's size may be off, and how well it is known at best
+LABEL = 0.002, 0.004, np.radians(1.5)  # deviations of labels: metres across, share of the distance, radians
+NETWORK = 0.004, 0.025, np.radians(4.0)  # likewise of poses that are to be refined
+SCALES = (1.0, 2.0, 4.0, 8.0)
+VERTEX = 16  # of so many vertices one counts
+Image = NDArray[np.uint8]
 FARTHEST = (
     16.0  # chi square of what the edges say by what the network expects, over 6: beyond, they are another thing's
 )
 
 
-class EdgeRefiner:
-    """Of one object. box_corners (8, 3), metres. size, size_sigma: of the object, as a share of the model's, see
-    alignment.Aligner. For one thread at a time. Raises InputError if embreex is not installed."""
+@dataclass(frozen=True)
+class EdgeNoise:
+    """What the edges of an object are worth, by labelled images. size: of the object, as a share of its model's; a
+    model may be a few hundredths too large, which moves a pose by as much in depth. size_sigma: how much that differs
+    from image to image, because model and object differ in more than size. scale: how many times worse the edges are
+    than they look."""
 
-    def __init__(
-        self, mesh: Mesh, box_corners: Array, diameter: float, size: float = 1.0, size_sigma: float = 0.02
-    ) -> None:
+    size: float = 1.0
+    size_sigma: float = 0.02
+    scale: float = 1.0
+
+
+class EdgeRefiner:
+    """Of one object. box_corners (8, 3), metres. noise: of its edges. For one thread at a time. Raises InputError if
+    embreex is not installed."""
+
+    def __init__(self, mesh: Mesh, box_corners: Array, diameter: float, noise: EdgeNoise | None = None) -> None:
         self.mesh, self.box_corners, self.diameter = mesh, box_corners, diameter
-        self.size, self.size_sigma = size, size_sigma
+        self.noise = noise or EdgeNoise()
         self._aligners: dict[tuple[int, int], Aligner] = {}
 
     def refine(self, look: Look, solution: Solution) -> Solution:
         """The likeliest pose by network and edges; the network's where the image shows no edges of the model, or such
         that are far from it."""
         T = solution.T_camera_object
-        fit = self.fit(look.image(), look.camera, T, solution.covariance, self.size, self.size_sigma)
+        fit = self.fit(look.image(), look.camera, T, solution.covariance)
         if fit is None:
             return solution
         T_object_center = transform(np.eye(3), self.mesh_center)
@@ -63,24 +78,16 @@ class EdgeRefiner:
         low, high = self.mesh.box
         return np.asarray((low + high) / 2)
 
-    def fit(
-        self,
-        image: np.ndarray,
-        camera: Camera,
-        T_camera_object: Array,
-        covariance: Array,
-        size: float,
-        size_sigma: float,
-    ) -> Fit | None:
+    def fit(self, image: Image, camera: Camera, T_camera_object: Array, covariance: Array) -> Fit | None:
         """What the edges in an image (H, W, 3) and a prior say: T_camera_object (4, 4) with its covariance (6, 6) as in
-        ObjectPose, and the size with its deviation. The fit's world is the camera. None where they say nothing, or
-        contradict the prior."""
+        ObjectPose. The fit's world is the camera. None where they say nothing, or contradict the prior."""
         T = T_camera_object @ transform(np.eye(3), self.mesh_center)
         aligner = self._aligner(camera, float(np.linalg.norm(T[:3, 3])))
         pixels, inside, T_view_camera = aligner.patch(image, camera, T)
         view = aligner.view(pixels, inside, T_view_camera, np.full(inside.shape, np.inf, np.float32))
-        prior = Fit(T, _to_center(covariance, T_camera_object, self.mesh_center), size, size_sigma)
-        fit = aligner.settle([view], prior)
+        known = _to_center(covariance, T_camera_object, self.mesh_center)
+        prior = Fit(T, known, self.noise.size, self.noise.size_sigma)
+        fit = aligner.settle([view], prior, self.noise.scale)
         return None if fit is None or _apart(prior, fit) > FARTHEST else fit
 
     def _aligner(self, camera: Camera, distance: float) -> Aligner:
@@ -97,38 +104,62 @@ class EdgeRefiner:
         return self._aligners[step, side]
 
 
-def measure_size(mesh: Mesh, box_corners: Array, diameter: float, instances: Sequence[Instance]) -> tuple[float, float]:
-    """How large an object is as a share of its model's size, and the standard deviation of that, by the edges in
-    labelled images: a model may be a few hundredths too large, which moves a pose by as much in depth. Without images
-    that tell it, or without embreex, the size is 1 within 2 %."""
-    unknown = 1.0, 0.02
+def measure_edges(mesh: Mesh, box_corners: Array, diameter: float, instances: Sequence[Instance]) -> EdgeNoise:
+    """By the edges in labelled images of the object. The scale is the one with which fits that begin at disturbed
+    labels end nearest to the labels. Without enough images, or without embreex, all is as in EdgeNoise()."""
     shown = [x for x in instances if not x.visible_fraction < SHOWN]
-    if not shown or not raycaster_installed():
-        return unknown
-    refiner, found = EdgeRefiner(mesh, box_corners, diameter), []
-    for k in np.unique(np.linspace(0, len(shown) - 1, min(MOST, len(shown))).round().astype(int)):
-        x = shown[k]
+    if len(shown) < LEAST or not raycaster_installed():
+        return EdgeNoise()
+    chosen = [shown[k] for k in np.unique(np.linspace(0, len(shown) - 1, min(MOST, len(shown))).round().astype(int))]
+    images = [read_image(x.image_path) for x in chosen]
+    refiner = EdgeRefiner(mesh, box_corners, diameter)
+    sizes = _sizes(refiner, chosen, images)
+    if len(sizes) < LEAST or abs(np.median(sizes) - 1.0) > SIZE_FAR:
+        return EdgeNoise()
+    size = float(np.median(sizes))
+    sigma = float(np.hypot(SIZE_SIGMA, 1.4826 * np.median(np.abs(sizes - size))))
+    errors = {}
+    for scale in SCALES:
+        refiner.noise = EdgeNoise(size, sigma, scale)
+        errors[scale] = _error(refiner, chosen, images)
+    best = min(errors, key=lambda scale: errors[scale])
+    return EdgeNoise(size, sigma, best)
+
+
+def _sizes(refiner: EdgeRefiner, instances: Sequence[Instance], images: Sequence[Image]) -> Array:
+    """Of the object in each image that tells it, as a share of the model's."""
+    refiner.noise, found = EdgeNoise(1.0, SIZE_FAR), []
+    for x, image in zip(instances, images, strict=True):
         T = x.T_camera_object
-        fit = refiner.fit(read_image(x.image_path), x.camera, T, _of_label(T, refiner.mesh_center), 1.0, SIZE_FAR)
-        if fit is not None:
-            found.append(fit.size)
-    if len(found) < LEAST:
-        return unknown
-    size = float(np.median(found))
-    deviation = 1.4826 * float(np.median(np.abs(np.array(found) - size)))
-    if abs(size - 1.0) > SIZE_FAR:
-        return unknown
-    return size, float(np.hypot(SIZE_SIGMA, 1.2533 * deviation / np.sqrt(len(found))))
+        fit = refiner.fit(image, x.camera, T, about(T, refiner.mesh_center, *LABEL))
+        found += [] if fit is None else [fit.size]
+    return np.array(found)
 
 
-def _of_label(T: Array, center: Array) -> Array:
-    """(6, 6): how well a label's pose (4, 4) is known, its distance best of all, so that the size is what is open."""
+def _error(refiner: EdgeRefiner, instances: Sequence[Instance], images: Sequence[Image]) -> float:
+    """ADD to the labels, metres, in the median, of fits that begin at poses as a network may give them."""
+    rng, vertices, found = np.random.default_rng(0), refiner.mesh.vertices[::VERTEX], []
+    for x, image in zip(instances, images, strict=True):
+        T = x.T_camera_object
+        prior = about(T, refiner.mesh_center, *NETWORK)
+        e = rng.multivariate_normal(np.zeros(6), prior)
+        start = transform(exp_so3(e[3:]) @ T[:3, :3], T[:3, 3] + e[:3])
+        fit = refiner.fit(image, x.camera, start, prior)
+        back = transform(np.eye(3), -refiner.mesh_center)
+        end = start if fit is None else fit.T_world_center @ back
+        found.append(float(np.linalg.norm(apply(end, vertices) - apply(T, vertices), axis=1).mean()))
+    return float(np.median(found))
+
+
+def about(T: Array, center: Array, across: float, along: float, turn: float) -> Array:
+    """(6, 6) covariance of a pose T (4, 4) as in ObjectPose: of the object's `center` (3,) by `across` metres across
+    the line of sight, by the share `along` of its distance, and of its rotation by `turn` radians."""
     c = apply(T, center[None])[0]
     distance = float(np.linalg.norm(c))
-    along = np.outer(c, c) / distance**2
+    sight = np.outer(c, c) / distance**2
     covariance = np.zeros((6, 6))
-    covariance[:3, :3] = LABEL_ACROSS**2 * (np.eye(3) - along) + (LABEL_ALONG * distance) ** 2 * along
-    covariance[3:, 3:] = LABEL_TURN**2 * np.eye(3)
+    covariance[:3, :3] = across**2 * (np.eye(3) - sight) + (along * distance) ** 2 * sight
+    covariance[3:, 3:] = turn**2 * np.eye(3)
     A = np.eye(6)
     A[:3, 3:] = skew(T[:3, :3] @ center)  # from the centre to the origin
     return A @ covariance @ A.T

@@ -11,7 +11,7 @@ from fm_pose_core.contract import CORNERS
 from fm_pose_core.errors import expect
 from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
 from fm_pose_core.objects.detection.detector import Detector
-from fm_pose_core.objects.edges import EdgeRefiner
+from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
 from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
@@ -117,8 +117,8 @@ class PoseEstimator:
             mesh_path = x.mesh_path
             expect(mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
             assert mesh_path is not None
-            size = x.entry.size, x.entry.size_sigma
-            self._refiners[x.name] = EdgeRefiner(load_mesh(mesh_path), x.box_corners, x.diameter, *size)
+            noise = EdgeNoise(x.entry.size, x.entry.size_sigma, x.entry.edge_scale)
+            self._refiners[x.name] = EdgeRefiner(load_mesh(mesh_path), x.box_corners, x.diameter, noise)
         return self._refiners[x.name]
 
     def _judge(self, solution: Solution) -> ObjectPose:

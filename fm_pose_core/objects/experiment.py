@@ -20,13 +20,14 @@ from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
 from fm_pose_core.objects.bundle import DETECTOR, ObjectBundle, ObjectInBundle, write_object_bundle
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.detection.samples import DetectorConfig
-from fm_pose_core.objects.edges import EdgeRefiner, measure_size
+from fm_pose_core.objects.edges import EdgeRefiner, measure_edges
 from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
 from fm_pose_core.objects.validation import KnownObject, Validation, edges_help, spread_scale
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import Mesh, load_mesh, mesh_file
+from fm_pose_core.rendering.raycaster import raycaster_installed
 
 FINEST = 1.5  # patches of photographs are at most so much finer than windows: they are sampled without a filter
 FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several scenes"
@@ -160,14 +161,15 @@ class ObjectData:
         ]
         return write_object_bundle(path, export.file(scale), objects, export.parts.get(DETECTOR))
 
-    def _edges(self, known: KnownObject, mesh: Mesh, network: Fused, scale: float) -> tuple[float, float, bool]:
-        """size, size_sigma and edges of ObjectEntry, from the real images."""
+    def _edges(self, known: KnownObject, mesh: Mesh, network: Fused, scale: float) -> tuple[float, float, float, bool]:
+        """size, size_sigma, edge_scale and edges of ObjectEntry, from the real images."""
         training, validation = (
             [x for x in part if x.object_id == known.model.id] for part in (self.training, self.validation)
         )
-        size, sigma = measure_size(mesh, known.solver.box_corners, known.model.diameter, training)
-        refiner = EdgeRefiner(mesh, known.solver.box_corners, known.model.diameter, size, sigma)
-        return size, sigma, edges_help(network, known, validation, refiner, scale)
+        thing = mesh, known.solver.box_corners, known.model.diameter
+        noise = measure_edges(*thing, training)
+        useful = raycaster_installed() and edges_help(network, known, validation, EdgeRefiner(*thing, noise), scale)
+        return noise.size, noise.size_sigma, noise.scale, useful
 
 
 def _check(experiment: ObjectExperiment) -> None:

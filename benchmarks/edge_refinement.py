@@ -1,0 +1,106 @@
+"""Refine the poses in a BOP result file by the edges in the images, and print the scores before and after.
+
+python benchmarks/edge_refinement.py $FM_POSE_DATA/lmo RESULTS.csv --calibrate runs/lmo/labels \\
+  --calibration-frames 110-277,589-856,1144-1212 --frames 3-107,1012-1131 --labels $FM_POSE_DATA/lmo/label_consensus
+
+The edges' worth (size of the object, scale) is measured on labelled images (--calibrate, --calibration-frames) that are
+not scored. The results say nothing of their covariance, so all poses have the same: --across, --along, --turn.
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from hardware import hardware
+from threadpoolctl import threadpool_limits
+
+from fm_pose_core.files import Frames, read_image
+from fm_pose_core.geometry import box_corners, inverse, transform
+from fm_pose_core.objects.bop import MM, BopDataset, Result, key, read_results
+from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, about, measure_edges
+from fm_pose_core.objects.evaluation import against, evaluate_results
+from fm_pose_core.rendering.mesh import load_mesh
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("root", type=Path, help="a dataset in BOP format")
+    p.add_argument("results", type=Path, help="BOP result file")
+    p.add_argument("--split", default="test")
+    p.add_argument("--frames", help="images that are scored (default: all)")
+    p.add_argument("--calibrate", type=Path, help="labels, as of fm-pose relabel (default: the dataset's)")
+    p.add_argument("--calibration-frames", required=True, help="images that tell what the edges are worth")
+    p.add_argument("--labels", type=Path, action="append", default=[], help="also score against these")
+    p.add_argument("--across", type=float, default=0.004, help="of the results: deviation across the sight, metres")
+    p.add_argument("--along", type=float, default=0.03, help="likewise along it, share of the distance")
+    p.add_argument("--turn", type=float, default=3.0, help="likewise of the rotation, degrees")
+    args = p.parse_args()
+    dataset = BopDataset(args.root)
+    frames = Frames.parse(args.frames) if args.frames else None
+    before = read_results(args.results)
+    with threadpool_limits(1):
+        noise = calibrate(args)
+        after, milliseconds = refine(args, dataset, before, noise)
+    tables = {}
+    for name, results in (("before", before), ("after", after)):
+        evaluation = evaluate_results(dataset, args.split, results, frames=frames)
+        tables[name] = {"dataset": summary(evaluation)}
+        for labels in args.labels:
+            tables[name][str(labels)] = summary(against(evaluation, dataset, labels))
+    worth = {k: vars(v) for k, v in noise.items()}
+    print(json.dumps({**hardware(), "median_ms": milliseconds, "worth": worth, **tables}, indent=1))
+
+
+def calibrate(args: argparse.Namespace) -> dict[int, EdgeNoise]:
+    """What the edges of each object are worth."""
+    dataset = BopDataset(args.root, args.calibrate)
+    instances = dataset.instances(args.split)
+    chosen = Frames.parse(args.calibration_frames).of({(x.scene_id, x.im_id) for x in instances})
+    own = defaultdict(list)
+    for x in instances:
+        if (x.scene_id, x.im_id) in chosen:
+            own[x.object_id].append(x)
+    return {k: measure_edges(*thing(dataset, k), xs) for k, xs in sorted(own.items())}
+
+
+def thing(dataset: BopDataset, object_id: int) -> tuple:
+    """Mesh, box corners and diameter of an object."""
+    model = dataset.model(object_id)
+    mesh = load_mesh(model.mesh_path, MM).simplified(5000)
+    return mesh, box_corners(model.minimum, model.maximum), model.diameter
+
+
+def refine(
+    args: argparse.Namespace, dataset: BopDataset, results: list[Result], noise: dict[int, EdgeNoise]
+) -> tuple[list[Result], float]:
+    """The results, refined where the edges allow it, and the median time of one."""
+    refiners = {k: EdgeRefiner(*thing(dataset, k), worth) for k, worth in noise.items()}
+    cameras = {key(x)[:2]: x for x in dataset.instances(args.split)}
+    refined, seconds = [], []
+    for r in results:
+        shown = cameras.get((r.scene_id, r.im_id))
+        if shown is None or r.object_id not in refiners:
+            continue
+        refiner, T = refiners[r.object_id], r.T_camera_object
+        deviations = args.across, args.along, np.radians(args.turn)
+        image = read_image(shown.image_path)
+        start = time.perf_counter()
+        fit = refiner.fit(image, shown.camera, T, about(T, refiner.mesh_center, *deviations))
+        seconds.append(time.perf_counter() - start)
+        back = inverse(transform(np.eye(3), refiner.mesh_center))
+        refined.append(r if fit is None else replace(r, T_camera_object=fit.T_world_center @ back))
+    return refined, 1e3 * float(np.median(seconds))
+
+
+def summary(evaluation) -> dict[str, list[float]]:
+    """Of each object and in the mean: 2D projection, ADD(-S), 5 cm 5°, percent."""
+    rows = {**{str(k): v for k, v in evaluation.objects.items()}, "mean": evaluation.mean}
+    return {k: [round(100 * x, 1) for x in (v.projection, v.add, v.cm_deg)] for k, v in rows.items()}
+
+
+if __name__ == "__main__":
+    main()
