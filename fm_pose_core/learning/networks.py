@@ -98,14 +98,17 @@ class FeatureMapping(nn.Module):
 
 
 def _take_over(model: FeatureMapping, bundle: Path) -> None:
-    """All weights of a bundle that have the name and the shape of one of the model's. Raises InputError if f has none
-    of them."""
+    """All weights of a bundle that have the name and the shape of one of the model's. What h has none for begins at
+    zero: the features are large already, and random answers to them would be far off, and their errors would harm f.
+    Raises InputError if f has none of them."""
     file = bundle / str(read_manifest(bundle)["network"]["file"])
     stored, own = named_weights(file), model.state_dict()
     fitting = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape}
     of_f = sum(k.startswith("f.") for k in fitting)
     expect(of_f > 0, "network.weights", f"a bundle with an f like {model.config.extractor}", f"{bundle}, another one")
-    model.load_state_dict({k: torch.from_numpy(v.copy()).float() for k, v in fitting.items()}, strict=False)
+    fresh = {k: torch.zeros_like(v) for k, v in model.h.named_parameters(prefix="h") if k not in fitting}
+    taken = {k: torch.from_numpy(v.copy()).float() for k, v in fitting.items()}
+    model.load_state_dict({**fresh, **taken}, strict=False)
     log.info("%s: %d of %d parameters begin as there, %d of them of f", bundle, len(fitting), len(own), of_f)
 
 
