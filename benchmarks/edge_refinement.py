@@ -14,15 +14,18 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from hardware import hardware
 from threadpoolctl import threadpool_limits
 
-from fm_pose_core.files import Frames, read_image
-from fm_pose_core.geometry import box_corners, inverse, transform
+from fm_pose_core.errors import expect
+from fm_pose_core.files import Frames, read_image, write_atomically
+from fm_pose_core.geometry import apply, box_corners, inverse, transform
 from fm_pose_core.objects.bop import MM, BopDataset, Result, key, read_results
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, about, measure_edges
 from fm_pose_core.objects.evaluation import against, evaluate_results
+from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_contour
 from fm_pose_core.rendering.mesh import load_mesh
 
 
@@ -38,6 +41,8 @@ def main() -> None:
     p.add_argument("--across", type=float, default=0.004, help="of the results: deviation across the sight, metres")
     p.add_argument("--along", type=float, default=0.03, help="likewise along it, share of the distance")
     p.add_argument("--turn", type=float, default=3.0, help="likewise of the rotation, degrees")
+    p.add_argument("--picture", type=Path, help="draw the model's outline before and after, for the poses of --show")
+    p.add_argument("--show", nargs="+", default=[], metavar="IMAGE:OBJECT")
     args = p.parse_args()
     dataset = BopDataset(args.root)
     frames = Frames.parse(args.frames) if args.frames else None
@@ -51,6 +56,8 @@ def main() -> None:
         tables[name] = {"dataset": summary(evaluation)}
         for labels in args.labels:
             tables[name][str(labels)] = summary(against(evaluation, dataset, labels))
+    if args.picture:
+        draw(args, dataset, before, after)
     worth = {k: vars(v) for k, v in noise.items()}
     print(json.dumps({**hardware(), "median_ms": milliseconds, "worth": worth, **tables}, indent=1))
 
@@ -94,6 +101,24 @@ def refine(
         back = inverse(transform(np.eye(3), refiner.mesh_center))
         refined.append(r if fit is None else replace(r, T_camera_object=fit.T_world_center @ back))
     return refined, 1e3 * float(np.median(seconds))
+
+
+def draw(args: argparse.Namespace, dataset: BopDataset, before: list[Result], after: list[Result]) -> None:
+    """A column for each pose to show: before (green), and below it after (blue)."""
+    columns = []
+    for image, object_id in (map(int, text.split(":")) for text in args.show):
+        pair = [next((r for r in x if (r.im_id, r.object_id) == (image, object_id)), None) for x in (before, after)]
+        expect(None not in pair, "--show", "an image and an object that the results have", f"{image}:{object_id}")
+        x = next(x for x in dataset.instances(args.split) if key(x)[:2] == key(pair[0])[:2])
+        mesh, box, _ = thing(dataset, object_id)
+        around = np.vstack([x.camera.pixels(apply(r.T_camera_object, box)) for r in pair])
+        view, camera = closeup(read_image(x.image_path), x.camera, around, 260)
+        colours = zip(pair, (GREEN, BLUE), strict=True)
+        shown = [draw_contour(view, camera, r.T_camera_object, mesh.vertices, mesh.faces, c) for r, c in colours]
+        columns.append(np.vstack(shown))
+    ok, jpeg = cv2.imencode(args.picture.suffix, np.hstack(columns)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    assert ok
+    write_atomically(args.picture, jpeg.tobytes())
 
 
 def summary(evaluation) -> dict[str, list[float]]:

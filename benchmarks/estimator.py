@@ -135,8 +135,8 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
     K = np.array([[0.9 * width, 0, width / 2], [0, 0.9 * width, height / 2], [0, 0, 1.0]])
     camera = Camera(K, width, height, np.array(DISTORTION if options.distorted else []))
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    window = Window(0.4 * width, 0.6 * height)
-    known = estimator.bundle.object()
+    known = estimator.bundle.objects[0]
+    window = Window(0.4 * width, 0.6 * height, known.name)
     crop, box = known.crop, known.box_corners
     pixels = crop.cut(image, camera, window)[0][None]
     several = np.repeat(pixels, EstimatorConfig().views, 0)
@@ -164,8 +164,16 @@ def measure(bundle: Path, backend: str, options: argparse.Namespace) -> dict[str
             f"estimate_of_{len(several)}_views": percentiles(
                 lambda: whole.estimate(image, camera, window), options.runs
             ),
+            **detection(estimator, image, camera, options.runs),
         },
     }
+
+
+def detection(estimator: PoseEstimator, image: np.ndarray, camera: Camera, runs: int) -> dict[str, Any]:
+    """Of the bundle's detector, if it has one."""
+    if not estimator.can_detect:
+        return {}
+    return {"detect": percentiles(lambda: estimator.detector.detect(image, camera), runs)}
 
 
 def main() -> int:

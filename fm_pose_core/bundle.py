@@ -135,6 +135,11 @@ class Bundle(Network):
         raise NotImplementedError
 
     @property
+    def networks(self) -> tuple[Network, ...]:
+        """All that it holds, its own first."""
+        return (self,)
+
+    @property
     def spread_scale(self) -> float:
         """See CalibrationEntry."""
         return float(self.manifest.calibration.spread_scale)

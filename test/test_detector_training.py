@@ -10,9 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
 pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[train]')")
 
-from rendered_bop import box_mesh, write_rendered_bop
+from rendered_bop import CAMERA, box_mesh, write_rendered_bop
 
 from fm_pose_core.cli import main
+from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import detector_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, box_corners, project
@@ -33,6 +34,7 @@ from fm_pose_core.objects.detection.samples import (
     Scene,
 )
 from fm_pose_core.objects.detection.scenes import prepare_scenes
+from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConfig
 from fm_pose_core.objects.viewpoints import ViewpointConfig
 from fm_pose_core.rendering.appearance import AppearanceConfig
@@ -201,12 +203,20 @@ def test_from_a_run_to_a_bundle_that_finds_its_objects(
     dataset: BopDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, run, bundle = tmp_path / "pair.yaml", tmp_path / "run", tmp_path / "bundle"
+    scores: list[list[float]] = []
     config.write_text(CONFIG.format(root=dataset.root, images=2400))
     assert main(["train", str(config), "--output", str(run)]) == 0
     assert main(["train", "--resume", str(run), "--part", "detector"]) == 0
     assert (run / "detector" / "samples_joint.png").is_file()
     assert main(["export", str(run), str(bundle)]) == 0
     assert ObjectBundle.load(bundle).detector is not None
+    for backend in ("onnxruntime", "openvino", "torch"):  # each of them takes it, and all say the same
+        estimator = PoseEstimator.load(bundle, EstimatorConfig(backend=backend, threads=1))
+        picture = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
+        found = estimator.detector.detect(picture, CAMERA, 0.001)
+        scores.append([x.score for x in found])
+    for other in scores[1:]:
+        np.testing.assert_allclose(other, scores[0], atol=2e-3)
     assert main(["train", "--resume", str(run), "--part", "detector"]) == 0  # it is finished
     capsys.readouterr()
     call = ["evaluate", "bop", "--bundle", str(bundle), "--root", str(dataset.root), "--window", "detect"]

@@ -149,3 +149,30 @@ def test_a_bundle_begins_with_what_another_learned(tmp_path, toy_bundle) -> None
     assert not torch.equal(models[0].f.project.weight, models[1].f.project.weight)  # which has another shape there
     with pytest.raises(InputError, match=r"network\.weights: expected a bundle with an f like compact"):
         FeatureMapping(NetworkConfig(width=24, weights=str(toy_bundle)), object_contract(128))
+
+
+def test_the_exported_network_answers_as_torch_does(tmp_path) -> None:
+    """With all options: every engine knows the shapes of its outputs."""
+    from toy_bundle import DIAMETER, MAXIMUM, MINIMUM, toy_mesh
+
+    from fm_pose_core.bundle import NetworkFile
+    from fm_pose_core.config import EngineConfig, to_dict
+    from fm_pose_core.learning.export import to_onnx
+    from fm_pose_core.objects.bundle import ObjectInBundle, write_object_bundle
+    from fm_pose_core.runtime import load_backend
+
+    torch.manual_seed(0)
+    config = NetworkConfig(extractor="fine", width=8, features=16, surface=True, distance=True)
+    network = Fused(FeatureMapping(config, object_contract(64, 2, 64, distance=True))).eval()
+    objects = [
+        ObjectInBundle(name, i, MINIMUM, MAXIMUM, DIAMETER, 150.0, mesh=toy_mesh()) for i, name in enumerate("ab", 1)
+    ]
+    file = NetworkFile(to_onnx(network, "fp32"), to_dict(config), network.contract)
+    bundle = write_object_bundle(tmp_path / "bundle", file, objects)
+    images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3)).astype(np.uint8)
+    wanted = network.infer(images)
+    for backend in ("onnxruntime", "openvino", "torch"):
+        got = load_backend(bundle, EngineConfig(backend=backend, threads=1)).infer(images)
+        assert set(got) == set(wanted)
+        for name, values in got.items():
+            np.testing.assert_allclose(values, wanted[name], rtol=2e-3, atol=2e-3 * np.abs(wanted[name]).max())

@@ -163,13 +163,9 @@ def test_the_estimator_refines_as_it_is_told(toy_bundle: Path) -> None:
 
 
 def test_edges_without_embreex_are_refused_by_name(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+    import fm_pose_core.objects.estimator as module
 
-    from fm_pose_core import Window
-
-    monkeypatch.setitem(sys.modules, "embreex", None)
-    estimator = PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="edges"))
-    from toy_bundle import toy_image
-
-    with pytest.raises(InputError, match="expected the Python package embreex"):
-        estimator.estimate(toy_image(CAMERA, 160.0, 120.0), CAMERA, Window(160.0, 120.0))
+    monkeypatch.setattr(module, "raycaster_installed", lambda: False)
+    with pytest.raises(InputError, match="edges without it; pip install embreex"):
+        PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="edges"))
+    assert PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="auto")).config.refine == "auto"

@@ -37,7 +37,8 @@ def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp
     data = experiment.read_data()
     made = Export(network, to_onnx(network, precision), architecture, record, sample(data.source), parts)
     written = data.write_bundle(bundle, made)
-    load_backend(written, EngineConfig(backend="onnxruntime"))  # a bundle that does not load is none
+    for one in written.networks:
+        load_backend(one, EngineConfig(backend="onnxruntime"))  # a bundle that does not load is none
     return written
 
 

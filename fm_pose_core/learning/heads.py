@@ -199,9 +199,9 @@ class SurfaceVotes(CornerVotes):
         assert surface is not None
         return {
             **super().decode(prediction),
-            points.name: surface.points.transpose(1, 2) * points.scale,
-            doubt.name: surface.log_error.exp().transpose(1, 2) * doubt.scale,
-            presence.name: surface.presence.sigmoid().transpose(1, 2),
+            points.name: (surface.points.transpose(1, 2) * points.scale).reshape(-1, *points.shape),
+            doubt.name: (surface.log_error.exp().transpose(1, 2) * doubt.scale).reshape(-1, *doubt.shape),
+            presence.name: surface.presence.sigmoid().transpose(1, 2).reshape(-1, *presence.shape),
         }
 
 
@@ -244,8 +244,8 @@ class Centres(Head):
         """Centres, and the heat of each object."""
         centre, heat = self.contract.outputs
         return {
-            centre.name: prediction.centre * centre.scale + centre.shift,
-            heat.name: prediction.heat.sigmoid().transpose(1, 2),
+            centre.name: (prediction.centre * centre.scale + centre.shift).reshape(-1, *centre.shape),
+            heat.name: prediction.heat.sigmoid().transpose(1, 2).reshape(-1, *heat.shape),  # else ONNX has no shape
         }
 
     def loss(self, prediction: Field, labels: Labels, huber: float = 0.0) -> HeadLoss:

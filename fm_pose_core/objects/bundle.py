@@ -150,6 +150,10 @@ class ObjectBundle(Bundle):
         entry = self.manifest.detector
         return None if entry is None else Network(self.path, entry)
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return (self,) if self.detector is None else (self, self.detector)
+
     def object(self, name: str = "") -> BundledObject:
         """By its name; the empty name is that of the only one. Raises InputError for a name that is not known."""
         if not name:

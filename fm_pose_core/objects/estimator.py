@@ -45,6 +45,8 @@ class PoseEstimator:
     def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None) -> "PoseEstimator":
         """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
         config = config or EstimatorConfig()
+        possible = config.refine != "edges" or raycaster_installed()
+        expect(possible, "refine", "none, auto, or the Python package embreex", "edges without it; pip install embreex")
         bundle = ObjectBundle.load(bundle_dir)
         return cls(bundle, load_backend(bundle, config), config)
 
