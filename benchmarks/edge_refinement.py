@@ -91,6 +91,7 @@ def refine(
     for r in results:
         shown = cameras.get((r.scene_id, r.im_id))
         if shown is None or r.object_id not in refiners:
+            refined.append(r)
             continue
         refiner, T = refiners[r.object_id], r.T_camera_object
         deviations = args.across, args.along, np.radians(args.turn)

@@ -173,6 +173,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return values
 
 
+def network_file(path: Path) -> Path:
+    """The ONNX file of the bundle in the folder `path`, of whatever task and format; its checksum is verified. Raises
+    InputError."""
+    entry = read_manifest(path).get("network")
+    known = isinstance(entry, dict) and all(isinstance(entry.get(k), str) for k in ("file", "sha256"))
+    expect(known, f"{path / MANIFEST}: network", "file and sha256", entry)
+    assert isinstance(entry, dict)
+    _check_file(path, FileEntry(entry["file"], entry["sha256"]))
+    return path / str(entry["file"])
+
+
 @dataclass(frozen=True)
 class NetworkFile:
     """A network on its way into a bundle. onnx: contents, or the file to copy. spread_scale: see CalibrationEntry.

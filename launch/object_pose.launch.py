@@ -8,7 +8,7 @@ from launch import LaunchDescription
 from fm_pose_ros.launching import INPUTS, PoseLaunch, parameter, params_file
 
 PARAMETERS = {
-    "window_source": parameter("Where to look: own, detections, fixed or tracking."),
+    "window_source": parameter("Where to look: auto, own, detections, fixed or tracking."),
     "image_transport": parameter("raw or compressed."),
     "max_instances": parameter("Objects of one class in one image, at most."),
     "child_frame": parameter("TF frame of the only object."),

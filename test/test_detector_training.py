@@ -1,6 +1,7 @@
 """The detector's training: samples whose labels are where the picture shows the object, the loss, and the way from a
 run to a bundle that finds its objects."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from fm_pose_core.objects.detection.samples import (
 )
 from fm_pose_core.objects.detection.scenes import prepare_scenes
 from fm_pose_core.objects.estimator import PoseEstimator
+from fm_pose_core.objects.photographs import prepare_real_views
 from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConfig
 from fm_pose_core.objects.viewpoints import ViewpointConfig
 from fm_pose_core.rendering.appearance import AppearanceConfig
@@ -55,6 +57,16 @@ def assets() -> dict[int, ObjectAssets]:
     return found
 
 
+def real_assets(dataset: BopDataset) -> list[ObjectAssets]:
+    """With what the photographs show of each."""
+    found = []
+    for k, x in assets().items():
+        own, patch = [i for i in dataset.instances("test") if i.object_id == k], x.crop.patch()
+        views, colours = prepare_real_views(dataset, "test", own, x.mesh, patch, x.center, 0)
+        found.append(replace(x, patch=patch, views=views, colours=colours))
+    return found
+
+
 def black(config: DetectorConfig, **appearance: float) -> Pasting:
     """Pastes onto black, without anything else."""
     rng = np.random.default_rng(0)
@@ -71,7 +83,8 @@ def test_a_rendered_object_is_where_its_label_says() -> None:
     config = DetectorConfig(size=SIZE, objects=1)
     viewpoints = ViewpointConfig(distance=(0.3, 0.4), sphere="full")
     samples = RenderedScenes(list(assets().values()), SyntheticConfig(viewpoints=viewpoints), black(config))
-    for _ in range(20):
+    compared = 0
+    for _ in range(30):
         image, centres, objects = samples.draw()
         shown = image.any(-1)
         if np.isnan(centres[0, 0]):  # too little of it is inside
@@ -83,6 +96,8 @@ def test_a_rendered_object_is_where_its_label_says() -> None:
         middle = np.array([u.min() + u.max(), v.min() + v.max()]) / 2
         if whole:  # a box is about the same on all sides of its centre
             assert np.abs(centres[0] - middle).max() < 4.0
+            compared += 1
+    assert compared > 5
     samples.close()
 
 
@@ -113,8 +128,8 @@ def test_a_photograph_is_prepared_with_models_on_their_places(dataset: BopDatase
 
 def test_a_real_sample_and_its_twin_show_the_same(dataset: BopDataset) -> None:
     config = DetectorConfig(size=SIZE, plain=1.0, objects=1)
-    samples = PairedScenes(list(assets().values()), scene_of(dataset), RealConfig(), black(config))
-    seen = 0
+    samples = PairedScenes(list(real_assets(dataset)), scene_of(dataset), RealConfig(), black(config))
+    seen, differences = 0, []
     for _ in range(12):
         real, twin, centres, objects = samples.draw()
         count = int((~np.isnan(centres[:, 0])).sum())
@@ -122,8 +137,9 @@ def test_a_real_sample_and_its_twin_show_the_same(dataset: BopDataset) -> None:
         seen += count
         for u, v in centres[:count]:
             i, j = int(np.clip(round(float(v)), 0, SIZE - 1)), int(np.clip(round(float(u)), 0, SIZE - 1))
-            assert (real[i, j].astype(int) - 0.8 * twin[i, j]).max() < 40
-    assert seen > 12
+            differences.append(np.abs(real[i, j].astype(int) - 0.8 * twin[i, j]).max())
+            assert real[i, j].max() > 20  # it is there
+    assert seen > 12 and np.median(differences) < 25  # the photographs are darker by a fifth
 
 
 def test_what_is_hidden_or_outside_has_no_label() -> None:
@@ -250,3 +266,19 @@ def test_a_detector_alone_is_no_bundle(dataset: BopDataset, tmp_path: Path) -> N
     assert isinstance(part, DetectorExperiment) and part.contract().size == 160
     with pytest.raises(InputError, match="got that of its detector alone"):
         part.read_data().write_bundle(tmp_path / "bundle", None)
+
+
+def test_the_folder_of_a_part_is_no_run(dataset: BopDataset, tmp_path: Path, capsys) -> None:
+    """Neither to go on with nor to export; the message names the command that does it. And the detector's settings are
+    none of the poses' training: they may change beside it."""
+    config, run = tmp_path / "pair.yaml", tmp_path / "run"
+    config.write_text(CONFIG.format(root=dataset.root, images=16))
+    assert main(["train", str(config), "--output", str(run)]) == 0
+    config.write_text(CONFIG.format(root=dataset.root, images=32))
+    assert main(["train", str(config), "--output", str(run)]) == 0  # it is finished: nothing to refuse
+    assert main(["train", "--resume", str(run), "--part", "detector"]) == 0
+    capsys.readouterr()
+    for call in (["train", "--resume", str(run / "detector")], ["export", str(run / "detector"), str(tmp_path / "b")]):
+        assert main(call) == 2
+        told = capsys.readouterr().err
+        assert f"as {run}, with --part detector to train it, got a part of one" in told

@@ -1,5 +1,7 @@
 """The classical refiner: edges in an image against a prior, on pictures whose truth the test makes."""
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -145,27 +147,37 @@ def test_edges_that_mislead_are_worth_little(tmp_path: Path) -> None:
     assert worth.noise.scale > 1.0 or worth.noise == EdgeNoise()
 
 
-def test_the_estimator_refines_as_it_is_told(toy_bundle: Path) -> None:
+def test_the_estimator_refines_as_it_is_told(toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from toy_bundle import toy_image
 
     from fm_pose_core import Window
 
     K = np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]])
     camera = type(CAMERA)(K, 640, 480)
-    poses = {}
-    for refine in ("none", "auto", "edges"):
-        estimator = PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine=refine))
-        poses[refine] = estimator.estimate(
-            toy_image(camera, 320.0, 240.0), camera, Window(320.0, 240.0)
-        ).T_camera_object
-    np.testing.assert_array_equal(poses["auto"], poses["none"])  # the bundle does not say that it helps
-    assert np.isfinite(poses["edges"]).all()
+    calls: list[str] = []
+    monkeypatch.setattr(EdgeRefiner, "refine", lambda self, look, solution: calls.append("edges") or solution)
+    helped = tmp_path / "helped"
+    shutil.copytree(toy_bundle, helped)
+    manifest = json.loads((helped / "manifest.json").read_text())
+    manifest["objects"][0]["edges"] = True
+    (helped / "manifest.json").write_text(json.dumps(manifest))
+    for bundle, refine, asked in (
+        (toy_bundle, "none", 0),
+        (toy_bundle, "auto", 0),  # the bundle does not say that it helps
+        (toy_bundle, "edges", 1),
+        (helped, "none", 0),
+        (helped, "auto", 1),
+    ):
+        calls.clear()
+        estimator = PoseEstimator.load(bundle, EstimatorConfig(threads=1, views=1, refine=refine))
+        assert estimator.estimate(toy_image(camera, 320.0, 240.0), camera, Window(320.0, 240.0)).accepted
+        assert len(calls) == asked, (bundle, refine)
 
 
 def test_edges_without_embreex_are_refused_by_name(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fm_pose_core.objects.estimator as module
 
     monkeypatch.setattr(module, "raycaster_installed", lambda: False)
-    with pytest.raises(InputError, match="edges without it; pip install embreex"):
+    with pytest.raises(InputError, match="edges without them; try: pip install embreex"):
         PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="edges"))
     assert PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="auto")).config.refine == "auto"

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fm_pose_core.cli.options import command
-from fm_pose_core.errors import expect
+from fm_pose_core.cli.options import command, run_experiment
 
 
 def add(verbs: Any, text: str) -> None:
@@ -19,11 +18,8 @@ def add(verbs: Any, text: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from fm_pose_core.learning.export import export
-    from fm_pose_core.tasks import load_experiment
 
-    configuration = args.run_dir / "config.yaml"
-    expect(configuration.is_file(), str(args.run_dir), "the folder of a training run", "no config.yaml")
-    experiment = load_experiment(configuration)
+    experiment = run_experiment(args.run_dir)
     made = export(experiment, args.run_dir, args.bundle_dir, args.precision)
     size = sum(p.stat().st_size for p in made.path.iterdir()) / 1e6
     print(f"{made.path}: {made.name}, {size:.1f} MB")

@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     estimator = PoseEstimator.load(args.bundle, estimator_config(args, refine=args.refine))
     if args.window is None:
         expect(estimator.can_detect, "--window", "U,V, since the bundle has no detector", "none")
+        if args.object:
+            estimator.bundle.object(args.object)
         found = [x for x in estimator.find(image, camera) if args.object in ("", x[0].object)]
     else:
         u, v = parse_numbers("--window", args.window, 2)

@@ -2,9 +2,14 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fm_pose_core.config import EstimatorConfig, from_dict
+from fm_pose_core.errors import expect
+
+if TYPE_CHECKING:
+    from fm_pose_core.learning.experiment import Experiment
 
 
 class Noted(argparse.Action):
@@ -50,6 +55,19 @@ def show_log() -> None:
 
     logging.basicConfig(format="fm-pose: %(message)s")
     logging.getLogger("fm_pose_core").setLevel(logging.INFO)
+
+
+def run_experiment(run: Path) -> "Experiment":
+    """The experiment of a run's folder. Raises InputError, also for the folder of a part of a run."""
+    from fm_pose_core.tasks import load_experiment
+
+    configuration, above = run / "config.yaml", run.resolve().parent / "config.yaml"
+    expect(configuration.is_file(), str(run), "the folder of a training run", "no config.yaml")
+    if above.is_file():
+        part = run.resolve().name in load_experiment(above).parts()
+        whole = f"{run.parent}, with --part {run.name} to train it"
+        expect(not part, str(run), f"the folder of a training run, as {whole}", "a part of one")
+    return load_experiment(configuration)
 
 
 DEFAULTS = {"refine": "auto"}  # no camera waits for the command line

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from fm_pose_core.cli.options import command
+from fm_pose_core.cli.options import command, run_experiment
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.learning.stopping import StopRequest
 
@@ -75,8 +75,7 @@ def _train(args: argparse.Namespace, stop: StopRequest) -> None:
         given = ", ".join(name for name, value in others.items() if value)
         expect(not given, "--resume", "no other option: the run's own configuration holds", given)
         folder = Path(args.resume)
-        expect((folder / "config.yaml").is_file(), str(folder), "the folder of a training run", "no config.yaml")
-        experiment = load_experiment(folder / "config.yaml")
+        experiment = run_experiment(folder)
     elif args.config is not None:
         folder = Path(args.output) if args.output else Path("runs") / Path(args.config).stem
         experiment = load_experiment(args.config, args.set)

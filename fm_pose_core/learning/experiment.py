@@ -3,7 +3,7 @@ one from a file."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,17 @@ class Experiment:
         """Pairs of points that a picture of a label joins by lines."""
         return ()
 
+    APART: ClassVar[tuple[str, ...]] = ()  # sections of the configuration that only parts read
+
+    def own(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What of a configuration, by default this one, its training reads."""
+        values = to_dict(self) if config is None else config
+        return {k: v for k, v in values.items() if k not in self.APART}
+
+    def resumed_by(self, run: Path) -> str:
+        """The command that goes on with a run of this experiment."""
+        return f"fm-pose train --resume {run}"
+
     def parts(self) -> "dict[str, Experiment]":
         """Networks beside this one that go into the same bundle, each with a run of its own in a folder of that name
         within this one's."""
@@ -123,10 +134,14 @@ class Experiment:
         config = replace(self.network, mapping=method.mapping)
         return FeatureMapping(config, self.contract(), unshared=method.unshared)
 
+    def untrained(self) -> "Experiment":
+        """The same without weights to begin with: those of a checkpoint are put in."""
+        return replace(self, network=replace(self.network, weights=""))
+
     def pretraining(self) -> dict[str, Any]:
         """What must be the same for two experiments to share a pretraining: all but the method, the section `real`,
         and those parts of the loss that the pretraining does not read."""
         knobs = {k for term in self.how.pretraining for k in term.knobs}
-        values = {k: v for k, v in to_dict(self).items() if k not in ("method", "real")}
+        values = {k: v for k, v in self.own().items() if k not in ("method", "real")}
         schedule = {k: v for k, v in values["schedule"].items() if k not in WATCHED}
         return {**values, "schedule": schedule, "loss": {k: v for k, v in values["loss"].items() if k in knobs}}

@@ -71,13 +71,14 @@ def read_checkpoint(run: Path, experiment: Experiment) -> dict[str, Any]:
     """The last state of a run of this experiment. Raises InputError."""
     path = run / checkpoints.LATEST
     state = checkpoints.read(path, torch.device("cpu"), "the checkpoint of a training run", type(experiment))
-    checkpoints.expect_same(path, "a checkpoint of the run's config.yaml", state["config"], to_dict(experiment))
+    checkpoints.expect_same(
+        path, "a checkpoint of the run's config.yaml", experiment.own(state["config"]), experiment.own()
+    )
     return state
 
 
 def _fused(state: dict[str, Any], experiment: Experiment) -> Fused:
-    untrained = replace(experiment, network=replace(experiment.network, weights=""))
-    model = untrained.model()
+    model = experiment.untrained().model()
     weights = {k.removeprefix("model."): v for k, v in state["objective"].items() if k.startswith("model.")}
     model.load_state_dict(weights)
     return Fused(model).eval()

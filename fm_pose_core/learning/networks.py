@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fm_pose_core.bundle import MANIFEST, read_manifest
+from fm_pose_core.bundle import MANIFEST, network_file
 from fm_pose_core.config import from_dict, knob
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import expect
@@ -83,8 +83,8 @@ class FeatureMapping(nn.Module):
         self.g: nn.Module = Mapping(self.f.feature_size) if config.mapping else nn.Identity()
         self.h = HEADS[contract.head](self.f.feature_size, self.f.cells, contract)
         self.f.initialise()
-        if (bundle := expanded(config.weights) / MANIFEST).is_file():
-            _take_over(self, bundle.parent)
+        if config.weights and (expanded(config.weights) / MANIFEST).is_file():
+            _take_over(self, expanded(config.weights))
         elif config.weights:
             self.f.load_weights(config.weights)
         self.f_s: Extractor | None = deepcopy(self.f) if unshared else None
@@ -101,8 +101,7 @@ def _take_over(model: FeatureMapping, bundle: Path) -> None:
     """All weights of a bundle that have the name and the shape of one of the model's. What h has none for begins at
     zero: the features are large already, and random answers to them would be far off, and their errors would harm f.
     Raises InputError if f has none of them."""
-    file = bundle / str(read_manifest(bundle)["network"]["file"])
-    stored, own = named_weights(file), model.state_dict()
+    stored, own = named_weights(network_file(bundle)), model.state_dict()
     fitting = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape}
     of_f = sum(k.startswith("f.") for k in fitting)
     expect(of_f > 0, "network.weights", f"a bundle with an f like {model.config.extractor}", f"{bundle}, another one")

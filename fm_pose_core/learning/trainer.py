@@ -47,7 +47,8 @@ class Trainer:
         self.experiment, self.run, self.ranks = experiment, run, Ranks()
         torch.manual_seed(experiment.schedule.seed)
         method = experiment.how
-        self.model = experiment.model()
+        begun = (run / checkpoints.LATEST).is_file()
+        self.model = (experiment.untrained() if begun else experiment).model()
         self.objective = Objective(self.model, experiment.loss, (*method.terms, *method.pretraining))
         self.objective.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = phases(experiment, self.ranks.world)
@@ -55,7 +56,7 @@ class Trainer:
         self.optimizer = self._new_optimizer()
         asked = experiment.schedule.precision
         self.bf16 = asked == "bf16" or (asked == "auto" and computes_bf16(self.ranks.device))
-        if (run / checkpoints.LATEST).is_file():
+        if begun:
             self._restore()
         elif pretrained is not None:
             self._take_pretraining(pretrained)
@@ -81,7 +82,7 @@ class Trainer:
             logbook.close()
         self.ranks.finish(self.model)
         if stop.made and self.ranks.first:
-            print(f"stopped; go on with: fm-pose train --resume {self.run}")
+            print(f"stopped; go on with: {self.experiment.resumed_by(self.run)}")
         return not stop.made
 
     @property
@@ -195,7 +196,8 @@ class Trainer:
     def _restore(self) -> None:
         path, kind = self.run / checkpoints.LATEST, type(self.experiment)
         state = checkpoints.read(path, self.ranks.device, "the checkpoint of a training run", kind)
-        checkpoints.expect_same(path, "a run of this configuration", state["config"], to_dict(self.experiment))
+        own = self.experiment.own
+        checkpoints.expect_same(path, "a run of this configuration", own(state["config"]), own())
         with checkpoints.expected(path, "the checkpoint of a training run"):
             self.objective.load_state_dict(state["objective"])
             self.phase_index, self.step = int(state["phase"]), int(state["step"])
@@ -289,7 +291,8 @@ def open_run(experiment: Experiment, run: Path) -> None:
     latest = run / checkpoints.LATEST
     if latest.is_file():
         before = checkpoints.read(latest, torch.device("cpu"), "the checkpoint of a training run", type(experiment))
-        checkpoints.expect_same(run, "no run, or one of this configuration", before["config"], to_dict(experiment))
+        theirs = experiment.own(before["config"])
+        checkpoints.expect_same(run, "no run, or one of this configuration", theirs, experiment.own())
     write_atomically(run / "config.yaml", yaml.safe_dump(to_dict(experiment), sort_keys=False).encode())
 
 

@@ -173,8 +173,13 @@ class ObjectBundle(Bundle):
                 ("box", f"{box} mm, diameter {1e3 * x.diameter:.1f} mm, {symmetries}"),
                 ("mesh", x.mesh_path.name if x.mesh_path else "none"),
                 ("window", f"{x.crop.size} x {x.crop.size} pixels, focal length {x.crop.focal:.1f} pixels"),
+                (
+                    "edges",
+                    f"{'refine its poses' if x.entry.edges else 'not used'}, size {x.entry.size:.3f} of the model's",
+                ),
             ]
-        return lines
+        detector = f"{self.detector.network.file}" if self.detector else "none"
+        return [*lines, ("detector", detector)]
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Crop:
         two, since bilinear sampling would skip pixels: the part, the image pixel of its first one, and the factor."""
         import cv2
 
-        levels = int(np.log2(max(1.0, camera.K[0, 0] / self.focal)))
+        levels = int(np.log2(max(1.0, camera.K[0, 0] / self.focal)) + 1e-6)
         if levels == 0:
             return image, np.zeros(2), 1
         factor, edge = 2**levels, np.array([-8.0, self.size / 2, self.size + 8.0])

@@ -66,11 +66,8 @@ class EdgeRefiner:
         T = fit.T_world_center @ inverse(T_object_center)
         covariance = _to_origin(fit.covariance, T, self.mesh_center)
         expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
-        difference = solution.corners - look.camera.pixels(self.box_corners @ T[:3, :3].T + T[:3, 3])
-        error = float(np.sqrt(np.square(difference).sum(axis=1).mean()))
-        return replace(
-            solution, T_camera_object=T, covariance=covariance, expected_error=expected, reprojection_error=error
-        )
+        # The reprojection error stays that of the network: it tells how well its corners agree with each other.
+        return replace(solution, T_camera_object=T, covariance=covariance, expected_error=expected)
 
     @property
     def mesh_center(self) -> Array:

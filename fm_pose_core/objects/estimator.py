@@ -46,7 +46,8 @@ class PoseEstimator:
         """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
         config = config or EstimatorConfig()
         possible = config.refine != "edges" or raycaster_installed()
-        expect(possible, "refine", "none, auto, or the Python package embreex", "edges without it; pip install embreex")
+        wanted = "none, auto, or the Python packages embreex and trimesh"
+        expect(possible, "refine", wanted, "edges without them; try: pip install embreex trimesh")
         bundle = ObjectBundle.load(bundle_dir)
         return cls(bundle, load_backend(bundle, config), config)
 

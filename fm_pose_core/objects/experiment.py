@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -89,6 +90,7 @@ class ObjectExperiment(Experiment):
     real: RealConfig = field(default_factory=RealConfig)
     backgrounds: BackgroundConfig = field(default_factory=BackgroundConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
+    APART: ClassVar[tuple[str, ...]] = (DETECTOR,)
 
     def parts(self) -> "dict[str, Experiment]":
         from fm_pose_core.objects.detection.experiment import DetectorExperiment
@@ -183,6 +185,7 @@ def _check(experiment: ObjectExperiment) -> None:
         fits = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None
         expect(fits, "objects", "names of letters, digits and _ (they become topics and frames)", repr(name))
     expect(size % 16 == 0, "crop.size", "a multiple of 16", size)
+    expect(experiment.detector.size % 16 == 0, "detector.size", "a multiple of 16", experiment.detector.size)
     expect(nearest <= farthest, "synthetic.viewpoints.distance", "the nearest first", (nearest, farthest))
     appearance = experiment.real.appearance
     taught = not experiment.network.surface or experiment.loss.points > 0

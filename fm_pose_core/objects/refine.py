@@ -27,8 +27,9 @@ class Look:
 @dataclass(frozen=True)
 class Solution:
     """T_camera_object (4, 4), metres. corners (8, 2): predicted, image pixels. reprojection_error: RMS image pixels
-    between them and the pose's, infinite without a pose. covariance (6, 6) as in ObjectPose. expected_error: the 2D
-    projection error to expect, image pixels. reason: why there is no pose; empty if there is one."""
+    between them and the corners of PnP's pose, infinite without a pose. covariance (6, 6) as in ObjectPose.
+    expected_error: the 2D projection error to expect, image pixels. reason: why there is no pose; empty if there is
+    one."""
 
     T_camera_object: Array
     corners: Array

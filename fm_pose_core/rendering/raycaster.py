@@ -84,8 +84,8 @@ class Raycaster:
 
 
 def raycaster_installed() -> bool:
-    """Whether embreex is."""
-    return find_spec("embreex") is not None
+    """Whether embreex is, and trimesh, which reads the meshes."""
+    return all(find_spec(package) is not None for package in ("embreex", "trimesh"))
 
 
 def _import_embree() -> tuple[Any, Any]:
@@ -93,6 +93,6 @@ def _import_embree() -> tuple[Any, Any]:
         from embreex import mesh_construction, rtcore_scene
     except ImportError as error:
         raise InputError(
-            f"refine: expected the Python package embreex, got {error}; try: pip install embreex"
+            f"refine: expected the Python packages embreex and trimesh, got {error}; try: pip install embreex trimesh"
         ) from None
     return rtcore_scene, mesh_construction

@@ -14,6 +14,8 @@ from fm_pose_core.types import Camera, Window
 
 Outputs = Mapping[str, NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]
+BORDER = 17  # points along each side of an image
+WIDEST = 1.4  # tangent of half the largest angle of view, 109°: beyond, objects would become too small
 NEAR = 1.5  # cells: two centres of the same object that are nearer are one
 
 
@@ -48,10 +50,16 @@ class Detector:
 
 
 def whole_image(camera: Camera, size: int) -> tuple[Crop, Array]:
-    """The virtual camera of `size` × `size` pixels that sees a camera's whole image, and R_camera_view (3, 3)."""
-    fx, fy = camera.K[0, 0], camera.K[1, 1]
-    crop = Crop(size, float(size / max(camera.width / fx, camera.height / fy)))
-    return crop, crop.rotation(camera, Window((camera.width - 1) / 2, (camera.height - 1) / 2))
+    """The virtual camera of `size` × `size` pixels that sees a camera's whole image, whatever its lens, and
+    R_camera_view (3, 3). Of a view wider than WIDEST, the middle."""
+    right, low = camera.width - 0.5, camera.height - 0.5
+    u, v = np.linspace(-0.5, right, BORDER), np.linspace(-0.5, low, BORDER)
+    sides = [np.column_stack(np.broadcast_arrays(*side)) for side in ((u, -0.5), (u, low), (-0.5, v), (right, v))]
+    R = Crop(size, 1.0).rotation(camera, Window((camera.width - 1) / 2, (camera.height - 1) / 2))
+    rays = camera.rays(np.concatenate(sides)) @ R
+    seen = np.isfinite(rays).all(1) & (rays[:, 2] > 0)
+    tangents = np.abs(rays[seen, :2] / rays[seen, 2:])
+    return Crop(size, float(size / 2 / min(tangents.max(initial=1e-3), WIDEST))), R
 
 
 def peaks(heat: NDArray[np.float32], centre: Array, size: int, least: float) -> list[tuple[int, Array, float]]:

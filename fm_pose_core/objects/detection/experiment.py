@@ -3,7 +3,7 @@ network, whole images."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.contract import Contract, detector_contract
@@ -26,6 +26,8 @@ EXTRACTOR = "fine"
 class DetectorExperiment(ObjectExperiment):
     """Made `of` an experiment with objects."""
 
+    APART: ClassVar[tuple[str, ...]] = ()
+
     @classmethod
     def of(cls, experiment: ObjectExperiment) -> "DetectorExperiment":
         """With the network and the schedule that its section `detector` asks for."""
@@ -46,6 +48,9 @@ class DetectorExperiment(ObjectExperiment):
             "schedule": schedule,
         }
         return cls(**values)
+
+    def resumed_by(self, run: Path) -> str:
+        return f"{super().resumed_by(run.parent)} --part {run.name}"
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:

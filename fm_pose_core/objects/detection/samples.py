@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
+from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, inverse_intrinsics
 from fm_pose_core.learning.ring import Ring
 from fm_pose_core.objects.photographs import RealView
@@ -32,6 +33,7 @@ NOBODY = -1
 KEPT, USES = 64, 24  # rendered views of each object, and samples that each serves
 TURN, SHIFT, ZOOM = 20.0, 0.15, np.log(1.35)  # of photographs: degrees, of the image's side, and logarithm
 SIZES = np.log(1.3)  # logarithm: how pasted objects' sizes vary
+HALVED = 0.6  # below this scale a picture is halved before it is resampled, which would skip pixels
 BARS = (0.0, 0.25, 0.4375)  # of the square that the images of cameras leave empty: 1:1, 4:3, 16:9
 
 
@@ -81,11 +83,11 @@ class Canvas:
             scene.owner, H, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=away
         )
         whole = np.bincount(scene.owner[scene.owner >= 0], minlength=len(scene.objects))
-        scale = abs(np.linalg.det(H)) / H[2, 2] ** 2  # of areas, near enough
+        determinant = abs(np.linalg.det(H))
         uvw = np.column_stack([scene.centres, np.ones(len(scene.centres))]) @ H.T
         for k, (u, v, w), area in zip(scene.objects, uvw, whole, strict=True):
             self.objects.append((int(k), u / w, v / w))
-            self.areas.append(int(area * scale))
+            self.areas.append(int(area * determinant / abs(w) ** 3))  # H changes areas by so much here
 
     def paste(self, layers: Sequence[Image], index: int, centre: tuple[float, float]) -> None:
         """An object over each of the images: (S, S, 4), premultiplied."""
@@ -130,21 +132,24 @@ class Pasting:
         rng, size = self.rng, self.config.size
         u, v = rng.uniform(0.03, 0.97, 2) * (size - 1)
         middle, angle = (len(layers[0]) - 1) / 2, rng.uniform(-in_plane, in_plane)
-        M = cv2.getRotationMatrix2D((middle, middle), angle, scale * float(np.exp(rng.uniform(-SIZES, SIZES))))
+        scale *= float(np.exp(rng.uniform(-SIZES, SIZES)))
+        while scale < HALVED:  # pixel (u, v) of the half is (2 u, 2 v) of the whole
+            layers, middle, scale = [cv2.pyrDown(layer) for layer in layers], middle / 2, 2 * scale
+        M = cv2.getRotationMatrix2D((middle, middle), angle, scale)
         M[:, 2] += (u - middle, v - middle)
-        flags = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-        return [cv2.warpAffine(layer, M, (size, size), flags=flags) for layer in layers], (u, v)
+        return [cv2.warpAffine(layer, M, (size, size), flags=cv2.INTER_LINEAR) for layer in layers], (u, v)
 
     def finish(self, canvas: Canvas, bars: bool) -> Image:
-        """The first image with occluders and jitter; and all of them with what the image of a camera leaves empty."""
-        rng, image = self.rng, canvas.images[0]
+        """The first image with jitter; and all of them with occluders, since what is hidden is not to be found, and
+        with what the image of a camera leaves empty."""
+        rng = self.rng
         for _ in range(2):
             if rng.uniform() < self.appearance.occluders:
                 texture, alpha = occluder(rng, self.backgrounds, self.config.size)
                 mask = (alpha[..., 0] * 255.0).astype(np.uint8)
                 canvas.hide(mask > 127)
-                image = blend(texture, mask, image)
-        image = jitter(image, rng, self.appearance)
+                canvas.images = [blend(texture, mask, image) for image in canvas.images]
+        image = jitter(canvas.images[0], rng, self.appearance)
         if bars:
             rows = int(BARS[int(rng.integers(len(BARS)))] * self.config.size / 2)
             for layer, nothing in ((image, 0), *((x, 0) for x in canvas.images[1:]), (canvas.owner, NOBODY)):
@@ -200,6 +205,8 @@ class PairedScenes:
         self.objects, self.scenes, self.config = objects, scenes, config
         self.pasting, self.rng = pasting, pasting.rng
         self.cutouts = [[v for v in x.views if v.trusted] for x in objects]
+        for k, views in enumerate(self.cutouts):
+            expect(bool(views), "real training images", f"at least one of object number {k} with a known mask", "none")
 
     def draw(self) -> tuple[NDArray[Any], ...]:
         """-> real image, the same with renderings of its objects, (size, size, 3) uint8 RGB each; centres and objects,

@@ -16,7 +16,6 @@ from fm_pose_core.objects.samples import ObjectAssets
 from fm_pose_core.objects.surroundings import over
 from fm_pose_core.rendering.renderer import Renderer
 
-FINER = 1.25  # than the detector's image, so that a zoomed one is still sharp
 SHOWN = 0.1  # visible fraction from which on an object is one, as in the BOP benchmark
 
 
@@ -28,7 +27,7 @@ def prepare_scenes(instances: Sequence[Instance], assets: dict[int, ObjectAssets
         images[x.image_path].append(x)
     renderers: dict[int, Renderer] = {}
     try:
-        return [_scene(path, group, assets, int(size * FINER), renderers) for path, group in images.items()]
+        return [_scene(path, group, assets, size, renderers) for path, group in images.items()]
     finally:
         for renderer in renderers.values():
             renderer.close()
@@ -51,8 +50,9 @@ def _scene(
         renderer, T = renderers[x.object_id], T_view_camera @ x.T_camera_object
         renderer.look_through(crop.K)
         rgba, depth = renderer.render(T)
-        rendered = over(rgba, rendered)
         shown = not x.visible_fraction < SHOWN  # NaN: it may be
+        if shown:  # else something without a mesh stands before it
+            rendered = over(rgba, rendered)
         front = (depth > 0) & (depth < nearest)
         owner[front] = number if shown else NOBODY
         nearest[front] = depth[front]
