@@ -66,7 +66,7 @@ def test_the_distance_of_the_images_object_is_learned(surface: bool) -> None:
     answers = Fused(model).infer(np.zeros((1, 64, 64, 3), np.uint8))
     assert {"distance", "distance_spread"} <= set(answers)
     np.testing.assert_allclose(answers["distance"][0], [0.2, 0.7], atol=0.02)
-    assert (answers["distance_spread"] < 0.15).all()  # it always is: so it may be quite sure
+    assert (answers["distance_spread"] < 0.2).all()  # it always is: so it may be quite sure
 
 
 def test_without_the_output_there_is_no_such_loss() -> None:

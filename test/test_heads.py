@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 
 from torch import Tensor, nn
 
-from fm_pose_core.contract import SURFACE_SCALE, Contract, hand_contract, object_contract
+from fm_pose_core.contract import SURFACE_SCALE, Contract, detector_contract, hand_contract, object_contract
 from fm_pose_core.geometry import apply, box_corners, exp_so3, project, transform
 from fm_pose_core.learning.heads import HEADS, CornerVotes, JointVotes, Prediction, SurfaceVotes, Votes
 from fm_pose_core.learning.losses import Answers, LossConfig, Seen, SurfacePoints
@@ -45,6 +45,7 @@ def rows_of(gradient: Tensor | None, objects: int) -> list[bool]:
 def test_every_name_has_a_head() -> None:
     surface = object_contract(SIZE, 2, CELLS)
     contracts = {"corners": object_contract(SIZE, 2), "surface": surface, "joints": hand_contract(14, SIZE)}
+    contracts["centres"] = detector_contract(SIZE, 2, CELLS)
     assert contracts.keys() == HEADS.keys()
     for name, contract in contracts.items():
         answers = HEADS[name](FEATURES, CELLS, contract).eval()

@@ -3,10 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fm_pose_core.cli.options import add_engine_options, command, group, show_log
 from fm_pose_core.errors import InputError, expect
+
+if TYPE_CHECKING:
+    from fm_pose_core.bundle import Network
 
 WINDOWS = (1, 4, 16)  # in a timed call: a window, one with its views, four with theirs
 
@@ -37,8 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
 def build(args: argparse.Namespace) -> None:
     from fm_pose_core.runtime.cuda_driver import Driver
-    from fm_pose_core.runtime.engine_cache import cache_folder, read_engine, write_engine
-    from fm_pose_core.runtime.tensorrt_backend import build_engine, fingerprint
+    from fm_pose_core.runtime.engine_cache import cache_folder
     from fm_pose_core.tasks import load_bundle
 
     bundle, folder = load_bundle(args.bundle), args.cache or cache_folder()
@@ -46,7 +48,15 @@ def build(args: argparse.Namespace) -> None:
         architecture = args.arch or Driver().architecture
     except InputError as error:
         raise InputError(f"{error}; --arch builds for the GPU of another machine") from None
-    key = fingerprint(bundle, architecture, args.precision)
+    for network in bundle.networks:
+        _build(network, architecture, args, folder)
+
+
+def _build(network: "Network", architecture: str, args: argparse.Namespace, folder: Path) -> None:
+    from fm_pose_core.runtime.engine_cache import read_engine, write_engine
+    from fm_pose_core.runtime.tensorrt_backend import build_engine, fingerprint
+
+    key = fingerprint(network, architecture, args.precision)
     try:
         engine = read_engine(folder, key)
     except InputError as error:
@@ -54,7 +64,7 @@ def build(args: argparse.Namespace) -> None:
         engine = None
     how = "is there already"
     if engine is None:
-        engine, how = build_engine(bundle, args.arch, args.precision), "built"
+        engine, how = build_engine(network, args.arch, args.precision), "built"
         write_engine(folder, key, engine)
     print(f"{folder / key.file_name}: {how}, {len(engine) / 1e6:.1f} MB, {key.package} {key.version}")
 

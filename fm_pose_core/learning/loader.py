@@ -1,6 +1,7 @@
 """Batches of training samples from worker processes, each with a renderer and a random stream of its own."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -49,8 +50,13 @@ class Batches(IterableDataset[dict[str, Any]]):
         cv2.setNumThreads(1)
         with threadpool_limits(1) if info is not None else contextlib.nullcontext():
             synthetic, pairs = self.source.open(self.synthetic > 0, self.pairs > 0, rng)
-            for batch in batches(synthetic, pairs, self.synthetic, self.pairs):
-                yield {name: torch.from_numpy(values) for name, values in batch.items()}
+            try:
+                for batch in batches(synthetic, pairs, self.synthetic, self.pairs):
+                    yield {name: torch.from_numpy(values) for name, values in batch.items()}
+            except GeneratorExit:
+                if info is not None:  # the worker has done its work; threads of the renderer may abort a slower end
+                    os._exit(0)
+                raise
 
 
 def load(source: Source, synthetic: int, pairs: int, seed: tuple[int, ...], workers: int) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,6 @@ from fm_pose_core.contract import CORNERS
 from fm_pose_core.errors import expect
 from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
 from fm_pose_core.objects.detection.detector import Detector
-from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
 from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
@@ -39,7 +38,7 @@ class PoseEstimator:
         self.config = config or EstimatorConfig()
         self._detector: Detector | None = None
         self._solvers: dict[tuple[str, int, str], ObjectSolver] = {}
-        self._refiners: dict[str, EdgeRefiner] = {}
+        self._refiners: dict[str, Refiner] = {}
 
     @classmethod
     def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None) -> "PoseEstimator":
@@ -111,12 +110,14 @@ class PoseEstimator:
             self._solvers[key] = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, refiner, x.entry.fill)
         return self._solvers[key]
 
-    def _refiner(self, x: BundledObject) -> EdgeRefiner | None:
+    def _refiner(self, x: BundledObject) -> Refiner | None:
         """As `refine` of the configuration asks for it. Raises InputError where it cannot be had."""
         wanted, possible = self.config.refine, x.entry.edges and raycaster_installed()
         if wanted == "none" or (wanted == "auto" and not possible):
             return None
         if x.name not in self._refiners:
+            from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner
+
             mesh_path = x.mesh_path
             expect(mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
             assert mesh_path is not None

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,6 +64,8 @@ def whole_image(camera: Camera, size: int) -> tuple[Crop, Array]:
 def peaks(heat: NDArray[np.float32], centre: Array, size: int, least: float) -> list[tuple[int, Array, float]]:
     """The cells whose heat is the highest around them: (object, centre (2,), score), best first. heat (G, L), centre
     (L, 2) pixels of a square image with sides of `size`."""
+    import cv2
+
     side = math.isqrt(heat.shape[1])
     maps = np.nan_to_num(heat).reshape(-1, side, side)
     kernel = np.ones((3, 3), np.uint8)
