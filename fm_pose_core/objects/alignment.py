@@ -71,6 +71,12 @@ class Fit:
     size_sigma: float
 
 
+def difference(A: Array, B: Array) -> Array:
+    """(6,): the motion from one place to another, metres and radians, in the frame of A's object."""
+    D = inverse(A) @ B
+    return np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
+
+
 class Draws(Protocol):
     """What draws a model: rendering.renderer.Renderer, or rendering.raycaster.Raycaster."""
 
@@ -172,8 +178,7 @@ class Aligner:
             edges = self._distances(points, T, size / drawn, reach)
             if edges is None:
                 return None
-            back = inverse(T) @ prior.T_world_center
-            away = np.concatenate([back[:3, 3], log_so3(back[:3, :3]), [prior.size / size - 1.0]]) / units
+            away = np.append(difference(T, prior.T_world_center), prior.size / size - 1.0) / units
             variance = noise**2 * edges.variance
             information = edges.information / variance + known
             y = np.linalg.solve(information, edges.gradient.sum(0) / variance + known @ away)

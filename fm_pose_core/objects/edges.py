@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.files import read_image
-from fm_pose_core.geometry import Array, apply, exp_so3, inverse, log_so3, skew, transform
+from fm_pose_core.geometry import Array, apply, exp_so3, inverse, skew, transform
 from fm_pose_core.objects.alignment import Aligner, Fit
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.places import spread, squared_deviations
 from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.rendering.mesh import Mesh
@@ -29,9 +30,7 @@ NETWORK = 0.004, 0.025, np.radians(4.0)  # likewise of poses that are to be refi
 SCALES = (1.0, 2.0, 4.0, 8.0)
 VERTEX = 16  # of so many vertices one counts
 Image = NDArray[np.uint8]
-FARTHEST = (
-    16.0  # chi square of what the edges say by what the network expects, over 6: beyond, they are another thing's
-)
+FARTHEST = 16.0  # squared deviations a coordinate between fit and prior: beyond, these are another thing's edges
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class EdgeRefiner:
         known = _to_center(covariance, T_camera_object, self.mesh_center)
         prior = Fit(T, known, self.noise.size, self.noise.size_sigma)
         fit = aligner.settle([view], prior, self.noise.scale)
-        return None if fit is None or _apart(prior, fit) > FARTHEST else fit
+        return None if fit is None or squared_deviations(prior, fit.T_world_center) > FARTHEST else fit
 
     def _aligner(self, camera: Camera, distance: float) -> Aligner:
         """Whose patch shows the object about as finely as the image does. A new one for each quarter of an octave."""
@@ -107,7 +106,7 @@ def measure_edges(mesh: Mesh, box_corners: Array, diameter: float, instances: Se
     shown = [x for x in instances if not x.visible_fraction < SHOWN]
     if len(shown) < LEAST or not raycaster_installed():
         return EdgeNoise()
-    chosen = [shown[k] for k in np.unique(np.linspace(0, len(shown) - 1, min(MOST, len(shown))).round().astype(int))]
+    chosen = spread(shown, MOST)
     images = [read_image(x.image_path) for x in chosen]
     refiner = EdgeRefiner(mesh, box_corners, diameter)
     sizes = _sizes(refiner, chosen, images)
@@ -183,10 +182,3 @@ def _motion(T: Array, center: Array) -> Array:
     A[:3, :3] = A[3:, 3:] = R.T
     A[:3, 3:] = -R.T @ skew(R @ center)
     return A
-
-
-def _apart(prior: Fit, fit: Fit) -> float:
-    """How far the fit is from the prior, for a coordinate, in units of the prior's variance."""
-    D = inverse(prior.T_world_center) @ fit.T_world_center
-    d = np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
-    return float(d @ np.linalg.solve(prior.covariance, d)) / 6

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.files import read_image
-from fm_pose_core.geometry import Array, exp_so3, inverse, log_so3, transform
-from fm_pose_core.objects.alignment import BLURS, Aligner, Fit, View
+from fm_pose_core.geometry import Array, exp_so3, inverse, transform
+from fm_pose_core.objects.alignment import BLURS, Aligner, Fit, View, difference
 from fm_pose_core.objects.arrangements import Arrangement, apart
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
 from fm_pose_core.objects.crop import Crop
@@ -144,13 +144,13 @@ class Places:
     def _doubted(self, fit: Fit, views: Sequence[View]) -> Fit:
         """With half of what the two ways of comparing edges differ by as a further uncertainty: where the model is not
         quite like the object, they err in different ways."""
-        other = self.aligner.match(_spread(views, FINE), fit.T_world_center, BLURS[-1:])
-        d = _difference(fit.T_world_center, other) / 2
+        other = self.aligner.match(spread(views, FINE), fit.T_world_center, BLURS[-1:])
+        d = difference(fit.T_world_center, other) / 2
         return replace(fit, covariance=fit.covariance + np.outer(d, d))
 
     def _views(self, arrangements: Sequence[Arrangement]) -> list[View]:
         patches = [p for a in arrangements for p in self.patches[a.scene_id, a.images[0]]]
-        return [self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front) for p in _spread(patches, MOST)]
+        return [self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front) for p in spread(patches, MOST)]
 
     def _patches(self, dataset: BopDataset, instances: Sequence[Instance]) -> dict[tuple[int, int], list[_Patch]]:
         """Of each arrangement, by its scene and first image."""
@@ -159,7 +159,7 @@ class Places:
             own = [self.instances[a.scene_id, image, a.object_id] for image in a.images]
             pairs = list(zip(a.T_camera_world, own, strict=True))
             visible = [(T, x) for T, x in pairs if not x.visible_fraction < VISIBLE]
-            shown += [((a.scene_id, a.images[0]), T, x) for T, x in _spread(visible, MOST)]
+            shown += [((a.scene_id, a.images[0]), T, x) for T, x in spread(visible, MOST)]
         seen = [
             self.aligner.patch(read_image(x.image_path), x.camera, x.T_camera_object @ self.T_object_center)
             for _, _, x in shown
@@ -177,7 +177,7 @@ class Places:
     def _search(self, a: Arrangement, views: list[View]) -> Place | None:
         """The place near the label that explains the views best."""
         label, align = self.label(a), self.aligner
-        few, some = _spread(views, COARSE), _spread(views, FINE)
+        few, some = spread(views, COARSE), spread(views, FINE)
         starts = [align.match(few, T, BLURS[:1]) for T in _around(label)]
         starts.sort(key=lambda T: -align.agreement(few, T, BLURS[0]))
         found: list[tuple[float, Fit]] = []
@@ -225,14 +225,8 @@ def squared_deviations(fit: Fit, other: Fit | Array) -> float:
     """How far two places are apart, for a coordinate, in units of the variance (chi square with 6 degrees, over 6)."""
     T = other.T_world_center if isinstance(other, Fit) else other
     covariance = fit.covariance + (other.covariance if isinstance(other, Fit) else 0.0)
-    d = _difference(fit.T_world_center, T)
+    d = difference(fit.T_world_center, T)
     return float(d @ np.linalg.solve(covariance, d)) / 6
-
-
-def _difference(A: Array, B: Array) -> Array:
-    """(6,) metres and radians, in the frame of A's object."""
-    D = inverse(A) @ B
-    return np.concatenate([D[:3, 3], log_so3(D[:3, :3])])
 
 
 def _around(T: Array) -> list[Array]:
@@ -251,7 +245,7 @@ def _distinct(places: Sequence[Array]) -> list[Array]:
     return kept
 
 
-def _spread(items: Sequence[Item], count: int) -> list[Item]:
+def spread(items: Sequence[Item], count: int) -> list[Item]:
     """`count` of them at the most, evenly."""
     chosen = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
     return [items[k] for k in chosen]

@@ -1,7 +1,7 @@
 """From a whole image to the windows in which objects are expected."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from fm_pose_core.geometry import Array
 from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.solver import Infer
 from fm_pose_core.types import Camera, Window
 
-Outputs = Mapping[str, NDArray[np.float32]]
-Infer = Callable[[NDArray[np.uint8]], Outputs]
 BORDER = 17  # points along each side of an image
 WIDEST = 1.4  # tangent of half the largest angle of view, 109°: beyond, objects would become too small
 NEAR = 1.5  # cells: two centres of the same object that are nearer are one

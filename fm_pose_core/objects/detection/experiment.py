@@ -3,7 +3,7 @@ network, whole images."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from fm_pose_core.bundle import Bundle
 from fm_pose_core.contract import Contract, detector_contract
@@ -88,10 +88,3 @@ class DetectorData:
 
     def write_bundle(self, path: Path, export: Export) -> Bundle:
         raise InputError(f"{path}: expected the run of a network for poses, got that of its detector alone")
-
-
-if TYPE_CHECKING:
-    from fm_pose_core.learning.experiment import Data
-
-    def _is_data(data: DetectorData) -> Data:
-        return data

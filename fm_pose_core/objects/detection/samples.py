@@ -184,8 +184,8 @@ class RenderedScenes:
         for k, view in sorted(views, key=lambda x: -x[1].T_view_object[2, 3]):  # the far ones first
             rgba = view.layers["cad"]
             rgba = repaint(rgba, rng) if rng.uniform() < self.config.appearance.repaint else rgba
-            scale = focal / view.K[0, 0]
-            canvas.paste(*_named(pasting.place([rgba], scale, self.config.viewpoints.in_plane), k))
+            layers, centre = pasting.place([rgba], focal / view.K[0, 0], self.config.viewpoints.in_plane)
+            canvas.paste(layers, k, centre)
         image = pasting.finish(canvas, bars=True)
         return image, *canvas.labels()
 
@@ -240,15 +240,11 @@ class PairedScenes:
         assert assets.patch is not None
         view: RealView = views[int(self.rng.integers(len(views)))]
         photo = np.dstack([blend(view.photo, view.visible, np.zeros_like(view.photo)), view.visible])
-        scale = focal / assets.patch.focal
-        canvas.paste(*_named(self.pasting.place([photo, view.cad], scale, self.config.in_plane), k))
+        layers, centre = self.pasting.place([photo, view.cad], focal / assets.patch.focal, self.config.in_plane)
+        canvas.paste(layers, k, centre)
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _named(placed: tuple[list[Image], tuple[float, float]], index: int) -> tuple[list[Image], int, tuple[float, float]]:
-    return placed[0], index, placed[1]
 
 
 @dataclass(frozen=True)

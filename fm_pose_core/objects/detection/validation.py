@@ -47,11 +47,10 @@ class DetectorValidation:
                 elif shown[best]:
                     distances.append(float(away[best]))
                     left[best] = ("", left[best][1])
-        off = float(np.median(distances)) if distances else float("nan")
         return {
             "validation/found": len(distances) / max(1, wanted),
             "validation/false": wrong / max(1, len(self.images)),
-            **({"validation/off_px": off} if distances else {}),
+            **({"validation/off_px": float(np.median(distances))} if distances else {}),
         }
 
 
