@@ -59,7 +59,13 @@ def test_the_published_network_has_the_published_layers() -> None:
 
 @pytest.mark.parametrize(
     ("extractor", "features"),
-    [("compact", (16, 256)), ("fine", (64, 256)), ("compact_global", (1, 1024)), ("vgg16", (1, 1024))],
+    [
+        ("compact", (16, 256)),
+        ("fine", (64, 256)),
+        ("efficientnet_lite0", (64, 256)),
+        ("compact_global", (1, 1024)),
+        ("vgg16", (1, 1024)),
+    ],
 )
 def test_shapes(extractor: str, features: tuple[int, int]) -> None:
     model = FeatureMapping(NetworkConfig(extractor=extractor), object_contract(64))
@@ -224,6 +230,70 @@ def test_vgg_weights_from_a_state_dict(tmp_path) -> None:  # type: ignore[no-unt
     torch.save(published, tmp_path / "broken.pth")
     with pytest.raises(InputError, match=r"features\.7\.bias"):
         network.load_weights(str(tmp_path / "broken.pth"))
+
+
+def efficientnet_lite0() -> dict[str, torch.Tensor]:
+    """A state dict with the names and shapes of the published one, and random numbers."""
+    torch.manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+
+    def layer(conv: str, norm: str, shape: tuple[int, int, int, int]) -> None:
+        state[f"{conv}.weight"] = torch.randn(shape) / math.sqrt(math.prod(shape[1:]))
+        for name in ("weight", "running_var"):
+            state[f"{norm}.{name}"] = torch.rand(shape[0]) + 0.5
+        for name in ("bias", "running_mean"):
+            state[f"{norm}.{name}"] = torch.randn(shape[0]) * 0.1
+
+    layer("_conv_stem", "_bn0", (32, 3, 3, 3))
+    inputs, kernels = 32, (3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5)
+    for i, outputs in enumerate((16, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112)):
+        inner = inputs * (6 if i else 1)
+        if i:
+            layer(f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0", (inner, inputs, 1, 1))
+        layer(f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1", (inner, 1, kernels[i], kernels[i]))
+        layer(f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2", (outputs, inner, 1, 1))
+        inputs = outputs
+    return state
+
+
+def test_efficientnet_answers_as_published(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Its layers are the published ones, batch normalisation folded, TensorFlow's padding and input kept."""
+    state = efficientnet_lite0()
+    torch.save(state, tmp_path / "lite.pth")
+    f = FeatureMapping(NetworkConfig("efficientnet_lite0", weights=str(tmp_path / "lite.pth")), object_contract(32)).f
+
+    def layer(x: torch.Tensor, conv: str, norm: str, stride: int = 1, bounded: bool = True) -> torch.Tensor:
+        weight = state[f"{conv}.weight"]
+        size, kernel = x.shape[-1], weight.shape[-1]
+        pad = (math.ceil(size / stride) - 1) * stride + kernel - size  # "SAME": the odd pixel below and to the right
+        x = nn.functional.pad(x, (pad // 2, pad - pad // 2) * 2)
+        groups = x.shape[1] if weight.shape[1] == 1 else 1
+        x = nn.functional.conv2d(x, weight, stride=stride, groups=groups)
+        mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
+        x = nn.functional.batch_norm(x, mean, variance, state[f"{norm}.weight"], state[f"{norm}.bias"], eps=1e-3)
+        return x.clamp(0, 6) if bounded else x
+
+    image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
+    want = layer((image.permute(0, 3, 1, 2) - 127.0) / 128.0, "_conv_stem", "_bn0", 2)
+    got = nn.functional.relu6(f.stem(FeatureMapping.normalise(image)))
+    assert torch.allclose(got[..., :-1, :-1], want[..., :-1, :-1], atol=1e-4)  # the border sees 127.5 in place of 127
+    x = want
+    for i, block in enumerate(f.blocks):
+        name, stride = f"_blocks.{i}", 2 if i in (1, 3, 5) else 1
+        y = layer(x, f"{name}._expand_conv", f"{name}._bn0") if i else x
+        y = layer(y, f"{name}._depthwise_conv", f"{name}._bn1", stride)
+        y = layer(y, f"{name}._project_conv", f"{name}._bn2", bounded=False)
+        want = x + y if y.shape == x.shape else y
+        assert torch.allclose(block(x), want, atol=1e-4), i
+        x = want
+    learned = {k.split(".")[1] for k, p in f.named_parameters() if p.requires_grad and k.startswith("blocks.")}
+    assert learned == {str(i) for i in range(3, 11)}
+    assert not f.stem.weight.requires_grad
+    assert {id(p) for p in f.gentle()} == {id(p) for p in f.blocks[3:].parameters()}
+    del state["_blocks.7._bn1.bias"]
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(InputError, match=r"_blocks\.7\._bn1\.bias"):
+        f.load_weights(str(tmp_path / "broken.pth"))
 
 
 def test_an_unknown_architecture_is_named() -> None:

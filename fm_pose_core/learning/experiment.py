@@ -23,6 +23,9 @@ WATCHED = ("validate_images", "precision")  # keys of the schedule that change n
 @dataclass(frozen=True)
 class ScheduleConfig(MixtureConfig):
     learning_rate: float = knob(1e-3, "Adam's step size at its peak.", 1e-8, 1.0)
+    published_rate: float = knob(
+        0.2, "Share of the learning rate for what begins with weights from ImageNet (efficientnet_lite0).", 0.0, 1.0
+    )
     clip_gradient: float = knob(1.0, "Largest gradient norm.", 0.0, 1e9)
     precision: str = knob(
         "auto",

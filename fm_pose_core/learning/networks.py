@@ -31,12 +31,15 @@ log = logging.getLogger(__name__)
 class NetworkConfig:
     extractor: str = knob(
         "compact",
-        "f: compact (one feature for each cell of 16 pixels), fine (of 8 pixels), compact_global (the paper's global "
-        "feature), vgg16 (as published for objects) or resnet50 (as published for hands).",
+        "f: compact (one feature for each cell of 16 pixels), fine (of 8 pixels), efficientnet_lite0 (of 8 pixels, "
+        "begins with weights from ImageNet: `weights`), compact_global (the paper's global feature), vgg16 (as "
+        "published for objects) or resnet50 (as published for hands).",
         choices=tuple(EXTRACTORS),
     )
-    width: int = knob(24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w.", 8, 256)
-    features: int = knob(256, "Feature size D of compact and fine; the others have 1024 as published.", 16, 4096)
+    width: int = knob(
+        24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w; the finer cells see 4w.", 8, 256
+    )
+    features: int = knob(256, "Feature size D of those with cells; the others have 1024 as published.", 16, 4096)
     surface: bool = knob(
         False, "Whether h also answers which point of the object each cell shows, for objects (beyond the paper)."
     )
@@ -46,7 +49,7 @@ class NetworkConfig:
         "",
         "Where the weights begin: the folder of a bundle, of which all is taken that fits (that of other objects saves "
         "a part of the training); for vgg16 also a torchvision state dict file, or 'torchvision' for the published "
-        "one. Empty: random ones.",
+        "one; for efficientnet_lite0 also 'imagenet'. Empty: random ones.",
     )
 
 

@@ -49,6 +49,10 @@ class Trainer:
         method = experiment.how
         begun = (run / checkpoints.LATEST).is_file()
         self.model = (experiment.untrained() if begun else experiment).model()
+        begins = begun or bool(experiment.network.weights) or not self.model.f.published
+        expect(
+            begins, "network.weights", f"what {experiment.network.extractor} begins with: imagenet, or a bundle", "none"
+        )
         self.objective = Objective(self.model, experiment.loss, (*method.terms, *method.pretraining))
         self.objective.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = phases(experiment, self.ranks.world)
@@ -144,7 +148,7 @@ class Trainer:
     def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         self.objective.progress = self.step / self.phases[self.phase_index].steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["share"]
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
             losses: dict[str, Tensor] = objective(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -158,7 +162,12 @@ class Trainer:
         return losses
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.objective.parameters(), lr=self.experiment.schedule.learning_rate, fused=True)
+        schedule, extractors = self.experiment.schedule, (self.model.f, self.model.f_s)
+        gentle = [p for f in extractors if f is not None for p in f.gentle()]
+        named = {id(p) for p in gentle}
+        rest = [p for p in self.objective.parameters() if id(p) not in named]
+        groups = [{"params": rest, "share": 1.0}, {"params": gentle, "share": schedule.published_rate}]
+        return torch.optim.Adam([g for g in groups if g["params"]], lr=schedule.learning_rate, fused=True)
 
     def learning_rate(self) -> float:
         """One cosine over the whole run, and a linear warm-up over the first steps of each phase (Adam begins anew

@@ -19,8 +19,6 @@ from fm_pose_core.objects.detection.validation import DetectorValidation
 from fm_pose_core.objects.experiment import ObjectExperiment
 from fm_pose_core.objects.samples import ObjectAssets
 
-EXTRACTOR = "fine"
-
 
 @dataclass(frozen=True)
 class DetectorExperiment(ObjectExperiment):
@@ -42,7 +40,7 @@ class DetectorExperiment(ObjectExperiment):
             validate_images=max(1, c.images // 4),
         )
         values = {f.name: getattr(experiment, f.name) for f in fields(ObjectExperiment)} | {
-            "network": NetworkConfig(EXTRACTOR, c.width, c.features),
+            "network": NetworkConfig(c.extractor, c.width, c.features, weights=c.weights),
             "loss": LossConfig(feature_variance=experiment.loss.feature_variance),
             "crop": replace(experiment.crop, zoom=0.0),
             "schedule": schedule,
@@ -58,7 +56,7 @@ class DetectorExperiment(ObjectExperiment):
 
     def contract(self) -> Contract:
         size = self.detector.size
-        return detector_contract(size, len(self.objects), (size // EXTRACTORS[EXTRACTOR].cell) ** 2)
+        return detector_contract(size, len(self.objects), (size // EXTRACTORS[self.network.extractor].cell) ** 2)
 
     def read_data(self) -> "DetectorData":  # type: ignore[override]
         """See ObjectExperiment.read_data."""

@@ -40,8 +40,10 @@ BARS = (0.0, 0.25, 0.4375)  # of the square that the images of cameras leave emp
 @dataclass(frozen=True)
 class DetectorConfig:
     size: int = knob(320, "Side of the detector's image, into which the camera's is fitted; pixels.", 64, 1024)
-    width: int = knob(12, "Channels w of its extractor `fine`.", 8, 256)
+    extractor: str = knob("fine", "f, as network.extractor.", choices=("compact", "fine", "efficientnet_lite0"))
+    width: int = knob(12, "Channels w: as network.width.", 8, 256)
     features: int = knob(64, "Feature size D.", 16, 4096)
+    weights: str = knob("", "Where the weights begin, as network.weights; empty: random ones.")
     field_of_view: tuple[float, float] = knob(
         (45.0, 75.0), "Of the rendered images' longer side, from and to, degrees.", 5.0, 150.0
     )
