@@ -260,7 +260,7 @@ def _check_common(manifest: Manifest) -> None:
 def check_sizes(contract: Contract, where: str) -> None:
     """Raise InputError for a contract of sizes that no network has. where: in the manifest."""
     expect(8 <= contract.size <= 4096, f"{where}.size", "8 to 4096 pixels", contract.size)
-    expect(contract.channels in (1, 3), f"{where}.channels", "1 or 3", contract.channels)
+    expect(contract.channels in (1, 3, 6), f"{where}.channels", "1, 3 or 6", contract.channels)
     names = [x.name for x in contract.outputs]
     expect(bool(names) and len(set(names)) == len(names), f"{where}.outputs", "different names", names)
     for output in contract.outputs:

@@ -23,8 +23,8 @@ class Output:
 
 @dataclass(frozen=True)
 class Contract:
-    """size, channels: of the input `image` (N, size, size, channels), uint8 RGB for 3 channels and float32 depth in
-    [-1, 1] for one. head: the kind of h (learning/heads.py). outputs: what it answers, the points first."""
+    """size, channels: of the input `image` (N, size, size, channels), uint8 RGB for 3 channels, two such for 6, and
+    float32 depth in [-1, 1] for one. head: the kind of h (learning/heads.py). outputs: its answers, points first."""
 
     size: int
     channels: int
@@ -34,7 +34,7 @@ class Contract:
     @property
     def image_type(self) -> type[np.generic]:
         """Of the input's numbers."""
-        return np.uint8 if self.channels == 3 else np.float32
+        return np.float32 if self.channels == 1 else np.uint8
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -74,6 +74,12 @@ def detector_contract(size: int = 320, objects: int = 1, cells: int = 1600) -> C
     object is."""
     centre = Output("centre", (cells, 2), size / 2, (size - 1) / 2)
     return Contract(size, 3, "centres", (centre, Output("heat", (objects, cells))))
+
+
+def update_contract(size: int = 128) -> Contract:
+    """From a window and the same with a rendering drawn over it to the update (6,) of the rendering's pose and its
+    standard deviation (objects/comparison/update.py)."""
+    return Contract(size, 6, "update", (Output("update", (6,)), Output("spread", (6,))))
 
 
 def hand_contract(joints: int, size: int = 128, cube: float = 0.3) -> Contract:

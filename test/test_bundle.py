@@ -139,7 +139,7 @@ SURFACE = object_contract(96, 1, 36).outputs
     [
         (Contract(96, 3, "seances", (CORNERS, SPREAD)), "head: expected corners or surface, got 'seances'"),
         (Contract(96, 1, "corners", (CORNERS, SPREAD)), "channels: expected 3, got 1"),
-        (Contract(96, 4, "corners", (CORNERS, SPREAD)), "channels: expected 1 or 3, got 4"),
+        (Contract(96, 4, "corners", (CORNERS, SPREAD)), "channels: expected 1, 3 or 6, got 4"),
         (Contract(4, 3, "corners", (CORNERS, SPREAD)), "size: expected 8 to 4096"),
         (Contract(96, 3, "corners", ()), "outputs: expected different names"),
         (Contract(96, 3, "corners", (CORNERS, CORNERS)), "outputs: expected different names"),

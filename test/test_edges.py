@@ -159,7 +159,7 @@ def test_the_estimator_refines_as_it_is_told(toy_bundle: Path, tmp_path: Path, m
     helped = tmp_path / "helped"
     shutil.copytree(toy_bundle, helped)
     manifest = json.loads((helped / "manifest.json").read_text())
-    manifest["objects"][0]["edges"] = True
+    manifest["objects"][0]["refined_by"] = "edges"
     (helped / "manifest.json").write_text(json.dumps(manifest))
     for bundle, refine, asked in (
         (toy_bundle, "none", 0),

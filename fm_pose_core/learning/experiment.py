@@ -49,6 +49,14 @@ class Validator(Protocol):
 
 
 @dataclass(frozen=True)
+class Part:
+    """A trained network that goes into a bundle beside another one."""
+
+    network: Fused
+    file: NetworkFile
+
+
+@dataclass(frozen=True)
 class Export:
     """A trained network on its way into a bundle. onnx: the file. architecture: of the network, as the torch backend
     reads it. training: for the record. sample: windows of the training's renderings (N, *contract.image_shape). parts:
@@ -59,7 +67,7 @@ class Export:
     architecture: dict[str, Any]
     training: dict[str, Any]
     sample: NDArray[np.generic]
-    parts: dict[str, NetworkFile] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
 
     def file(self, spread_scale: float) -> NetworkFile:
         """For the bundle. spread_scale: see CalibrationEntry."""
@@ -136,6 +144,9 @@ class Experiment:
         method = self.how
         config = replace(self.network, mapping=method.mapping)
         return FeatureMapping(config, self.contract(), unshared=method.unshared)
+
+    def prepare(self, model: FeatureMapping, run: Path) -> None:
+        """Put into a new model what it begins with, beside `network.weights`. run: its folder."""
 
     def untrained(self) -> "Experiment":
         """The same without weights to begin with: those of a checkpoint are put in."""

@@ -13,7 +13,7 @@ from fm_pose_core.bundle import Bundle, NetworkFile
 from fm_pose_core.config import EngineConfig, to_dict
 from fm_pose_core.errors import expect
 from fm_pose_core.learning import checkpoints
-from fm_pose_core.learning.experiment import Experiment, Export
+from fm_pose_core.learning.experiment import Experiment, Export, Part
 from fm_pose_core.learning.loader import Source
 from fm_pose_core.learning.logbook import read_log
 from fm_pose_core.learning.networks import Fused
@@ -46,9 +46,9 @@ def _architecture(experiment: Experiment) -> dict[str, Any]:
     return to_dict(replace(experiment.network, mapping=experiment.how.mapping, weights=""))
 
 
-def _part(run: Path, experiment: Experiment, precision: str) -> NetworkFile:
+def _part(run: Path, experiment: Experiment, precision: str) -> Part:
     network = fused_of(run, experiment)
-    return NetworkFile(to_onnx(network, precision), _architecture(experiment), network.contract)
+    return Part(network, NetworkFile(to_onnx(network, precision), _architecture(experiment), network.contract))
 
 
 def sample(source: Source) -> NDArray[np.generic]:

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import expect
+from fm_pose_core.learning.extractors.base import Residual
 
 Labels = Mapping[str, Tensor]
+WIDTH, HIDDEN = 64, 128  # of h_Δ
+LOG_OF_NORMAL = 0.635  # minus the mean of log |x|, for a normal variate of variance 1
 RARE = -4.0  # logit of the share of cells that show an object's centre, to begin with
 
 
@@ -274,9 +278,48 @@ class Centres(Head):
         return HeadLoss(focal + place, zero, zero.long())
 
 
+class Update(Head):
+    """h_Δ: what moves a rendering to what is seen. The features of both stand side by side in each cell (see
+    networks.Compared); which of them differ, and where, says how."""
+
+    def __init__(self, features: int, cells: int, contract: Contract) -> None:
+        super().__init__()
+        self.contract, self.side = contract, math.isqrt(cells)
+        expect(cells == self.side**2 and self.side % 4 == 0, "network.extractor", "one with 16 cells or more", cells)
+        self.enter = nn.Conv2d(features, WIDTH, 1)
+        down = [nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1) for _ in range(2)]
+        relu = nn.ReLU(inplace=True)
+        self.body = nn.Sequential(relu, Residual(WIDTH), down[0], relu, Residual(WIDTH), down[1], relu, nn.Flatten())
+        self.fc = nn.Linear(WIDTH * (self.side // 4) ** 2, HIDDEN)
+        self.update, self.error = nn.Linear(HIDDEN, 6), nn.Linear(HIDDEN, 6)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, L, 2D) -> update (N, 6) and the logarithm of its expected error (N, 6)."""
+        seen, drawn = features.chunk(2, -1)
+        both = torch.cat([seen - drawn, drawn], -1).transpose(1, 2).unflatten(2, (self.side, self.side))
+        x = F.relu(self.fc(self.body(self.enter(both))))
+        return self.update(x).float(), self.error(x.detach()).float()
+
+    def decode(self, prediction: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Update and spread."""
+        update, log_error = prediction
+        return {"update": update.reshape(-1, 6), "spread": log_error.exp().reshape(-1, 6)}
+
+    def loss(self, prediction: tuple[Tensor, Tensor], labels: Labels, huber: float = 0.0) -> HeadLoss:
+        """y (N, 6)."""
+        (update, log_error), y = prediction, labels["y"]
+        difference = (update - y).abs()
+        cost = difference.square()
+        if huber > 0:
+            cost = torch.where(difference < huber, cost, 2.0 * huber * difference - huber * huber)
+        actual = difference.detach().clamp_min(1e-3).log() + LOG_OF_NORMAL
+        return HeadLoss(cost.sum(1), (log_error - actual).square().mean(1), torch.zeros(len(y), dtype=torch.long))
+
+
 HEADS: dict[str, type[Head]] = {
     "corners": CornerVotes,
     "surface": SurfaceVotes,
     "joints": JointVotes,
     "centres": Centres,
+    "update": Update,
 }

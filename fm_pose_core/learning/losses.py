@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from fm_pose_core.config import knob
 from fm_pose_core.contract import SURFACE_SCALE
 from fm_pose_core.errors import expect
-from fm_pose_core.learning.heads import HeadLoss
+from fm_pose_core.learning.heads import LOG_OF_NORMAL, HeadLoss
 from fm_pose_core.learning.networks import FeatureMapping
 
 Batch = Mapping[str, Tensor]
@@ -253,7 +253,6 @@ def _in_chosen_frame(x: Answers) -> Tensor:
 
 
 NEAR = 0.15  # of the network's own number for a distance, 6 % of it: beyond, its error counts linearly
-LOG_OF_NORMAL = 0.635  # minus the mean of log |x|, for a normal variate of variance 1
 
 
 class ObjectDistance(Term):

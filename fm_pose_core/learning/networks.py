@@ -73,6 +73,36 @@ class Mapping(nn.Module):
         return x
 
 
+class Compared(Extractor):
+    """f of two images, which lie behind each other: their features side by side in each cell, (N, L, 2D). f stays as it
+    is."""
+
+    def __init__(self, f: Extractor) -> None:
+        nn.Module.__init__(self)
+        self.each, self.cells, self.feature_size = f, f.cells, 2 * f.feature_size
+        f.requires_grad_(False)
+
+    def initialise(self) -> None:
+        self.each.initialise()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.each(torch.cat(x.chunk(2, dim=1)))
+        return torch.cat(features.chunk(2), -1)
+
+
+class MappedFirst(nn.Module):
+    """g of the first of two images. g stays as it is."""
+
+    def __init__(self, g: nn.Module) -> None:
+        super().__init__()
+        self.g = g
+        g.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen, drawn = x.chunk(2, -1)
+        return torch.cat([self.g(seen), drawn], -1)
+
+
 class FeatureMapping(nn.Module):
     """f, g and h together; f sees real images, and synthetic ones too, unless these have an extractor f_s of their own
     (`unshared`, for methods that adapt by two extractors). f_s is not needed at run time."""
@@ -80,10 +110,11 @@ class FeatureMapping(nn.Module):
     def __init__(self, config: NetworkConfig, contract: Contract, unshared: bool = False) -> None:
         super().__init__()
         self.config, self.contract = config, contract
-        self.f: Extractor = EXTRACTORS[config.extractor](
-            contract.channels, contract.size, config.width, config.features
-        )
-        self.g: nn.Module = Mapping(self.f.feature_size) if config.mapping else nn.Identity()
+        two = contract.channels == 6
+        f = EXTRACTORS[config.extractor](3 if two else contract.channels, contract.size, config.width, config.features)
+        g = Mapping(f.feature_size) if config.mapping else nn.Identity()
+        self.f: Extractor = Compared(f) if two else f
+        self.g: nn.Module = MappedFirst(g) if two else g
         self.h = HEADS[contract.head](self.f.feature_size, self.f.cells, contract)
         self.f.initialise()
         if config.weights and (expanded(config.weights) / MANIFEST).is_file():

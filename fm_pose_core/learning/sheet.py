@@ -33,7 +33,15 @@ def draw_batch(
     return np.vstack(rows)
 
 
+def _pair(window: NDArray[Any]) -> Image:
+    """What is seen, above what is drawn over it."""
+    halves = (np.ascontiguousarray(x) for x in np.split(window, 2, axis=-1))
+    return np.vstack([cv2.resize(x, (TILE, TILE), interpolation=cv2.INTER_NEAREST) for x in halves])
+
+
 def _tile(window: NDArray[Any], label: NDArray[Any], contract: Contract, edges: Sequence[tuple[int, int]]) -> Image:
+    if contract.channels == 6:
+        return _pair(window)
     if contract.channels == 1:  # near is bright, background black
         window = np.repeat(np.uint8(120 - 110 * window) * np.uint8(window < 1), 3, -1)
     tile = cv2.resize(np.ascontiguousarray(window), (TILE, TILE), interpolation=cv2.INTER_NEAREST)

@@ -60,6 +60,8 @@ class Trainer:
         self.optimizer = self._new_optimizer()
         asked = experiment.schedule.precision
         self.bf16 = asked == "bf16" or (asked == "auto" and computes_bf16(self.ranks.device))
+        if not begun:
+            experiment.prepare(self.model, run)
         if begun:
             self._restore()
         elif pretrained is not None:

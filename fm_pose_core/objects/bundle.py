@@ -1,7 +1,7 @@
 """The bundle of a network for objects: it may know several, each with an output of its own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, box_corners
 from fm_pose_core.objects.crop import Crop
 
-OBJECT_POSE, DETECTOR = "object_pose", "detector"
+OBJECT_POSE, DETECTOR, REFINER = "object_pose", "detector", "refiner"
+REFINED_BY = ("", "edges", "features")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class ObjectEntry:
     """An object: box `minimum` and `maximum` and `diameter` in metres, object frame; symmetries as 16 numbers each (4x4
     row-major, metres, the identity left out); focal: of its window's virtual camera, pixels (crop.Crop); mesh in
     metres, or None; fill: the distance in metres at which the object fills its window, if the network was trained for a
-    second look, else 0; size, size_sigma, edge_scale: what its edges are worth (edges.EdgeNoise); edges: whether poses
-    that are refined by the image's edges were better on real images."""
+    second look, else 0; size, size_sigma, edge_scale: what its edges are worth (edges.EdgeNoise); refined_by: what made
+    poses better on real images, "edges", "features" or nothing."""
 
     name: str
     id: int
@@ -51,20 +52,23 @@ class ObjectEntry:
     size: float = 1.0
     size_sigma: float = 0.02
     edge_scale: float = 1.0
-    edges: bool = False
+    refined_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectManifest(Manifest):
-    """objects: in the order of the network's outputs. detector: the network that finds them in an image, or None."""
+    """objects: in the order of the network's outputs. detector: the network that finds them in an image, or None.
+    refiner: the network that compares an image with a rendering, or None; refiner_scale: as spread_scale, for it."""
 
     objects: tuple[ObjectEntry, ...]
     detector: NetworkEntry | None = None
+    refiner: NetworkEntry | None = None
+    refiner_scale: float = 1.0
 
     @property
     def files(self) -> tuple[FileEntry | NetworkEntry, ...]:
-        detector = () if self.detector is None else (self.detector,)
-        return *super().files, *(x.mesh for x in self.objects if x.mesh is not None), *detector
+        parts = [x for x in (self.detector, self.refiner) if x is not None]
+        return *super().files, *(x.mesh for x in self.objects if x.mesh is not None), *parts
 
     def check(self) -> None:
         expect(bool(self.objects), "objects", "at least one", "none")
@@ -79,6 +83,12 @@ class ObjectManifest(Manifest):
         expect(known == len(self.objects), "objects", f"{known}, as the output {answer.name} has", len(self.objects))
         if self.detector is not None:
             _check_detector(self.detector.contract, len(self.objects))
+        if self.refiner is not None:
+            _check_refiner(self.refiner.contract, self.network.contract.size)
+        expect(1e-3 <= self.refiner_scale <= 1e3, "refiner_scale", "from 0.001 to 1000", self.refiner_scale)
+        for i, entry in enumerate(self.objects):
+            known = entry.refined_by != "features" or self.refiner is not None
+            expect(known, f"objects[{i}].refined_by", "edges, or nothing, without a refiner", entry.refined_by)
 
 
 @dataclass(frozen=True)
@@ -151,8 +161,14 @@ class ObjectBundle(Bundle):
         return None if entry is None else Network(self.path, entry)
 
     @property
+    def refiner(self) -> Network | None:
+        """The network that compares an image with a rendering, if there is one."""
+        entry = self.manifest.refiner
+        return None if entry is None else Network(self.path, entry)
+
+    @property
     def networks(self) -> tuple[Network, ...]:
-        return (self,) if self.detector is None else (self, self.detector)
+        return (self, *(x for x in (self.detector, self.refiner) if x is not None))
 
     def object(self, name: str = "") -> BundledObject:
         """By its name; the empty name is that of the only one. Raises InputError for a name that is not known."""
@@ -173,13 +189,11 @@ class ObjectBundle(Bundle):
                 ("box", f"{box} mm, diameter {1e3 * x.diameter:.1f} mm, {symmetries}"),
                 ("mesh", x.mesh_path.name if x.mesh_path else "none"),
                 ("window", f"{x.crop.size} x {x.crop.size} pixels, focal length {x.crop.focal:.1f} pixels"),
-                (
-                    "edges",
-                    f"{'refine its poses' if x.entry.edges else 'not used'}, size {x.entry.size:.3f} of the model's",
-                ),
+                ("edges", f"show a size of {x.entry.size:.3f} of the model's"),
+                ("refined by", x.entry.refined_by or "nothing"),
             ]
-        detector = f"{self.detector.network.file}" if self.detector else "none"
-        return [*lines, ("detector", detector)]
+        parts = ((DETECTOR, self.detector), (REFINER, self.refiner))
+        return [*lines, *((name, part.network.file if part else "none") for name, part in parts)]
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +223,7 @@ class ObjectInBundle:
     size: float = 1.0
     size_sigma: float = 0.02
     edge_scale: float = 1.0
-    edges: bool = False
+    refined_by: str = ""
 
     def entry(self, folder: Path) -> ObjectEntry:
         """Its entry in the manifest; the mesh is written into `folder`."""
@@ -229,18 +243,24 @@ class ObjectInBundle:
             float(self.size),
             float(self.size_sigma),
             float(self.edge_scale),
-            bool(self.edges),
+            self.refined_by,
         )
 
 
 def write_object_bundle(
-    path: str | Path, network: NetworkFile, objects: Sequence[ObjectInBundle], detector: NetworkFile | None = None
+    path: str | Path,
+    network: NetworkFile,
+    objects: Sequence[ObjectInBundle],
+    parts: Mapping[str, NetworkFile] | None = None,
 ) -> ObjectBundle:
-    """Write the bundle of `objects`, in the order of the network's outputs, and load it back; see bundle.write."""
+    """Write the bundle of `objects`, in the order of the network's outputs, and load it back; see bundle.write. parts:
+    detector and refiner, as far as there are such."""
+    parts = parts or {}
 
     def entries(folder: Path) -> dict[str, Any]:
-        found = {} if detector is None else {DETECTOR: write_network(folder / "detector.onnx", detector)}
-        return {"objects": tuple(x.entry(folder) for x in objects), **found}
+        found = {k: write_network(folder / f"{k}.onnx", x) for k, x in parts.items()}
+        scale = {"refiner_scale": float(parts[REFINER].spread_scale)} if REFINER in parts else {}
+        return {"objects": tuple(x.entry(folder) for x in objects), **found, **scale}
 
     return write(ObjectBundle, path, network, entries)
 
@@ -275,6 +295,17 @@ def _check_detector(contract: Contract, objects: int) -> None:
     expect(fits, f"{where}.outputs", f"centre (cells, 2), heat ({objects}, cells), of a square number of cells", shapes)
 
 
+def _check_refiner(contract: Contract, size: int) -> None:
+    """That the network sees two windows and answers what FeatureRefiner reads."""
+    where = "refiner.contract"
+    check_sizes(contract, where)
+    seen = contract.size, contract.channels
+    expect(seen == (size, 6), where, f"{size} pixels of 6 channels", seen)
+    expect(contract.head == "update", f"{where}.head", "update", repr(contract.head))
+    shapes = [(x.name, x.shape) for x in contract.outputs]
+    expect(shapes == [("update", (6,)), ("spread", (6,))], f"{where}.outputs", "update (6,), spread (6,)", shapes)
+
+
 def _check_object(x: ObjectEntry, where: str) -> None:
     expect(is_name(x.name), f"{where}.name", "a name of letters, digits and _, as of a topic", repr(x.name)[:60])
     numbers = np.array([x.minimum, x.maximum])
@@ -288,7 +319,8 @@ def _check_object(x: ObjectEntry, where: str) -> None:
     expect(0.5 <= x.size <= 2.0, f"{where}.size", "a share of the model's size, from 0.5 to 2", x.size)
     expect(1e-4 <= x.size_sigma <= 1.0, f"{where}.size_sigma", "from 0.0001 to 1", x.size_sigma)
     expect(0.1 <= x.edge_scale <= 1e3, f"{where}.edge_scale", "from 0.1 to 1000", x.edge_scale)
-    expect(x.mesh is not None or not x.edges, f"{where}.edges", "false without a mesh", x.edges)
+    expect(x.refined_by in REFINED_BY, f"{where}.refined_by", f"one of {REFINED_BY}", x.refined_by)
+    expect(x.mesh is not None or not x.refined_by, f"{where}.refined_by", "nothing without a mesh", x.refined_by)
     expect(0 <= x.fill < 1000, f"{where}.fill", "a distance in metres below 1000, or 0", x.fill)
     for i, symmetry in enumerate(x.symmetries):
         wanted = "16 numbers of a rigid 4x4 transform, row-major"

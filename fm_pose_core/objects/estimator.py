@@ -1,6 +1,7 @@
 """From an image, a camera and windows to the poses of objects."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +39,18 @@ class PoseEstimator:
         self.config = config or EstimatorConfig()
         self._detector: Detector | None = None
         self._solvers: dict[tuple[str, int, str], ObjectSolver] = {}
-        self._refiners: dict[str, Refiner] = {}
+        self._refiners: dict[tuple[str, str], Refiner] = {}
 
     @classmethod
     def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None) -> "PoseEstimator":
         """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
         config = config or EstimatorConfig()
-        possible = config.refine != "edges" or raycaster_installed()
+        possible = config.refine in ("none", "auto") or raycaster_installed()
         wanted = "none, auto, or the Python packages embreex and trimesh"
-        expect(possible, "refine", wanted, "edges without them; try: pip install embreex trimesh")
+        expect(possible, "refine", wanted, f"{config.refine} without them; try: pip install embreex trimesh")
         bundle = ObjectBundle.load(bundle_dir)
+        learned = config.refine != "features" or bundle.refiner is not None
+        expect(learned, str(bundle.path), "a bundle with a refiner, for refine: features", "one without")
         return cls(bundle, load_backend(bundle, config), config)
 
     @property
@@ -112,18 +115,38 @@ class PoseEstimator:
 
     def _refiner(self, x: BundledObject) -> Refiner | None:
         """As `refine` of the configuration asks for it. Raises InputError where it cannot be had."""
-        wanted, possible = self.config.refine, x.entry.edges and raycaster_installed()
-        if wanted == "none" or (wanted == "auto" and not possible):
+        wanted = self.config.refine
+        if wanted == "auto":
+            wanted = x.entry.refined_by if raycaster_installed() else ""
+        if wanted in ("none", ""):
             return None
-        if x.name not in self._refiners:
-            from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner
+        key = x.name, wanted
+        if key not in self._refiners:
+            expect(x.mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
+            self._refiners[key] = self._by_edges(x) if wanted == "edges" else self._by_features(x)
+        return self._refiners[key]
 
-            mesh_path = x.mesh_path
-            expect(mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
-            assert mesh_path is not None
-            noise = EdgeNoise(x.entry.size, x.entry.size_sigma, x.entry.edge_scale)
-            self._refiners[x.name] = EdgeRefiner(load_mesh(mesh_path), x.box_corners, x.diameter, noise)
-        return self._refiners[x.name]
+    def _by_edges(self, x: BundledObject) -> Refiner:
+        from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner
+
+        assert x.mesh_path is not None
+        noise = EdgeNoise(x.entry.size, x.entry.size_sigma, x.entry.edge_scale)
+        return EdgeRefiner(load_mesh(x.mesh_path), x.box_corners, x.diameter, noise)
+
+    def _by_features(self, x: BundledObject) -> Refiner:
+        from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+
+        assert x.mesh_path is not None
+        scale = self.bundle.manifest.refiner_scale
+        mesh, fill = load_mesh(x.mesh_path), x.entry.fill
+        return FeatureRefiner(self._comparison.infer, mesh, x.box_corners, x.crop, fill, spread_scale=scale)
+
+    @cached_property
+    def _comparison(self) -> Backend:
+        network = self.bundle.refiner
+        expect(network is not None, str(self.bundle.path), "a bundle with a refiner", "one without")
+        assert network is not None
+        return load_backend(network, self.config)
 
     def _judge(self, solution: Solution) -> ObjectPose:
         """The gates."""

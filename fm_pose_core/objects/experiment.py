@@ -1,6 +1,7 @@
 """An experiment with objects, and the data that it names."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -16,18 +17,20 @@ from fm_pose_core.files import Frames, expanded, read_image
 from fm_pose_core.geometry import BOX_EDGES, apply, box_corners
 from fm_pose_core.learning.experiment import Experiment, Export
 from fm_pose_core.learning.extractors import EXTRACTORS
-from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
-from fm_pose_core.objects.bundle import DETECTOR, ObjectBundle, ObjectInBundle, write_object_bundle
+from fm_pose_core.objects.bundle import DETECTOR, REFINER, ObjectBundle, ObjectInBundle, write_object_bundle
+from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+from fm_pose_core.objects.comparison.samples import RefinerConfig
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.detection.samples import DetectorConfig
-from fm_pose_core.objects.edges import EdgeRefiner, measure_edges
+from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, measure_edges
 from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
+from fm_pose_core.objects.refine import Refiner
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
-from fm_pose_core.objects.validation import KnownObject, Validation, edges_help, spread_scale
+from fm_pose_core.objects.validation import KnownObject, Validation, fitting_scale, gain_of, spread_scale
 from fm_pose_core.rendering.backgrounds import read_folder
-from fm_pose_core.rendering.mesh import Mesh, load_mesh, mesh_file
+from fm_pose_core.rendering.mesh import load_mesh, mesh_file
 from fm_pose_core.rendering.raycaster import raycaster_installed
 
 FINEST = 1.5  # patches of photographs are at most so much finer than windows: they are sampled without a filter
@@ -90,12 +93,14 @@ class ObjectExperiment(Experiment):
     real: RealConfig = field(default_factory=RealConfig)
     backgrounds: BackgroundConfig = field(default_factory=BackgroundConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
-    APART: ClassVar[tuple[str, ...]] = (DETECTOR,)
+    refiner: RefinerConfig = field(default_factory=RefinerConfig)
+    APART: ClassVar[tuple[str, ...]] = (DETECTOR, REFINER)
 
     def parts(self) -> "dict[str, Experiment]":
+        from fm_pose_core.objects.comparison.experiment import RefinerExperiment
         from fm_pose_core.objects.detection.experiment import DetectorExperiment
 
-        return {DETECTOR: DetectorExperiment.of(self)}
+        return {DETECTOR: DetectorExperiment.of(self), REFINER: RefinerExperiment.of(self)}
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -105,6 +110,11 @@ class ObjectExperiment(Experiment):
         cell = EXTRACTORS[self.network.extractor].cell
         cells = (self.crop.size // cell) ** 2 if self.network.surface else 0
         return object_contract(self.crop.size, len(self.objects), cells, self.network.distance)
+
+    def windows(self, diameter: float) -> tuple[Crop, float]:
+        """The rule of an object's windows, and the distance at which it fills one, metres; 0 without a second look."""
+        nearest, rule = self.synthetic.viewpoints.distance[0], self.crop
+        return Crop.around(diameter, nearest, rule.margin, rule.size), nearest * rule.zoom / rule.margin
 
     def read_data(self) -> "ObjectData":
         """Read the meshes and the real images. Raises InputError for what is missing."""
@@ -146,6 +156,10 @@ class ObjectData:
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
         known = self.known()
         scale = spread_scale(export.network, known, self.validation)
+        parts = {k: x.file for k, x in export.parts.items()}
+        noises, chosen, refiner_scale = self._refinement(known, export, scale)
+        if REFINER in parts:
+            parts[REFINER] = replace(parts[REFINER], spread_scale=refiner_scale)
         objects = [
             ObjectInBundle(
                 m.name,
@@ -157,21 +171,36 @@ class ObjectData:
                 m.symmetries,
                 mesh_file(x.mesh),
                 x.fill,
-                *self._edges(k, x.mesh, export.network, scale),
+                noise.size,
+                noise.size_sigma,
+                noise.scale,
+                refined_by,
             )
-            for m, x, k in zip(self.models, self.source.objects, known, strict=True)
+            for m, x, noise, refined_by in zip(self.models, self.source.objects, noises, chosen, strict=True)
         ]
-        return write_object_bundle(path, export.file(scale), objects, export.parts.get(DETECTOR))
+        return write_object_bundle(path, export.file(scale), objects, parts)
 
-    def _edges(self, known: KnownObject, mesh: Mesh, network: Fused, scale: float) -> tuple[float, float, float, bool]:
-        """size, size_sigma, edge_scale and edges of ObjectEntry, from the real images."""
-        training, validation = (
-            [x for x in part if x.object_id == known.model.id] for part in (self.training, self.validation)
-        )
-        thing = mesh, known.solver.box_corners, known.model.diameter
-        noise = measure_edges(*thing, training)
-        useful = raycaster_installed() and edges_help(network, known, validation, EdgeRefiner(*thing, noise), scale)
-        return noise.size, noise.size_sigma, noise.scale, useful
+    def _refinement(
+        self, known: Sequence[KnownObject], export: Export, scale: float
+    ) -> tuple[list[EdgeNoise], list[str], float]:
+        """Of each object what its edges are worth, and which refiner made its poses best on real images; and the factor
+        on the spread of the learned one."""
+        noises, gains = [], []
+        for k, x in zip(known, self.source.objects, strict=True):
+            training, validation = (
+                [i for i in part if i.object_id == k.model.id] for part in (self.training, self.validation)
+            )
+            noises.append(measure_edges(x.mesh, x.corners, k.model.diameter, training))
+            refiners: dict[str, Refiner] = {}
+            if raycaster_installed():
+                refiners["edges"] = EdgeRefiner(x.mesh, x.corners, k.model.diameter, noises[-1])
+                if REFINER in export.parts:
+                    infer = export.parts[REFINER].network.infer
+                    refiners["features"] = FeatureRefiner(infer, x.mesh, x.corners, x.crop, x.fill)
+            gains.append({n: gain_of(export.network, k, validation, r, scale) for n, r in refiners.items()})
+        chosen = [min((n for n in g if g[n].helps), key=lambda n: g[n].ratio, default="") for g in gains]
+        squares = [s for g in gains if "features" in g for s in g["features"].squares]
+        return noises, chosen, fitting_scale(squares)
 
 
 def _check(experiment: ObjectExperiment) -> None:
@@ -228,10 +257,7 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     config = experiment.objects[index]
     model = dataset.model(config.id)
     mesh = load_mesh(model.mesh_path, MM).simplified(config.faces)
-    nearest, _ = experiment.synthetic.viewpoints.distance
-    rule = experiment.crop
-    crop = Crop.around(model.diameter, nearest, rule.margin, rule.size)
-    fill = nearest * rule.zoom / rule.margin  # 0 without a second look
+    rule, (crop, fill) = experiment.crop, experiment.windows(model.diameter)
     box = box_corners(model.minimum, model.maximum)
     assets = ObjectAssets(mesh, box, crop, index, model.symmetries, fill)
     own = [x for x in training if x.object_id == config.id]

@@ -7,7 +7,7 @@ the camera about its own centre is a homography of the image, so the label is ex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -184,8 +184,7 @@ class SyntheticSamples:
             self._ring.add(view)
             self.around.add(self.index, view.layers["cad"])
         view, config, rng = self._ring.draw(), self.config, self.rng
-        R = window_rotation(rng, view.K[0, 0], config.viewpoints.in_plane, config.displacement)
-        H = view.K @ R @ inverse_intrinsics(view.K)
+        H, K = self._aim(view)
         rgba = warp(view.layers["cad"], H, self.crop.size)
         if rng.uniform() < config.appearance.repaint:
             rgba = repaint(rgba, rng)
@@ -193,8 +192,15 @@ class SyntheticSamples:
         points = cell_points(view.surface, H, self.crop.size, self.cell)
         image = self.around.finish(image, points, self.index, config.appearance, rng)
         label = self.labeller
-        camera = H @ view.K, view.T_view_object
+        camera = K, view.T_view_object
         return image, label.label(*camera), label.distance(*camera), label.index, label.frames, points
+
+    def _aim(self, view: View) -> tuple[Array, Array]:
+        """Where a window looks: H (3, 3), view pixels -> window pixels, and K (3, 3) of the window in the view's
+        frame."""
+        R = window_rotation(self.rng, view.K[0, 0], self.config.viewpoints.in_plane, self.config.displacement)
+        K = view.K @ R
+        return K @ inverse_intrinsics(view.K), K
 
     def close(self) -> None:
         self.renderer.close()
@@ -397,6 +403,8 @@ class ObjectSource:
     photos: list[NDArray[np.uint8]] = field(default_factory=list)
     procedural_share: float = 0.5
     cell: int = 16
+    SYNTHETIC: ClassVar[type[SyntheticSamples]] = SyntheticSamples
+    PAIRS: ClassVar[type[PairSamples]] = PairSamples
 
     def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
         """T^S and T^M, whichever is asked for."""
@@ -405,8 +413,8 @@ class ObjectSource:
         rest: dict[str, Any] = {"equivalents": equivalents, "cell": self.cell}
         T_S, T_M = None, None
         if synthetic:
-            T_S = Mixed([SyntheticSamples(x, self.synthetic, around, rng, **rest) for x in self.objects])
+            T_S = Mixed([self.SYNTHETIC(x, self.synthetic, around, rng, **rest) for x in self.objects])
         if pairs:
             viewpoints = self.synthetic.viewpoints
-            T_M = Mixed([PairSamples(x, self.real, viewpoints, around, rng, **rest) for x in self.objects])
+            T_M = Mixed([self.PAIRS(x, self.real, viewpoints, around, rng, **rest) for x in self.objects])
         return T_S, T_M

@@ -142,32 +142,52 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
         for case, own in zip(cases, sights, strict=True):
             solution = solve_best(own, scale)
             if solution.accepted:
-                e = _pose_error(solution.T_camera_object, case.truths)
-                information = inverse_spd(solution.covariance)
-                values += [e @ information @ e] if information is not None else []
+                values += _squares(case, solution)
         return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
 
     return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
 
 
-def edges_help(
-    network: Fused, known: KnownObject, instances: Sequence[Instance], refiner: Refiner, scale: float
-) -> bool:
-    """Whether the refiner makes the poses better, on real images that the network was not trained with: whether ADD(-S)
-    falls in the median, and not fewer poses than before are good by ADD(-S) and by 2D projection."""
+@dataclass(frozen=True)
+class Gain:
+    """What a refiner makes of poses of real images that the network was not trained with. ratio: of ADD(-S) in the
+    median, after to before. helps: whether that fell, and not fewer poses than before are good by ADD(-S) and by 2D
+    projection. squares: eᵀC⁻¹e of the refined poses' errors e and covariances C."""
+
+    ratio: float = 1.0
+    helps: bool = False
+    squares: tuple[float, ...] = ()
+
+
+def gain_of(network: Fused, known: KnownObject, instances: Sequence[Instance], refiner: Refiner, scale: float) -> Gain:
+    """Of a refiner of one object."""
     views = EstimatorConfig().views
     several = KnownObject(known.model, replace(known.solver, views=views))
     cases = cases_of([several], instances)
-    pairs = []
+    pairs, squares = [], []
     for case, own in zip(cases, seen(network, cases), strict=True):
         plain = solve_best(own, scale)
         if plain.accepted:
-            pairs.append([_judged(case, x) for x in (plain, refiner.refine(case.look, plain))])
+            refined = refiner.refine(case.look, plain)
+            pairs.append([_judged(case, x) for x in (plain, refined)])
+            squares += [] if refined is plain else _squares(case, refined)
     if not pairs:
-        return False
+        return Gain()
     before, after = np.array(pairs).transpose(1, 0, 2)  # (instances, (ADD, good by ADD, good by projection)) each
-    better = np.median(after[:, 0]) < np.median(before[:, 0])
-    return bool(better and (after[:, 1:].sum(0) >= before[:, 1:].sum(0)).all())
+    ratio = float(np.median(after[:, 0]) / np.median(before[:, 0]))
+    return Gain(ratio, bool(ratio < 1 and (after[:, 1:].sum(0) >= before[:, 1:].sum(0)).all()), tuple(squares))
+
+
+def fitting_scale(squares: Sequence[float]) -> float:
+    """The factor on a spread whose covariances gave these eᵀC⁻¹e, for which their median is that of a χ² distribution
+    with 6 degrees of freedom; from 0.1 to 30."""
+    return float(np.clip(np.sqrt(np.median(squares) / CHI2_MEDIAN), 0.1, 30.0)) if squares else 1.0
+
+
+def _squares(case: Case, solution: Solution) -> list[float]:
+    e = _pose_error(solution.T_camera_object, case.truths)
+    information = inverse_spd(solution.covariance)
+    return [float(e @ information @ e)] if information is not None else []
 
 
 def _judged(case: Case, solution: Solution) -> tuple[float, float, float]:

@@ -1,17 +1,20 @@
-"""Refine the poses in a BOP result file by the edges in the images, and print the scores before and after.
+"""Refine the poses in a BOP result file, and print the scores before and after.
 
-python benchmarks/edge_refinement.py $FM_POSE_DATA/lmo RESULTS.csv --calibrate runs/lmo/labels \\
+python benchmarks/refinement.py $FM_POSE_DATA/lmo RESULTS.csv --calibrate runs/lmo/labels \\
   --calibration-frames 110-277,589-856,1144-1212 --frames 3-107,1012-1131 --labels $FM_POSE_DATA/lmo/label_consensus
 
-The edges' worth (size of the object, scale) is measured on labelled images (--calibrate, --calibration-frames) that are
-not scored. The results say nothing of their covariance, so all poses have the same: --across, --along, --turn.
+By the edges in the images, whose worth (size of the object, scale) is measured on labelled images (--calibrate,
+--calibration-frames) that are not scored. The results say nothing of their covariance, so all poses have the same:
+--across, --along, --turn. Or, with --features, by the network that compares features.
 """
 
 import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,10 +25,11 @@ from threadpoolctl import threadpool_limits
 from fm_pose_core.errors import expect
 from fm_pose_core.files import Frames, read_image, write_atomically
 from fm_pose_core.geometry import apply, box_corners, inverse, transform
-from fm_pose_core.objects.bop import MM, BopDataset, Result, key, read_results
+from fm_pose_core.objects.bop import MM, BopDataset, Instance, Result, key, read_results
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, about, measure_edges
 from fm_pose_core.objects.evaluation import against, evaluate_results
 from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_contour
+from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.rendering.mesh import load_mesh
 
 
@@ -36,11 +40,13 @@ def main() -> None:
     p.add_argument("--split", default="test")
     p.add_argument("--frames", help="images that are scored (default: all)")
     p.add_argument("--calibrate", type=Path, help="labels, as of fm-pose relabel (default: the dataset's)")
-    p.add_argument("--calibration-frames", required=True, help="images that tell what the edges are worth")
+    p.add_argument("--calibration-frames", default="", help="images that tell what the edges are worth")
     p.add_argument("--labels", type=Path, action="append", default=[], help="also score against these")
     p.add_argument("--across", type=float, default=0.004, help="of the results: deviation across the sight, metres")
     p.add_argument("--along", type=float, default=0.03, help="likewise along it, share of the distance")
     p.add_argument("--turn", type=float, default=3.0, help="likewise of the rotation, degrees")
+    p.add_argument("--features", type=Path, metavar="RUN_DIR", help="refine by the part `refiner` of this run instead")
+    p.add_argument("--times", type=int, default=2, help="looks of --features")
     p.add_argument("--picture", type=Path, help="draw the model's outline before and after, for the poses of --show")
     p.add_argument("--show", nargs="+", default=[], metavar="IMAGE:OBJECT")
     args = p.parse_args()
@@ -48,8 +54,9 @@ def main() -> None:
     frames = Frames.parse(args.frames) if args.frames else None
     before = read_results(args.results)
     with threadpool_limits(1):
-        noise = calibrate(args)
-        after, milliseconds = refine(args, dataset, before, noise)
+        noise = {} if args.features else calibrate(args)
+        refiners = by_features(args, dataset) if args.features else by_edges(args, dataset, noise)
+        after, milliseconds = refine(args, dataset, before, refiners)
     tables = {}
     for name, results in (("before", before), ("after", after)):
         evaluation = evaluate_results(dataset, args.split, results, frames=frames)
@@ -81,11 +88,49 @@ def thing(dataset: BopDataset, object_id: int) -> tuple:
     return mesh, box_corners(model.minimum, model.maximum), model.diameter
 
 
+Refined = Callable[[np.ndarray, Instance, np.ndarray], np.ndarray]  # image, its camera, pose -> pose
+
+
+def by_edges(args: argparse.Namespace, dataset: BopDataset, noise: dict[int, EdgeNoise]) -> dict[int, Refined]:
+    """For each object."""
+
+    def refined(refiner: EdgeRefiner, image: np.ndarray, shown: Instance, T: np.ndarray) -> np.ndarray:
+        deviations = args.across, args.along, np.radians(args.turn)
+        fit = refiner.fit(image, shown.camera, T, about(T, refiner.mesh_center, *deviations))
+        back = inverse(transform(np.eye(3), refiner.mesh_center))
+        return T if fit is None else fit.T_world_center @ back
+
+    return {k: partial(refined, EdgeRefiner(*thing(dataset, k), worth)) for k, worth in noise.items()}
+
+
+def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refined]:
+    """For each object that the run knows."""
+    import torch
+
+    from fm_pose_core.learning.export import fused_of
+    from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+    from fm_pose_core.tasks import load_experiment
+
+    torch.set_num_threads(1)
+    experiment = load_experiment(args.features / "config.yaml")
+    network = fused_of(args.features / "refiner", experiment.parts()["refiner"])
+
+    def refined(refiner: FeatureRefiner, image: np.ndarray, shown: Instance, T: np.ndarray) -> np.ndarray:
+        look = Look(image[None], shown.camera, np.eye(3), lambda: image)
+        return refiner.refine(look, Solution(T, np.zeros((8, 2)), 0.0, np.eye(6), 0.0)).T_camera_object
+
+    found = {}
+    for k in (x.id for x in experiment.objects):
+        mesh, box, diameter = thing(dataset, k)
+        refiner = FeatureRefiner(network.infer, mesh, box, *experiment.windows(diameter), args.times)
+        found[k] = partial(refined, refiner)
+    return found
+
+
 def refine(
-    args: argparse.Namespace, dataset: BopDataset, results: list[Result], noise: dict[int, EdgeNoise]
+    args: argparse.Namespace, dataset: BopDataset, results: list[Result], refiners: dict[int, Refined]
 ) -> tuple[list[Result], float]:
-    """The results, refined where the edges allow it, and the median time of one."""
-    refiners = {k: EdgeRefiner(*thing(dataset, k), worth) for k, worth in noise.items()}
+    """The results, refined, and the median time of one."""
     cameras = {key(x)[:2]: x for x in dataset.instances(args.split)}
     refined, seconds = [], []
     for r in results:
@@ -93,14 +138,11 @@ def refine(
         if shown is None or r.object_id not in refiners:
             refined.append(r)
             continue
-        refiner, T = refiners[r.object_id], r.T_camera_object
-        deviations = args.across, args.along, np.radians(args.turn)
         image = read_image(shown.image_path)
         start = time.perf_counter()
-        fit = refiner.fit(image, shown.camera, T, about(T, refiner.mesh_center, *deviations))
+        T = refiners[r.object_id](image, shown, r.T_camera_object)
         seconds.append(time.perf_counter() - start)
-        back = inverse(transform(np.eye(3), refiner.mesh_center))
-        refined.append(r if fit is None else replace(r, T_camera_object=fit.T_world_center @ back))
+        refined.append(replace(r, T_camera_object=T))
     return refined, 1e3 * float(np.median(seconds))
 
 
