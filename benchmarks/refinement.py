@@ -117,7 +117,8 @@ def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refi
 
     def refined(refiner: FeatureRefiner, image: np.ndarray, shown: Instance, T: np.ndarray) -> np.ndarray:
         look = Look(image[None], shown.camera, np.eye(3), lambda: image)
-        return refiner.refine(look, Solution(T, np.zeros((8, 2)), 0.0, np.eye(6), 0.0)).T_camera_object
+        prior = about(T, refiner.box_corners.mean(0), args.across, args.along, np.radians(args.turn))
+        return refiner.refine(look, Solution(T, np.zeros((8, 2)), 0.0, prior, 0.0)).T_camera_object
 
     found = {}
     for k in (x.id for x in experiment.objects):

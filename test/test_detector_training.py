@@ -253,7 +253,7 @@ def test_a_part_that_is_none_is_named(dataset: BopDataset, tmp_path: Path, capsy
     config = tmp_path / "pair.yaml"
     config.write_text(CONFIG.format(root=dataset.root, images=16))
     assert main(["train", str(config), "--output", str(tmp_path / "run"), "--part", "wings"]) == 2
-    assert "--part: expected one of detector, got wings" in capsys.readouterr().err
+    assert "--part: expected one of detector, refiner, got wings" in capsys.readouterr().err
 
 
 def test_a_detector_alone_is_no_bundle(dataset: BopDataset, tmp_path: Path) -> None:

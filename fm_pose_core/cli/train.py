@@ -22,7 +22,10 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file of the experiment (not with --resume)")
     p.add_argument("--output", metavar="DIR", help="folder of the run (default: runs/ and the name of CONFIG)")
     p.add_argument("--resume", metavar="RUN_DIR", help="go on with this run from its last checkpoint")
-    text = "train this part of the run instead, in a folder of its own in the run's: detector, which finds the objects"
+    text = (
+        "train this part of the run instead, in a folder of its own in the run's: detector, which finds the objects, "
+    )
+    text += "or refiner, which makes poses more exact"
     p.add_argument("--part", metavar="NAME", help=text)
     p.add_argument("--pretrained", metavar="RUN_DIR", help=PRETRAINED)
     text = "list all keys of a CONFIG for objects, or for hands, with their defaults, and stop"

@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from fm_pose_core.geometry import Array, apply, transform
-from fm_pose_core.objects.comparison.update import compared, update_covariance, updated, window_at
+from fm_pose_core.objects.comparison.update import compared, motion, update_between, updated, window_at
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance
+from fm_pose_core.objects.pnp import expected_projection_error, inverse_spd, rotate_covariance
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.objects.solver import Infer
 from fm_pose_core.rendering.mesh import Mesh
@@ -21,9 +21,12 @@ FARTHEST = 4.0  # units of an update: beyond, there is nothing like the object
 
 @dataclass(frozen=True)
 class FeatureRefiner:
-    """Of one object. infer: runs the network of `update_contract`. box_corners (8, 3), metres. crop, fill: of the
-    object's windows, see ObjectSolver. times: how often it looks. spread_scale: see CalibrationEntry. For one thread at
-    a time. Raises InputError if embreex is not installed."""
+    """Of one object. What h_Δ says is one measurement of the pose, with the deviation that it expects; the network's
+    pose, with its covariance, is another one, which holds where h_Δ is not sure.
+
+    infer: runs the network of `update_contract`. box_corners (8, 3), metres. crop, fill: of the object's windows, see
+    ObjectSolver. times: how often it looks. spread_scale: see CalibrationEntry. For one thread at a time. Raises
+    InputError if embreex is not installed."""
 
     infer: Infer
     mesh: Mesh
@@ -38,25 +41,30 @@ class FeatureRefiner:
         return Raycaster(self.mesh, self.crop.K, self.crop.size, self.crop.size)
 
     def refine(self, look: Look, solution: Solution) -> Solution:
-        """The pose after `times` updates; the network's own where one of them leads far away."""
+        """The likeliest pose after so many looks, each at the pose that the last one led to; the network's own where
+        one leads far away."""
         image, camera, center = look.image(), look.camera, self.box_corners.mean(0)
         T = solution.T_camera_object
         for _ in range(self.times):
             crop = window_at(T, center, self.crop, self.fill)
             window = Window(*camera.pixels(apply(T, center[None]))[0])
             seen, R = crop.cut(image, camera, window)
-            T_camera_window = transform(R, np.zeros(3))
-            T_window = T_camera_window.T @ T  # a rotation's inverse
+            T_window_camera = transform(R.T, np.zeros(3))
+            T_window = T_window_camera @ T
             self._raycaster.K = crop.K
             rgba, _ = self._raycaster.render(T_window)
             outputs = self.infer(compared(seen, rgba)[None])
             update, spread = (outputs[k][0].astype(np.float64) for k in ("update", "spread"))
             if not np.abs(update).max() <= FARTHEST:  # nor NaN
                 return solution
-            T_window = updated(T_window, update, center, crop)
-            T = T_camera_window @ T_window
-        covariance = update_covariance(T_window, self.spread_scale * spread, center, crop)
-        covariance = rotate_covariance(covariance, R)
+            A = motion(T_window, center, crop)
+            known = inverse_spd(rotate_covariance(solution.covariance, R.T))
+            prior = np.zeros((6, 6)) if known is None else A.T @ known @ A  # information, per unit of an update
+            told = np.diag(1.0 / np.square(self.spread_scale * spread))
+            back = update_between(T_window, T_window_camera @ solution.T_camera_object, center, crop)
+            among = np.linalg.inv(prior + told)
+            T = T_window_camera.T @ updated(T_window, among @ (prior @ back + told @ update), center, crop)
+        covariance = rotate_covariance(A @ among @ A.T, R)
         expected = expected_projection_error(T, covariance, self.box_corners, camera.K)
         # The reprojection error stays that of the network: it tells how well its corners agree with each other.
         return replace(solution, T_camera_object=T, covariance=covariance, expected_error=expected)

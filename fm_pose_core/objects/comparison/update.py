@@ -49,13 +49,12 @@ def updated(T_estimate: Array, update: Array, center: Array, crop: Crop) -> Arra
     return transform(R, c - R @ center)
 
 
-def update_covariance(T: Array, deviation: Array, center: Array, crop: Crop) -> Array:
-    """(6, 6) covariance, as in ObjectPose, of the pose T (4, 4) that an update with this standard deviation (6,) led
-    to; in the frame of the window's camera."""
+def motion(T: Array, center: Array, crop: Crop) -> Array:
+    """(6, 6): how a pose T (4, 4) in the frame of the window's camera moves, along and about fixed axes as in
+    ObjectPose, with each number of a small update."""
     turn, (x, y, z) = T[:3, :3] @ center, apply(T, center[None])[0]
-    per_unit = (crop.size / 2) / crop.focal
     A = np.zeros((6, 6))  # from (turn, shift, log distance) to (translation of the origin, turn)
     A[:3, :3], A[3:, :3] = skew(turn), np.eye(3)
-    A[:3, 3:5] = z * per_unit * np.eye(3)[:, :2]
+    A[:3, 3:5] = z * (crop.size / 2) / crop.focal * np.eye(3)[:, :2]
     A[:3, 5] = x, y, z
-    return np.asarray(A @ np.diag(np.square(deviation * UNITS)) @ A.T)
+    return np.asarray(A * UNITS)
