@@ -124,15 +124,20 @@ class Window:
     """Where to look: the centre (u, v) of the square window, in image pixels. Its size follows from the bundle's crop
     rule and the camera's focal length, so that the apparent size of the object keeps its metric meaning.
 
-    object: name of the object that is expected there; empty for the only one that the bundle knows.
+    object: name of the object that is expected there; empty for the only one that the bundle knows. distance: of the
+    centre of its box from the camera, metres, where it is known about (as from the last image): a network that looks
+    twice then looks once, at the window of its second look. 0: unknown.
     """
 
     u: float
     v: float
     object: str = ""
+    distance: float = 0.0
 
     def __post_init__(self) -> None:
         expect(bool(np.isfinite([self.u, self.v]).all()), "window", "a finite centre (u, v)", (self.u, self.v))
+        known = 0.0 <= self.distance < np.inf
+        expect(known, "window", "a distance in metres, or 0 for an unknown one", self.distance)
 
 
 ANY_CLASS = "*"  # of a detection

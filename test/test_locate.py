@@ -66,6 +66,7 @@ def test_tracking_looks_around_the_last_poses_and_tells_which_are_lost() -> None
     assert first is not None and last is not None and lost == [None, None]
     np.testing.assert_allclose([first.u, first.v, last.u, last.v], [220.0, 120.0, -0.5, 120.0], atol=1e-9)
     assert locator.locate(IMAGE, CAMERA) == [first, last] and first.object == "duck"
+    assert first.distance == pytest.approx(np.hypot(0.1, 0.5))  # which saves the first of two looks
 
 
 def test_tracking_counts_with_the_distortion() -> None:

@@ -9,8 +9,10 @@ import pytest
 import toy_bundle as toy
 
 from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import InputError
 from fm_pose_core.files import read_image
 from fm_pose_core.geometry import apply, box_corners, exp_so3, transform
+from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
@@ -139,6 +141,36 @@ def test_a_second_look_is_centred_and_zoomed_and_its_answer_counts() -> None:
     np.testing.assert_allclose(found[:3, 3] - T[:3, 3], right, atol=3e-4)
     assert solver.second_look(look, Solution(np.eye(4), box, np.inf, np.eye(6), np.inf, "no pose")) is None
     assert replace(solver, fill=0.0).second_look(look, first.solve()) is None
+
+
+def test_an_object_whose_distance_is_known_is_looked_at_once(toy_bundle: Path) -> None:
+    """In the window of the second look. A network that was not made for one sees the same window as ever."""
+    bundle = PoseEstimator.load(toy_bundle, CONFIG).bundle
+    entry = bundle.manifest.objects[0]
+    zooming = ObjectBundle(bundle.path, replace(bundle.manifest, objects=(replace(entry, fill=0.4),)))
+    image, seen = toy.toy_image(CAMERA, WINDOW.u, WINDOW.v), []
+
+    class Network:
+        name, device, precision = "toy", "none", "fp32"
+
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            seen.append(images)
+            ahead = transform(exp_so3(np.array([0.3, 0.4, 0.1])), np.array([0.0, 0.0, 0.7]))
+            corners = toy.CROP.to_window(apply(ahead, bundle.object().box_corners), np.eye(3)).astype(np.float32)
+            return {"corners": np.tile(corners, (len(images), 1, 1, 1)), "spread": np.ones((len(images), 1, 8, 2))}
+
+    for known, distance, looks in ((zooming, 0.0, 2), (zooming, 0.8, 1), (bundle, 0.8, 1)):
+        seen.clear()
+        PoseEstimator(known, Network(), CONFIG).estimate(image, CAMERA, replace(WINDOW, distance=distance))
+        crop = toy.CROP.zoomed(0.8 / 0.4) if (known, looks) == (zooming, 1) else toy.CROP
+        assert len(seen) == looks, (known, distance)
+        np.testing.assert_array_equal(seen[0][0], crop.cut(image, CAMERA, WINDOW, crop.views(CONFIG.views)[0])[0])
+
+
+@pytest.mark.parametrize("distance", [-1.0, np.nan, np.inf])
+def test_a_distance_that_is_none_is_refused(distance: float) -> None:
+    with pytest.raises(InputError, match="window: expected a distance in metres, or 0"):
+        Window(1.0, 2.0, distance=distance)
 
 
 def test_where_the_second_look_finds_nothing_the_first_one_counts() -> None:

@@ -98,7 +98,7 @@ class PoseEstimator:
     def _estimate(self, image: NDArray[np.uint8], camera: Camera, windows: Sequence[Window]) -> list[ObjectPose]:
         if not windows:
             return []
-        solvers = [self._solver(window.object) for window in windows]
+        solvers = [self._solver(window.object).for_distance(window.distance) for window in windows]
         looks = [solver.look(image, camera, window) for solver, window in zip(solvers, windows, strict=True)]
         scale = self.bundle.spread_scale
         sights = see(self.backend.infer, list(zip(solvers, looks, strict=True)))  # h(g(f(x)))

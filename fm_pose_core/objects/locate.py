@@ -105,7 +105,7 @@ class Tracked:
             return None
         u, v = (float(x) for x in camera.pixels(center)[0])
         inside = -0.5 <= u <= camera.width - 0.5 and -0.5 <= v <= camera.height - 0.5
-        return Window(u, v, self.object) if inside else None
+        return Window(u, v, self.object, float(np.linalg.norm(center))) if inside else None
 
 
 @dataclass(frozen=True)

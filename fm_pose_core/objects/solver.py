@@ -111,13 +111,20 @@ class ObjectSolver:
         solution = Solution(T, image_corners, error, covariance, expected)
         return self.refiner.refine(look, solution) if self.refiner and not self.fill else solution
 
+    def for_distance(self, distance: float) -> "ObjectSolver":
+        """For a single look, zoomed so that an object so far away (metres) fills the window; the same for a network
+        that was not trained for it, or an unknown distance (0)."""
+        if not self.fill or not distance:
+            return self
+        return replace(self, crop=self.crop.zoomed(distance / self.fill), fill=0.0)
+
     def second_look(self, look: Look, solution: Solution) -> "tuple[ObjectSolver, Look] | None":
         """At where the pose is: centred, and zoomed so that the object fills the window. None without a pose, or for a
         network that was not trained for it."""
         if not self.fill or not solution.accepted:
             return None
         center = apply(solution.T_camera_object, self.box_corners.mean(0)[None])
-        solver = replace(self, crop=self.crop.zoomed(float(np.linalg.norm(center)) / self.fill), fill=0.0)
+        solver = self.for_distance(float(np.linalg.norm(center)))
         return solver, solver.look(look.image(), look.camera, Window(*look.camera.pixels(center)[0]), look.image)
 
 
