@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from fm_pose_core.errors import InputError, expect
-from fm_pose_ros.demo import hands, objects
+from fm_pose_ros.demo import hands, objects, scenes
 from fm_pose_ros.demo.player import ROOT
 
-PARTS = {"object": objects, "hand": hands}
+PARTS = {"object": objects, "hand": hands, "scene": scenes}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,10 +13,11 @@ Picture = NDArray[np.uint8]
 
 
 class Row(Protocol):
-    """One frame of a table. overlay (H, W, 3) RGB: as the node drew it; center: where to look in it, pixels."""
+    """One frame of a table. overlay (H, W, 3) RGB: as the node drew it; center: where to look in it, pixels; None: all
+    of it counts."""
 
     overlay: Picture | None
-    center: tuple[float, float]
+    center: tuple[float, float] | None
 
     def values(self) -> list[str]:
         """As they are printed; the first is the frame's number."""
@@ -81,12 +82,9 @@ def write_contact_sheet(rows: Sequence[Row], path: Path, columns: int = 4, count
     tiles = []
     for row in chosen:
         assert row.overlay is not None
-        height, width = row.overlay.shape[0] // 2, row.overlay.shape[1] // 2
-        x = int(np.clip(row.center[0] - width / 2, 0, row.overlay.shape[1] - width))
-        y = int(np.clip(row.center[1] - height / 2, 0, row.overlay.shape[0] - height))
-        tile = cv2.resize(
-            row.overlay[y : y + height, x : x + width], (480, 480 * height // width), interpolation=cv2.INTER_CUBIC
-        )
+        part = row.overlay if row.center is None else _middle(row.overlay, row.center)
+        size = 480, 480 * part.shape[0] // part.shape[1]
+        tile = cv2.resize(part, size, interpolation=cv2.INTER_AREA if row.center is None else cv2.INTER_CUBIC)
         cv2.putText(
             tile,
             row.values()[0],
@@ -101,6 +99,14 @@ def write_contact_sheet(rows: Sequence[Row], path: Path, columns: int = 4, count
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     sheet = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
     cv2.imwrite(str(path), sheet[..., ::-1])
+
+
+def _middle(image: Picture, center: tuple[float, float]) -> Picture:
+    """Half as wide and as high, around `center` (u, v)."""
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    x = int(np.clip(center[0] - width / 2, 0, image.shape[1] - width))
+    y = int(np.clip(center[1] - height / 2, 0, image.shape[0] - height))
+    return image[y : y + height, x : x + width]
 
 
 def present(
