@@ -1,7 +1,8 @@
 """Refine the poses in a BOP result file, and print the scores before and after.
 
 python benchmarks/refinement.py $FM_POSE_DATA/lmo RESULTS.csv --calibrate runs/lmo/labels \\
-  --calibration-frames 110-277,589-856,1144-1212 --frames 3-107,1012-1131 --labels $FM_POSE_DATA/lmo/label_consensus
+  --calibration-frames 110-277,589-856,1144-1212 --frames 3-107,1012-1131 \\
+  --labels $FM_POSE_DATA/lmo/label_consensus/scene_gt.json
 
 By the edges in the images, whose worth (size of the object, scale) is measured on labelled images (--calibrate,
 --calibration-frames) that are not scored. The results say nothing of their covariance, so all poses have the same:

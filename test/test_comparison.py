@@ -209,6 +209,12 @@ def test_an_update_that_leads_far_away_is_dropped(wrong: Array) -> None:
     assert refiner(wrong, []).refine(LOOK, start) is start
 
 
+@pytest.mark.parametrize("place", [(0.0, 0.0, -0.5), (0.0, 0.0, 0.0), (np.nan, 0.0, 0.5)])
+def test_a_pose_that_the_camera_does_not_see_stays(place: tuple[float, float, float]) -> None:
+    start = solution(transform(np.eye(3), np.array(place) - CORNERS.mean(0)))
+    assert refiner(np.zeros(6), []).refine(LOOK, start) is start
+
+
 CONFIG = """
 data: {{dataset: {root}, validation_frames: 6-7}}
 objects: [{{id: 1}}]

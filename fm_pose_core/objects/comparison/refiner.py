@@ -46,8 +46,11 @@ class FeatureRefiner:
         image, camera, center = look.image(), look.camera, self.box_corners.mean(0)
         T = solution.T_camera_object
         for _ in range(self.times):
-            crop = window_at(T, center, self.crop, self.fill)
-            window = Window(*camera.pixels(apply(T, center[None]))[0])
+            at = apply(T, center[None])
+            pixels = camera.pixels(at)[0] if at[0, 2] > 0 else np.full(2, np.nan)
+            if not np.isfinite(pixels).all():  # the camera does not see there
+                return solution
+            crop, window = window_at(T, center, self.crop, self.fill), Window(*pixels)
             seen, R = crop.cut(image, camera, window)
             T_window_camera = transform(R.T, np.zeros(3))
             T_window = T_window_camera @ T
