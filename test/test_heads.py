@@ -9,7 +9,15 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 
 from torch import Tensor, nn
 
-from fm_pose_core.contract import SURFACE_SCALE, Contract, detector_contract, hand_contract, object_contract
+from fm_pose_core.contract import (
+    SURFACE_SCALE,
+    Contract,
+    detector_contract,
+    hand_contract,
+    object_contract,
+    update_contract,
+)
+from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, box_corners, exp_so3, project, transform
 from fm_pose_core.learning.heads import HEADS, CornerVotes, JointVotes, Prediction, SurfaceVotes, Votes
 from fm_pose_core.learning.losses import Answers, LossConfig, Seen, SurfacePoints
@@ -45,12 +53,18 @@ def rows_of(gradient: Tensor | None, objects: int) -> list[bool]:
 def test_every_name_has_a_head() -> None:
     surface = object_contract(SIZE, 2, CELLS)
     contracts = {"corners": object_contract(SIZE, 2), "surface": surface, "joints": hand_contract(14, SIZE)}
-    contracts["centres"] = detector_contract(SIZE, 2, CELLS)
+    contracts["centres"], contracts["update"] = detector_contract(SIZE, 2, CELLS), update_contract(SIZE)
     assert contracts.keys() == HEADS.keys()
     for name, contract in contracts.items():
-        answers = HEADS[name](FEATURES, CELLS, contract).eval()
-        decoded = answers.decode(answers(features(3)))
+        cells = 16 if name == "update" else CELLS
+        answers = HEADS[name](FEATURES, cells, contract).eval()
+        decoded = answers.decode(answers(features(3).repeat(1, cells // CELLS, 1)))
         assert {k: tuple(v.shape[1:]) for k, v in decoded.items()} == {x.name: x.shape for x in contract.outputs}
+
+
+def test_cells_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match=r"network\.extractor: expected cells in a square.*got 4 cells"):
+        HEADS["update"](FEATURES, CELLS, update_contract(SIZE))
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])

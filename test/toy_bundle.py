@@ -178,4 +178,4 @@ def write_toy_bundle(path: str | os.PathLike, names: tuple[str, ...] = ("toy_box
         return write_object_bundle(Path(path), network, objects).path
     cells = (DETECTOR_SIZE // 8) ** 2
     finder = NetworkFile(toy_detector(len(names)), {"name": "toy"}, detector_contract(DETECTOR_SIZE, len(names), cells))
-    return write_object_bundle(Path(path), network, objects, finder).path
+    return write_object_bundle(Path(path), network, objects, {"detector": finder}).path

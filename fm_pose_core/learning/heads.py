@@ -285,7 +285,8 @@ class Update(Head):
     def __init__(self, features: int, cells: int, contract: Contract) -> None:
         super().__init__()
         self.contract, self.side = contract, math.isqrt(cells)
-        expect(cells == self.side**2 and self.side % 4 == 0, "network.extractor", "one with 16 cells or more", cells)
+        fits = cells == self.side**2 and self.side % 4 == 0
+        expect(fits, "network.extractor", "cells in a square, its side a multiple of 4, to refine by", f"{cells} cells")
         self.enter = nn.Conv2d(features, WIDTH, 1)
         down = [nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1) for _ in range(2)]
         relu = nn.ReLU(inplace=True)
