@@ -209,6 +209,18 @@ def test_an_update_that_leads_far_away_is_dropped(wrong: Array) -> None:
     assert refiner(wrong, []).refine(LOOK, start) is start
 
 
+@pytest.mark.parametrize("spread", [np.nan, 0.0, np.inf])
+@pytest.mark.parametrize("variance", [1e-4, np.inf])
+def test_no_spread_makes_a_pose_that_is_none(spread: float, variance: float) -> None:
+    def infer(windows: np.ndarray) -> dict[str, np.ndarray]:
+        return {"update": np.full((1, 6), 0.5, np.float32), "spread": np.full((1, 6), spread, np.float32)}
+
+    start = replace(solution(transform(np.eye(3), np.array([0.0, 0.0, 0.5]))), covariance=np.diag([variance] * 6))
+    found = FeatureRefiner(infer, MESH, CORNERS, CROP, FILL).refine(LOOK, start)
+    assert np.isfinite(found.T_camera_object).all() and not np.isnan(found.covariance).any()
+    assert found is start or not np.isnan(spread)
+
+
 @pytest.mark.parametrize("place", [(0.0, 0.0, -0.5), (0.0, 0.0, 0.0), (np.nan, 0.0, 0.5)])
 def test_a_pose_that_the_camera_does_not_see_stays(place: tuple[float, float, float]) -> None:
     start = solution(transform(np.eye(3), np.array(place) - CORNERS.mean(0)))

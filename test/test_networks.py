@@ -1,6 +1,7 @@
 """f, g, h as published, the losses of Eq. 1–4, and which network receives which gradient."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,6 +295,14 @@ def test_efficientnet_answers_as_published(tmp_path) -> None:  # type: ignore[no
     torch.save(state, tmp_path / "broken.pth")
     with pytest.raises(InputError, match=r"_blocks\.7\._bn1\.bias"):
         f.load_weights(str(tmp_path / "broken.pth"))
+
+
+def test_layers_that_never_learn_are_not_left_at_random() -> None:
+    """A bundle with another f has a layer that fits by chance; the fixed ones it lacks."""
+    bundle = Path(__file__).parent.parent / "models" / "duck"
+    config = NetworkConfig("efficientnet_lite0", features=256, weights=str(bundle))
+    with pytest.raises(InputError, match=r"a bundle with an f like efficientnet_lite0"):
+        FeatureMapping(config, object_contract(64))
 
 
 def test_an_unknown_architecture_is_named() -> None:

@@ -138,7 +138,13 @@ def _take_over(model: FeatureMapping, bundle: Path) -> None:
     stored, own = named_weights(network_file(bundle)), model.state_dict()
     fitting = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape}
     of_f = sum(k.startswith("f.") for k in fitting)
-    expect(of_f > 0, "network.weights", f"a bundle with an f like {model.config.extractor}", f"{bundle}, another one")
+    fixed = {k for k, p in model.named_parameters() if k.startswith("f.") and not p.requires_grad}  # never learned
+    expect(
+        of_f > 0 and fixed <= fitting.keys(),
+        "network.weights",
+        f"a bundle with an f like {model.config.extractor}",
+        f"{bundle}, another one",
+    )
     fresh = {k: torch.zeros_like(v) for k, v in model.h.named_parameters(prefix="h") if k not in fitting}
     taken = {k: torch.from_numpy(v.copy()).float() for k, v in fitting.items()}
     model.load_state_dict({**fresh, **taken}, strict=False)

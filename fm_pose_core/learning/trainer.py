@@ -150,7 +150,7 @@ class Trainer:
     def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         self.objective.progress = self.step / self.phases[self.phase_index].steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate() * group["share"]
+            group["lr"] = self.learning_rate() * group.get("share", 1.0)  # older runs have none
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
             losses: dict[str, Tensor] = objective(batch)
         self.optimizer.zero_grad(set_to_none=True)

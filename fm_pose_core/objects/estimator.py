@@ -156,7 +156,7 @@ class PoseEstimator:
         confidence, reason = score(solution.expected_error), ""
         if not error <= self.config.max_reprojection_error:
             reason = f"reprojection error {error:.1f} px is above {self.config.max_reprojection_error:g} px"
-        elif confidence < self.config.min_score:
+        elif not confidence >= self.config.min_score:  # nor NaN
             reason = f"score {confidence:.2f} is below {self.config.min_score:g}"
         return ObjectPose(T, corners, error, solution.covariance, confidence, not reason, reason)
 

@@ -15,6 +15,7 @@ from fm_pose_core.learning.experiment import Export
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import FeatureMapping
 from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.bundle import DETECTOR
 from fm_pose_core.objects.comparison.samples import ComparisonSource
 from fm_pose_core.objects.comparison.validation import ComparisonValidation
 from fm_pose_core.objects.experiment import ObjectExperiment
@@ -27,7 +28,7 @@ HUBER = 1.0  # of an update's units
 class RefinerExperiment(ObjectExperiment):
     """Made `of` an experiment with objects."""
 
-    APART: ClassVar[tuple[str, ...]] = ()
+    APART: ClassVar[tuple[str, ...]] = (DETECTOR,)
 
     @classmethod
     def of(cls, experiment: ObjectExperiment) -> "RefinerExperiment":

@@ -16,6 +16,7 @@ from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster
 from fm_pose_core.types import Window
 
+SUREST, UNSUREST = 1e-3, 1e3  # units: the least and the most of a deviation
 FARTHEST = 4.0  # units of an update: beyond, there is nothing like the object
 
 
@@ -58,8 +59,9 @@ class FeatureRefiner:
             rgba, _ = self._raycaster.render(T_window)
             outputs = self.infer(compared(seen, rgba)[None])
             update, spread = (outputs[k][0].astype(np.float64) for k in ("update", "spread"))
-            if not np.abs(update).max() <= FARTHEST:  # nor NaN
+            if not np.abs(update).max() <= FARTHEST or np.isnan(spread).any():  # nor NaN
                 return solution
+            spread = np.clip(spread, SUREST, UNSUREST)
             A = motion(T_window, center, crop)
             known = inverse_spd(rotate_covariance(solution.covariance, R.T))
             prior = np.zeros((6, 6)) if known is None else A.T @ known @ A  # information, per unit of an update

@@ -13,6 +13,7 @@ from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import NetworkConfig
 from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.bundle import REFINER
 from fm_pose_core.objects.detection.samples import SceneSource
 from fm_pose_core.objects.detection.scenes import prepare_scenes
 from fm_pose_core.objects.detection.validation import DetectorValidation
@@ -24,7 +25,7 @@ from fm_pose_core.objects.samples import ObjectAssets
 class DetectorExperiment(ObjectExperiment):
     """Made `of` an experiment with objects."""
 
-    APART: ClassVar[tuple[str, ...]] = ()
+    APART: ClassVar[tuple[str, ...]] = (REFINER,)
 
     @classmethod
     def of(cls, experiment: ObjectExperiment) -> "DetectorExperiment":
