@@ -51,6 +51,8 @@ def main() -> None:
     p.add_argument("--picture", type=Path, help="draw the model's outline before and after, for the poses of --show")
     p.add_argument("--show", nargs="+", default=[], metavar="IMAGE:OBJECT")
     args = p.parse_args()
+    expect(args.times >= 1, "--times", "at least 1", args.times)
+    expect(bool(args.features or args.calibration_frames), "--calibration-frames", "images, or --features", "none")
     dataset = BopDataset(args.root)
     frames = Frames.parse(args.frames) if args.frames else None
     before = read_results(args.results)

@@ -2,6 +2,7 @@
 and the way from a run to a bundle that refines."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, transform
 from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
+from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.comparison.samples import ComparedRenderings
@@ -28,8 +30,11 @@ from fm_pose_core.objects.comparison.update import compared, motion, update_betw
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.refine import Look, Solution
+from fm_pose_core.objects.refiners import improvement
 from fm_pose_core.objects.samples import ObjectAssets, SyntheticConfig
+from fm_pose_core.objects.solver import ObjectSolver
 from fm_pose_core.objects.surroundings import Surroundings
+from fm_pose_core.objects.validation import Case, KnownObject, cases_of
 from fm_pose_core.objects.viewpoints import ViewpointConfig
 from fm_pose_core.rendering.appearance import AppearanceConfig
 from fm_pose_core.rendering.backgrounds import Backgrounds
@@ -39,6 +44,7 @@ from fm_pose_core.types import Window
 pytestmark = pytest.mark.usefixtures("one_thread")
 MESH = box_mesh()
 CORNERS = box_corners(*MESH.box) + 0.0
+CENTER_OF_BOX = CORNERS.mean(0)
 CENTER, DIAMETER = np.array([0.01, -0.02, 0.005]), 0.13  # a centre that is not the origin
 CROP = Crop.around(DIAMETER, 0.4, size=64)
 FILL = 0.45
@@ -227,6 +233,58 @@ def test_a_pose_that_the_camera_does_not_see_stays(place: tuple[float, float, fl
     assert refiner(np.zeros(6), []).refine(LOOK, start) is start
 
 
+def test_how_far_it_is_off_counts_in_its_own_deviations() -> None:
+    T = transform(exp_so3(np.array([0.3, -0.5, 0.2])), np.array([0.05, -0.03, 0.5]))
+    update, more = np.array([0.5, -0.2, 0.1, 0.4, -0.3, 0.6]), np.array([0.0, 0.3, 0.0, -0.4, 0.0, 0.5])
+    told = refiner(update, []).measure(LOOK, T)
+    assert told is not None
+    T_window = told.T_window_camera @ T
+    truth = told.T_window_camera.T @ updated(T_window, update + more, CENTER_OF_BOX, told.crop)
+    off = refiner(update, []).squared_error(LOOK, T, truth)
+    assert off == pytest.approx(np.square(more / 0.5).sum(), rel=1e-4)  # the factor on the spread is not among them
+    assert refiner(np.full(6, 7.0), []).squared_error(LOOK, T, truth) is None
+
+
+def cases(tmp_path: Path) -> list[tuple[Case, Solution]]:
+    """Labelled photographs with poses that are 1 cm off to the side."""
+    dataset = BopDataset(write_rendered_bop(tmp_path / "bop"))
+    known = KnownObject(dataset.model(1), ObjectSolver(CORNERS, CROP))
+    found = cases_of([known], dataset.instances("test"))
+    moved = [case.instance.T_camera_object.copy() for case in found]
+    for T in moved:
+        T[0, 3] += 0.01
+    return [(case, solution(T)) for case, T in zip(found, moved, strict=True)]
+
+
+@pytest.mark.parametrize(("rest", "expected"), [(0.5, 0.5), (2.0, 1.0), (1.0, 1.0)])
+def test_a_refiner_is_chosen_by_what_it_makes_of_real_poses(tmp_path: Path, rest: float, expected: float) -> None:
+    """One that leaves this share of the error; where fewer poses are good than before, it is none that helps."""
+    poses = cases(tmp_path)
+
+    class Moving:
+        def refine(self, look: Look, found: Solution) -> Solution:
+            case = next(c for c, _ in poses if c.look is look)
+            T = found.T_camera_object.copy()
+            T[0, 3] = case.instance.T_camera_object[0, 3] + 0.01 * rest
+            return replace(found, T_camera_object=T)
+
+    assert improvement(Moving(), poses) == pytest.approx(expected, abs=1e-6)
+    assert improvement(Moving(), []) == 1.0
+
+
+def test_no_better_median_is_worth_poses_that_are_lost(tmp_path: Path) -> None:
+    poses = cases(tmp_path)
+
+    class Gambling:
+        def refine(self, look: Look, found: Solution) -> Solution:
+            case = next(c for c, _ in poses if c.look is look)
+            T = case.instance.T_camera_object.copy()
+            T[0, 3] += 0.5 if case is poses[0][0] else 0.0
+            return replace(found, T_camera_object=T)
+
+    assert improvement(Gambling(), poses) == 1.0
+
+
 CONFIG = """
 data: {{dataset: {root}, validation_frames: 6-7}}
 objects: [{{id: 1}}]
@@ -281,6 +339,15 @@ def test_a_refiner_needs_the_network_whose_poses_it_refines(run: Path, tmp_path:
     config = run.parent / "box.yaml"
     assert main(["train", str(config), "--output", str(tmp_path / "none"), "--part", "refiner"]) == 2
     assert "expected the checkpoint of the network whose poses are to be refined" in capsys.readouterr().err
+
+
+def test_a_refiner_waits_for_the_end_of_the_poses_training(run: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    shutil.copy(run / "config.yaml", tmp_path / "config.yaml")
+    state = torch.load(run / checkpoints.LATEST, weights_only=True)
+    state["trained"]["images"] -= 1
+    torch.save(state, tmp_path / checkpoints.LATEST)
+    assert main(["train", "--resume", str(tmp_path), "--part", "refiner"]) == 2
+    assert "expected a training that is finished, got 575 of 576 images" in capsys.readouterr().err
 
 
 def test_a_bundle_without_one_says_so(toy_bundle: Path) -> None:

@@ -301,7 +301,7 @@ def test_layers_that_never_learn_are_not_left_at_random() -> None:
     """A bundle with another f has a layer that fits by chance; the fixed ones it lacks."""
     bundle = Path(__file__).parent.parent / "models" / "duck"
     config = NetworkConfig("efficientnet_lite0", features=256, weights=str(bundle))
-    with pytest.raises(InputError, match=r"a bundle with an f like efficientnet_lite0"):
+    with pytest.raises(InputError, match=r"weights to begin with, of an f like efficientnet_lite0"):
         FeatureMapping(config, object_contract(64))
 
 
@@ -327,5 +327,5 @@ def test_an_extractor_is_a_class_and_a_name(monkeypatch: pytest.MonkeyPatch) -> 
     losses = objective_of(FeatureMapping(config, object_contract(32)))(random_batch())
     assert {"L_hS", "L_hR", "L_g", "L_u", "L"} == set(losses) and losses["L"].isfinite()
     contract: Contract = object_contract(32)
-    with pytest.raises(InputError, match=r"network\.weights: expected a bundle's folder for Pooled"):
+    with pytest.raises(InputError, match=r"weights to begin with: expected a bundle's folder for Pooled"):
         FeatureMapping(NetworkConfig(extractor="pooled", features=16, weights="torchvision"), contract)

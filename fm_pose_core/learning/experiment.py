@@ -115,6 +115,7 @@ class Experiment:
         """Pairs of points that a picture of a label joins by lines."""
         return ()
 
+    SECTION: ClassVar[str] = "network"  # of the configuration: whose weights its network begins with
     APART: ClassVar[tuple[str, ...]] = ()  # sections of the configuration that only parts read
 
     def own(self, config: dict[str, Any] | None = None) -> dict[str, Any]:

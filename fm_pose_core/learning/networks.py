@@ -141,9 +141,9 @@ def _take_over(model: FeatureMapping, bundle: Path) -> None:
     fixed = {k for k, p in model.named_parameters() if k.startswith("f.") and not p.requires_grad}  # never learned
     expect(
         of_f > 0 and fixed <= fitting.keys(),
-        "network.weights",
-        f"a bundle with an f like {model.config.extractor}",
-        f"{bundle}, another one",
+        str(bundle),
+        f"weights to begin with, of an f like {model.config.extractor}",
+        "another f",
     )
     fresh = {k: torch.zeros_like(v) for k, v in model.h.named_parameters(prefix="h") if k not in fitting}
     taken = {k: torch.from_numpy(v.copy()).float() for k, v in fitting.items()}

@@ -1,7 +1,6 @@
 """An experiment with objects, and the data that it names."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -19,19 +18,16 @@ from fm_pose_core.learning.experiment import Experiment, Export
 from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
 from fm_pose_core.objects.bundle import DETECTOR, REFINER, ObjectBundle, ObjectInBundle, write_object_bundle
-from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.comparison.samples import RefinerConfig
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.detection.samples import DetectorConfig
-from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, measure_edges
 from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
-from fm_pose_core.objects.refine import Refiner
+from fm_pose_core.objects.refiners import choose_refiners
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
-from fm_pose_core.objects.validation import KnownObject, Validation, fitting_scale, gain_of, spread_scale
+from fm_pose_core.objects.validation import KnownObject, Validation, spread_scale
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import load_mesh, mesh_file
-from fm_pose_core.rendering.raycaster import raycaster_installed
 
 FINEST = 1.5  # patches of photographs are at most so much finer than windows: they are sampled without a filter
 FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several scenes"
@@ -157,7 +153,9 @@ class ObjectData:
         known = self.known()
         scale = spread_scale(export.network, known, self.validation)
         parts = {k: x.file for k, x in export.parts.items()}
-        noises, chosen, refiner_scale = self._refinement(known, export, scale)
+        compare = export.parts[REFINER].network.infer if REFINER in parts else None
+        things = list(zip(known, self.source.objects, strict=True))
+        choices, refiner_scale = choose_refiners(export.network, compare, things, self.training, self.validation, scale)
         if REFINER in parts:
             parts[REFINER] = replace(parts[REFINER], spread_scale=refiner_scale)
         objects = [
@@ -167,40 +165,18 @@ class ObjectData:
                 m.minimum,
                 m.maximum,
                 m.diameter,
-                x.crop.focal,
+                a.crop.focal,
                 m.symmetries,
-                mesh_file(x.mesh),
-                x.fill,
-                noise.size,
-                noise.size_sigma,
-                noise.scale,
-                refined_by,
+                mesh_file(a.mesh),
+                a.fill,
+                x.noise.size,
+                x.noise.size_sigma,
+                x.noise.scale,
+                x.refined_by,
             )
-            for m, x, noise, refined_by in zip(self.models, self.source.objects, noises, chosen, strict=True)
+            for m, a, x in zip(self.models, self.source.objects, choices, strict=True)
         ]
         return write_object_bundle(path, export.file(scale), objects, parts)
-
-    def _refinement(
-        self, known: Sequence[KnownObject], export: Export, scale: float
-    ) -> tuple[list[EdgeNoise], list[str], float]:
-        """Of each object what its edges are worth, and which refiner made its poses best on real images; and the factor
-        on the spread of the learned one."""
-        noises, gains = [], []
-        for k, x in zip(known, self.source.objects, strict=True):
-            training, validation = (
-                [i for i in part if i.object_id == k.model.id] for part in (self.training, self.validation)
-            )
-            noises.append(measure_edges(x.mesh, x.corners, k.model.diameter, training))
-            refiners: dict[str, Refiner] = {}
-            if raycaster_installed():
-                refiners["edges"] = EdgeRefiner(x.mesh, x.corners, k.model.diameter, noises[-1])
-                if REFINER in export.parts:
-                    infer = export.parts[REFINER].network.infer
-                    refiners["features"] = FeatureRefiner(infer, x.mesh, x.corners, x.crop, x.fill)
-            gains.append({n: gain_of(export.network, k, validation, r, scale) for n, r in refiners.items()})
-        chosen = [min((n for n in g if g[n].helps), key=lambda n: g[n].ratio, default="") for g in gains]
-        squares = [s for g in gains if "features" in g for s in g["features"].squares]
-        return noises, chosen, fitting_scale(squares)
 
 
 def _check(experiment: ObjectExperiment) -> None:

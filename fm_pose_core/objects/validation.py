@@ -16,7 +16,7 @@ from fm_pose_core.objects.bop import Instance, ObjectModel
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
 from fm_pose_core.objects.pnp import inverse_spd
-from fm_pose_core.objects.refine import Refiner, Solution
+from fm_pose_core.objects.refine import Solution
 from fm_pose_core.objects.solver import Look, ObjectSolver, Sight, see, see_again, solve_best
 from fm_pose_core.objects.windows import displaced
 from fm_pose_core.types import Window
@@ -118,7 +118,7 @@ def _errors(case: Case, sights: Sequence[Sight]) -> tuple[float, float, float]:
     solution = solve_best(sights)
     if not solution.accepted:
         return corner, 0.0, 0.0
-    _, add, projection = _judged(case, solution)
+    _, add, projection = judged(case, solution)
     return corner, projection, add
 
 
@@ -142,55 +142,30 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
         for case, own in zip(cases, sights, strict=True):
             solution = solve_best(own, scale)
             if solution.accepted:
-                values += _squares(case, solution)
+                e = _pose_error(solution.T_camera_object, case.truths)
+                information = inverse_spd(solution.covariance)
+                values += [e @ information @ e] if information is not None else []
         return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
 
     return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """What a refiner makes of poses of real images that the network was not trained with. ratio: of ADD(-S) in the
-    median, after to before. helps: whether that fell, and not fewer poses than before are good by ADD(-S) and by 2D
-    projection. squares: eᵀC⁻¹e of the refined poses' errors e and covariances C."""
-
-    ratio: float = 1.0
-    helps: bool = False
-    squares: tuple[float, ...] = ()
-
-
-def gain_of(network: Fused, known: KnownObject, instances: Sequence[Instance], refiner: Refiner, scale: float) -> Gain:
-    """Of a refiner of one object."""
-    views = EstimatorConfig().views
-    several = KnownObject(known.model, replace(known.solver, views=views))
-    cases = cases_of([several], instances)
-    pairs, squares = [], []
-    for case, own in zip(cases, seen(network, cases), strict=True):
-        plain = solve_best(own, scale)
-        if plain.accepted:
-            refined = refiner.refine(case.look, plain)
-            pairs.append([_judged(case, x) for x in (plain, refined)])
-            squares += [] if refined is plain else _squares(case, refined)
-    if not pairs:
-        return Gain()
-    before, after = np.array(pairs).transpose(1, 0, 2)  # (instances, (ADD, good by ADD, good by projection)) each
-    ratio = float(np.median(after[:, 0]) / np.median(before[:, 0]))
-    return Gain(ratio, bool(ratio < 1 and (after[:, 1:].sum(0) >= before[:, 1:].sum(0)).all()), tuple(squares))
+def solved(
+    network: Fused, known: KnownObject, instances: Sequence[Instance], scale: float
+) -> list[tuple[Case, Solution]]:
+    """The instances of one object for which there is a pose, as the estimator finds it before any refinement."""
+    cases = cases_of([KnownObject(known.model, replace(known.solver, views=EstimatorConfig().views))], instances)
+    found = [solve_best(own, scale) for own in seen(network, cases)]
+    return [(case, x) for case, x in zip(cases, found, strict=True) if x.accepted]
 
 
 def fitting_scale(squares: Sequence[float]) -> float:
-    """The factor on a spread whose covariances gave these eᵀC⁻¹e, for which their median is that of a χ² distribution
-    with 6 degrees of freedom; from 0.1 to 30."""
+    """The factor on deviations that are these squared errors apart from the truth, for which their median is that of a
+    χ² distribution with 6 degrees of freedom; from 0.1 to 30."""
     return float(np.clip(np.sqrt(np.median(squares) / CHI2_MEDIAN), 0.1, 30.0)) if squares else 1.0
 
 
-def _squares(case: Case, solution: Solution) -> list[float]:
-    e = _pose_error(solution.T_camera_object, case.truths)
-    information = inverse_spd(solution.covariance)
-    return [float(e @ information @ e)] if information is not None else []
-
-
-def _judged(case: Case, solution: Solution) -> tuple[float, float, float]:
+def judged(case: Case, solution: Solution) -> tuple[float, float, float]:
     """ADD(-S) in metres, and whether the pose is good by it and by 2D projection."""
     x, model = case.instance, case.known.model
     T, vertices = solution.T_camera_object, model_vertices(model)
@@ -198,7 +173,12 @@ def _judged(case: Case, solution: Solution) -> tuple[float, float, float]:
     return errors.add, float(errors.add_correct), float(errors.projection_correct)
 
 
+def nearest_truth(T: Array, truths: Sequence[Array]) -> Array:
+    """Of true poses that look the same, the one (4, 4) turned least from T."""
+    return max(truths, key=lambda truth: float(np.trace(T[:3, :3].T @ truth[:3, :3])))  # 1 + 2 cos of the turn
+
+
 def _pose_error(T: Array, truths: Sequence[Array]) -> Array:
-    """(6,) metres and radians, as the covariance is: to the true pose that is turned least from T."""
-    errors = [np.concatenate([truth[:3, 3] - T[:3, 3], log_so3(truth[:3, :3] @ T[:3, :3].T)]) for truth in truths]
-    return min(errors, key=lambda e: float(np.linalg.norm(e[3:])))
+    """(6,) metres and radians, as the covariance is, to the nearest true pose."""
+    truth = nearest_truth(T, truths)
+    return np.concatenate([truth[:3, 3] - T[:3, 3], log_so3(truth[:3, :3] @ T[:3, :3].T)])

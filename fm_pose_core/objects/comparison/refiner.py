@@ -21,6 +21,17 @@ FARTHEST = 4.0  # units of an update: beyond, there is nothing like the object
 
 
 @dataclass(frozen=True)
+class Told:
+    """What h_Δ says at a pose: update and its deviation (6,), in the window `crop` of a camera with T_window_camera
+    (4, 4), a rotation."""
+
+    update: Array
+    deviation: Array
+    T_window_camera: Array
+    crop: Crop
+
+
+@dataclass(frozen=True)
 class FeatureRefiner:
     """Of one object. What h_Δ says is one measurement of the pose, with the deviation that it expects; the network's
     pose, with its covariance, is another one, which holds where h_Δ is not sure.
@@ -41,35 +52,57 @@ class FeatureRefiner:
     def _raycaster(self) -> Raycaster:
         return Raycaster(self.mesh, self.crop.K, self.crop.size, self.crop.size)
 
+    @property
+    def center(self) -> Array:
+        """(3,) of the box, object frame, metres."""
+        return np.asarray(self.box_corners.mean(0))
+
     def refine(self, look: Look, solution: Solution) -> Solution:
         """The likeliest pose after so many looks, each at the pose that the last one led to; the network's own where
         one leads far away."""
-        image, camera, center = look.image(), look.camera, self.box_corners.mean(0)
-        T = solution.T_camera_object
+        T, center = solution.T_camera_object, self.center
         for _ in range(self.times):
-            at = apply(T, center[None])
-            pixels = camera.pixels(at)[0] if at[0, 2] > 0 else np.full(2, np.nan)
-            if not np.isfinite(pixels).all():  # the camera does not see there
+            told = self.measure(look, T)
+            if told is None:
                 return solution
-            crop, window = window_at(T, center, self.crop, self.fill), Window(*pixels)
-            seen, R = crop.cut(image, camera, window)
-            T_window_camera = transform(R.T, np.zeros(3))
-            T_window = T_window_camera @ T
-            self._raycaster.K = crop.K
-            rgba, _ = self._raycaster.render(T_window)
-            outputs = self.infer(compared(seen, rgba)[None])
-            update, spread = (outputs[k][0].astype(np.float64) for k in ("update", "spread"))
-            if not np.abs(update).max() <= FARTHEST or np.isnan(spread).any():  # nor NaN
-                return solution
-            spread = np.clip(spread, SUREST, UNSUREST)
+            R, crop = told.T_window_camera[:3, :3], told.crop
+            T_window, T_network = (told.T_window_camera @ x for x in (T, solution.T_camera_object))
             A = motion(T_window, center, crop)
-            known = inverse_spd(rotate_covariance(solution.covariance, R.T))
+            known = inverse_spd(rotate_covariance(solution.covariance, R))
             prior = np.zeros((6, 6)) if known is None else A.T @ known @ A  # information, per unit of an update
-            told = np.diag(1.0 / np.square(self.spread_scale * spread))
-            back = update_between(T_window, T_window_camera @ solution.T_camera_object, center, crop)
-            among = np.linalg.inv(prior + told)
-            T = T_window_camera.T @ updated(T_window, among @ (prior @ back + told @ update), center, crop)
-        covariance = rotate_covariance(A @ among @ A.T, R)
-        expected = expected_projection_error(T, covariance, self.box_corners, camera.K)
+            new = np.diag(1.0 / np.square(self.spread_scale * told.deviation))
+            back = update_between(T_window, T_network, center, crop)
+            among = np.linalg.inv(prior + new)
+            update = np.linalg.solve(prior + new, prior @ back + new @ told.update)
+            T = told.T_window_camera.T @ updated(T_window, update, center, crop)
+        covariance = rotate_covariance(A @ among @ A.T, R.T)
+        expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
         # The reprojection error stays that of the network: it tells how well its corners agree with each other.
         return replace(solution, T_camera_object=T, covariance=covariance, expected_error=expected)
+
+    def measure(self, look: Look, T_camera_object: Array) -> Told | None:
+        """At a pose (4, 4). None where the camera does not see the object, or where the answer leads far away."""
+        camera, at = look.camera, apply(T_camera_object, self.center[None])
+        pixels = camera.pixels(at)[0] if at[0, 2] > 0 else np.full(2, np.nan)
+        if not np.isfinite(pixels).all():
+            return None
+        crop = window_at(T_camera_object, self.center, self.crop, self.fill)
+        seen, R_camera_window = crop.cut(look.image(), camera, Window(*pixels))
+        T_window_camera = transform(R_camera_window.T, np.zeros(3))
+        self._raycaster.K = crop.K
+        rgba, _ = self._raycaster.render(T_window_camera @ T_camera_object)
+        outputs = self.infer(compared(seen, rgba)[None])
+        update, spread = (outputs[k][0].astype(np.float64) for k in ("update", "spread"))
+        if not np.abs(update).max() <= FARTHEST or np.isnan(spread).any():  # nor NaN
+            return None
+        return Told(update, np.clip(spread, SUREST, UNSUREST), T_window_camera, crop)
+
+    def squared_error(self, look: Look, T_camera_object: Array, truth: Array) -> float | None:
+        """How far h_Δ is off at a pose, in its own deviations, squared and summed over the six numbers; None where it
+        says nothing. truth (4, 4)."""
+        told = self.measure(look, T_camera_object)
+        if told is None:
+            return None
+        T, T_true = (told.T_window_camera @ x for x in (T_camera_object, truth))
+        wanted = update_between(T, T_true, self.center, told.crop)
+        return float(np.square((told.update - wanted) / told.deviation).sum())

@@ -22,7 +22,7 @@ USES, KEPT = 4, 512  # samples that a rendered estimate serves, and how many are
 class RefinerConfig:
     mapped: bool = knob(True, "Whether it compares g(f(x_r)) with the rendering's features; else f(x_r).")
     images: int = knob(60_000, "Images of its training; each is compared with a rendering.", 1)
-    batch: int = knob(12, "Renderings, and as many photographs, in a batch.", 1, 1000)
+    batch: int = knob(12, "Renderings, and as many photographs, in a batch.", 2, 1000)
     learning_rate: float = knob(1e-3, "Adam's step size at its peak.", 1e-8, 1.0)
 
 

@@ -1,7 +1,6 @@
 """Validation of h_Δ: real images that it is not trained with, and poses that are off by as much as a network's."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -43,17 +42,16 @@ class ComparisonValidation:
         5 px; before, and after each of three looks."""
         rows: list[list[tuple[float, float, float]]] = []
         refiners = {
-            k: FeatureRefiner(network.infer, a.mesh, a.corners, a.crop, a.fill) for k, (_, a) in self.objects.items()
+            k: [FeatureRefiner(network.infer, a.mesh, a.corners, a.crop, a.fill, times) for times in range(1, 4)]
+            for k, (_, a) in self.objects.items()
         }
         for x, start in self.starts:
             image = read_image(x.image_path)
             look = Look(np.zeros((1, 1, 1, 3), np.uint8), x.camera, np.eye(3), partial(np.asarray, image))
             prior = about(start, self.objects[x.object_id][1].center, *NETWORK)
             solution, row = Solution(start, np.zeros((8, 2)), 0.0, prior, 0.0), [self._judged(x, start)]
-            for times in range(1, 4):
-                refiner = replace(refiners[x.object_id], times=times)
-                row.append(self._judged(x, refiner.refine(look, solution).T_camera_object))
-            rows.append(row)
+            poses = [refiner.refine(look, solution).T_camera_object for refiner in refiners[x.object_id]]
+            rows.append([*row, *(self._judged(x, T) for T in poses)])
         if not rows:
             return {}
         result: dict[str, float] = {}

@@ -1,59 +1,39 @@
 """The experiment in which the detector of a network for objects is trained: the same objects and images, a smaller
 network, whole images."""
 
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fm_pose_core.bundle import Bundle
 from fm_pose_core.contract import Contract, detector_contract
-from fm_pose_core.errors import InputError
-from fm_pose_core.learning.experiment import Export
 from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import NetworkConfig
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.bundle import REFINER
+from fm_pose_core.objects.bundle import DETECTOR, REFINER
 from fm_pose_core.objects.detection.samples import SceneSource
 from fm_pose_core.objects.detection.scenes import prepare_scenes
 from fm_pose_core.objects.detection.validation import DetectorValidation
 from fm_pose_core.objects.experiment import ObjectExperiment
+from fm_pose_core.objects.parts import PartData, PartExperiment
 from fm_pose_core.objects.samples import ObjectAssets
 
 
 @dataclass(frozen=True)
-class DetectorExperiment(ObjectExperiment):
-    """Made `of` an experiment with objects."""
-
+class DetectorExperiment(PartExperiment):
+    SECTION: ClassVar[str] = DETECTOR
     APART: ClassVar[tuple[str, ...]] = (REFINER,)
 
     @classmethod
     def of(cls, experiment: ObjectExperiment) -> "DetectorExperiment":
         """With the network and the schedule that its section `detector` asks for."""
         c = experiment.detector
-        schedule = replace(
-            experiment.schedule,
-            pretrain_images=c.pretrain_images,
-            images=c.images,
-            batch_synthetic=c.batch,
-            batch_pairs=c.batch,
-            batch_real=c.batch,
-            validate_images=max(1, c.images // 4),
-        )
-        values = {f.name: getattr(experiment, f.name) for f in fields(ObjectExperiment)} | {
+        batch = {"batch_synthetic": c.batch, "batch_pairs": c.batch, "batch_real": c.batch}
+        sections = {
             "network": NetworkConfig(c.extractor, c.width, c.features, weights=c.weights),
             "loss": LossConfig(feature_variance=experiment.loss.feature_variance),
             "crop": replace(experiment.crop, zoom=0.0),
-            "schedule": schedule,
         }
-        return cls(**values)
-
-    def resumed_by(self, run: Path) -> str:
-        return f"{super().resumed_by(run.parent)} --part {run.name}"
-
-    @property
-    def edges(self) -> tuple[tuple[int, int], ...]:
-        return ()
+        return cls.made(experiment, c.images, {"pretrain_images": c.pretrain_images, **batch}, sections)
 
     def contract(self) -> Contract:
         size = self.detector.size
@@ -72,9 +52,10 @@ class DetectorExperiment(ObjectExperiment):
 
 
 @dataclass(frozen=True)
-class DetectorData:
+class DetectorData(PartData):
     """assets: by object id. names: of the objects, in the order of the network's outputs. validation: instances."""
 
+    NAME: ClassVar[str] = DETECTOR
     source: SceneSource
     assets: dict[int, ObjectAssets]
     names: tuple[str, ...]
@@ -84,6 +65,3 @@ class DetectorData:
         if not self.validation:
             return None
         return DetectorValidation(self.validation, self.assets, self.names, self.source.config.size)
-
-    def write_bundle(self, path: Path, export: Export) -> Bundle:
-        raise InputError(f"{path}: expected the run of a network for poses, got that of its detector alone")

@@ -1,0 +1,77 @@
+"""Which refiner makes an object's poses better, if any: tried out, on real images that train nothing, when a bundle is
+written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fm_pose_core.learning.networks import Fused
+from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, measure_edges
+from fm_pose_core.objects.refine import Refiner, Solution
+from fm_pose_core.objects.samples import ObjectAssets
+from fm_pose_core.objects.solver import Infer
+from fm_pose_core.objects.validation import Case, KnownObject, fitting_scale, judged, nearest_truth, solved
+from fm_pose_core.rendering.raycaster import raycaster_installed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """noise: what the object's edges are worth. refined_by: see ObjectEntry."""
+
+    noise: EdgeNoise
+    refined_by: str
+
+
+def choose_refiners(
+    network: Fused,
+    compare: Infer | None,
+    objects: Sequence[tuple[KnownObject, ObjectAssets]],
+    training: Sequence[Instance],
+    validation: Sequence[Instance],
+    scale: float,
+) -> tuple[list[Choice], float]:
+    """For each object, and the factor on the spread of the learned refiner (1 without one). compare: runs that one, if
+    there is one. scale: the factor on the spread of the network for poses."""
+    noises, poses, learned = [], [], []
+    for known, x in objects:
+        own, others = ([i for i in part if i.object_id == known.model.id] for part in (training, validation))
+        noises.append(measure_edges(x.mesh, x.corners, known.model.diameter, own))
+        poses.append(solved(network, known, others, scale))
+        if compare is not None and raycaster_installed():
+            learned.append(FeatureRefiner(compare, x.mesh, x.corners, x.crop, x.fill))
+    learned_scale = fitting_scale([s for r, found in zip(learned, poses, strict=False) for s in _squares(r, found)])
+    choices = []
+    for i, ((known, x), noise, found) in enumerate(zip(objects, noises, poses, strict=True)):
+        refiners: dict[str, Refiner] = {}
+        if raycaster_installed():
+            refiners["edges"] = EdgeRefiner(x.mesh, x.corners, known.model.diameter, noise)
+        if learned:
+            refiners["features"] = replace(learned[i], spread_scale=learned_scale)
+        ratios = {name: improvement(refiner, found) for name, refiner in refiners.items()}
+        choices.append(Choice(noise, min((n for n in ratios if ratios[n] < 1), key=ratios.__getitem__, default="")))
+    return choices, learned_scale
+
+
+def improvement(refiner: Refiner, poses: Sequence[tuple[Case, Solution]]) -> float:
+    """Of ADD(-S) in the median, after to before: below 1 where the refiner helps. 1 where fewer poses than before are
+    good by ADD(-S) or by 2D projection, or where there are none."""
+    if not poses:
+        return 1.0
+    pairs = [[judged(case, x) for x in (plain, refiner.refine(case.look, plain))] for case, plain in poses]
+    before, after = np.array(pairs).transpose(1, 0, 2)  # (instances, (ADD, good by ADD, good by projection)) each
+    if (after[:, 1:].sum(0) < before[:, 1:].sum(0)).any():
+        return 1.0
+    return float(np.median(after[:, 0]) / np.median(before[:, 0]))
+
+
+def _squares(refiner: FeatureRefiner, poses: Sequence[tuple[Case, Solution]]) -> list[float]:
+    """What h_Δ is off by at the network's poses."""
+    found = []
+    for case, x in poses:
+        T = x.T_camera_object
+        square = refiner.squared_error(case.look, T, nearest_truth(T, case.truths))
+        found += [] if square is None else [square]
+    return found
