@@ -1,27 +1,27 @@
 """The demo of object_pose_node: a BOP sequence, with the 2D detection that begins (or recovers) the tracking."""
 
 import argparse
-import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray, ObjectHypothesisWithPose
 from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.errors import expect
-from fm_pose_core.files import Frames, read_image
-from fm_pose_core.geometry import Array, apply, rotation_from_quaternion, transform
+from fm_pose_core.files import read_image
+from fm_pose_core.geometry import Array, apply
 from fm_pose_core.objects.bop import BopDataset, Instance, Result, write_results
 from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
 from fm_pose_core.objects.evaluation import model_vertices
-from fm_pose_core.objects.metrics import ADD_THRESHOLD, PROJECTION_THRESHOLD, PoseErrors, pose_errors
+from fm_pose_core.objects.metrics import ADD_THRESHOLD, PoseErrors, pose_errors
 from fm_pose_ros.conversions import image_to_rgb, rgb_to_image
 from fm_pose_ros.demo import player as play_back
+from fm_pose_ros.demo.labelled import chosen, matrix, recorded, shares
 from fm_pose_ros.demo.player import Answer, Player
 from fm_pose_ros.demo.report import latency_line, median, present
 from fm_pose_ros.msg import ProjectedBoxArray
@@ -114,8 +114,6 @@ def play(
     rows = []
     for instance in player.paced(instances, rate):
         pixels = read_image(instance.image_path)
-        recorded = CompressedImage(format="png" if instance.image_path.suffix == ".png" else "jpeg")
-        recorded.data = array.array("B", instance.image_path.read_bytes())
         uv = instance.camera.pixels(apply(instance.T_camera_object, vertices))
         box = np.concatenate([uv.min(0), uv.max(0)]) + rng.normal(scale=3.0, size=4)  # detectors are not exact
         if exact:
@@ -123,7 +121,7 @@ def play(
             box = np.concatenate([center - 40.0, center + 40.0])
         header = player.header()
         messages = {"image_raw": rgb_to_image(pixels, header), "detections_2d": detections(box, thing.name, header)}
-        answer, sent = player.play(instance.camera, messages, recorded, complete, timeout)
+        answer, sent = player.play(instance.camera, messages, recorded(instance.image_path), complete, timeout)
         rows.append(judge(answer, sent, instance, vertices, thing))
     return rows
 
@@ -139,8 +137,7 @@ def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, thin
     row.answered, row.latency = True, answer.times["detections"] - sent
     found = answer.messages["detections"].detections
     if found and "pose" in answer.messages:
-        p, q = answer.messages["pose"].pose.position, answer.messages["pose"].pose.orientation
-        T = transform(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([p.x, p.y, p.z]))
+        T = matrix(answer.messages["pose"].pose)
         row.errors = pose_errors(
             T, instance.T_camera_object, vertices, thing.diameter, instance.camera, thing.symmetries
         )
@@ -152,22 +149,16 @@ def judge(answer: Answer, sent: float, instance: Instance, vertices: Array, thin
 def summary(rows: Sequence[ObjectRow], thing: BundledObject) -> str:
     """Medians over the frames with a pose, shares over all frames."""
     errors = [row.errors for row in rows if row.errors is not None]
-
-    def share(correct: Sequence[bool]) -> str:
-        return f"{100.0 * sum(correct) / len(rows):5.1f} %"
-
     count = len({row.track for row in rows if row.track})
     lost = sum(not row.answered for row in rows)
     tracks = f"{count} track{'s' if count != 1 else ''}" + (f"; {lost} without an answer" if lost else "")
     pixels, degrees = median([e.projection_2d for e in errors]), np.degrees(median([e.rotation for e in errors]))
     millimetres, limit = 1e3 * median([e.translation for e in errors]), 1e3 * ADD_THRESHOLD * thing.diameter
-    projected, close = share([e.projection_correct for e in errors]), share([e.add_correct for e in errors])
     return "\n".join(
         [
             f"frames                       {len(rows)}, {len(errors)} with a pose, in {tracks}",
             f"median error                 {pixels:.2f} px in 2D projection, {degrees:.2f}°, {millimetres:.1f} mm",
-            f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {projected}",
-            f"ADD < {100 * ADD_THRESHOLD:.0f} % of diameter     {close}   ({limit:.1f} mm)",
+            *shares(errors, len(rows), f"   ({limit:.1f} mm)"),
             f"latency, image to pose       {latency_line([row.latency for row in rows if row.answered])}",
         ]
     )
@@ -178,13 +169,8 @@ def run(args: argparse.Namespace) -> None:
     bundle = ObjectBundle.load(args.bundle)
     expect(len(bundle.objects) == 1, str(args.bundle), "a bundle of one object for the demo", bundle.name)
     thing = bundle.object()
-    dataset = BopDataset(args.sequence)
-    instances = dataset.instances(args.split, [thing.object_id])
-    if args.frames:
-        chosen = Frames.parse(args.frames).of((x.scene_id, x.im_id) for x in instances)
-        instances = [x for x in instances if (x.scene_id, x.im_id) in chosen]
-    expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of object {thing.object_id}", "none")
-    vertices = model_vertices(dataset.model(thing.object_id))
+    instances = chosen(args, [thing.object_id])
+    vertices = model_vertices(BopDataset(args.sequence).model(thing.object_id))
     settings = play_back.given(args.set)
     output = play_back.new_folder(args.output, FILES)
     print(f"{len(instances)} frames of {thing.name} through {NODE}; starting the node …", flush=True)

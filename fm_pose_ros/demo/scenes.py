@@ -1,26 +1,25 @@
 """The demo of object_pose_node with several objects, which it finds by itself in each photograph."""
 
 import argparse
-import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from fm_pose_core.errors import expect
-from fm_pose_core.files import Frames, read_image
-from fm_pose_core.geometry import rotation_from_quaternion, transform
-from fm_pose_core.objects.bop import BopDataset, Instance, Result, write_results
+from fm_pose_core.files import read_image
+from fm_pose_core.objects.bop import Instance, Result, write_results
 from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
-from fm_pose_core.objects.metrics import PROJECTION_THRESHOLD, PoseErrors, pose_errors
+from fm_pose_core.objects.metrics import PoseErrors, pose_errors
 from fm_pose_core.rendering.mesh import load_mesh
 from fm_pose_ros.conversions import image_to_rgb, rgb_to_image
 from fm_pose_ros.demo import player as play_back
+from fm_pose_ros.demo.labelled import chosen, matrix, recorded, shares
 from fm_pose_ros.demo.player import Answer, Player
 from fm_pose_ros.demo.report import latency_line, median, present
 from fm_pose_ros.msg import ProjectedBoxArray
@@ -78,10 +77,8 @@ def play(
     rows = []
     for group in player.paced(images, rate):
         path, camera = group[0].image_path, group[0].camera
-        recorded = CompressedImage(format="png" if path.suffix == ".png" else "jpeg")
-        recorded.data = array.array("B", path.read_bytes())
         messages = {"image_raw": rgb_to_image(read_image(path), player.header())}
-        answer, sent = player.play(camera, messages, recorded, complete, timeout)
+        answer, sent = player.play(camera, messages, recorded(path), complete, timeout)
         rows.append(judge(answer, sent, group, things, vertices))
     return rows
 
@@ -109,9 +106,7 @@ def judge(
     for found in answer.messages["detections"].detections:
         hypothesis = found.results[0]
         thing = things[hypothesis.hypothesis.class_id]
-        p, q = hypothesis.pose.pose.position, hypothesis.pose.pose.orientation
-        T = transform(rotation_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([p.x, p.y, p.z]))
-        score = hypothesis.hypothesis.score
+        T, score = matrix(hypothesis.pose.pose), hypothesis.hypothesis.score
         row.results.append(Result(group[0].scene_id, row.im_id, thing.object_id, score, T, row.latency))
         label = labelled.pop(thing.object_id, None)
         if label is None:
@@ -133,17 +128,12 @@ def summary(rows: Sequence[SceneRow]) -> str:
     visible, found = sum(row.visible for row in rows), [e for row in rows for e in row.errors]
     others = sum(row.others for row in rows)
 
-    def share(count: int) -> str:
-        return f"{100.0 * count / max(1, visible):5.1f} %"
-
     lost = sum(not row.answered for row in rows)
-    projected, close = sum(e.projection_correct for e in found), sum(e.add_correct for e in found)
     return "\n".join(
         [
             f"images                       {len(rows)}" + (f"; {lost} without an answer" if lost else ""),
             f"visible objects              {visible}, {len(found)} with a pose; {others} other poses",
-            f"2D projection < {PROJECTION_THRESHOLD:.0f} px         {share(projected)}",
-            f"ADD(-S) < 10 % of diameter   {share(close)}",
+            *shares(found, visible),
             f"latency, image to poses      {latency_line([row.latency for row in rows if row.answered])}",
         ]
     )
@@ -154,13 +144,8 @@ def run(args: argparse.Namespace) -> None:
     bundle = ObjectBundle.load(args.bundle)
     expect(bundle.detector is not None, str(args.bundle), "a bundle with a detector", "one without")
     things = {x.name: x for x in bundle.objects}
-    instances = BopDataset(args.sequence).instances(args.split, [x.object_id for x in bundle.objects])
-    if args.frames:
-        chosen = Frames.parse(args.frames).of((x.scene_id, x.im_id) for x in instances)
-        instances = [x for x in instances if (x.scene_id, x.im_id) in chosen]
-    expect(bool(instances), f"{args.sequence}, split {args.split}", f"images of {bundle.name}", "none")
     images = defaultdict(list)
-    for x in instances:
+    for x in chosen(args, [x.object_id for x in bundle.objects]):
         images[x.scene_id, x.im_id].append(x)
     settings = play_back.given(args.set)
     output = play_back.new_folder(args.output, FILES)
@@ -172,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
         parameters,
         INPUTS,
         OUTPUTS,
-        instances[0].camera,
+        groups[0][0].camera,
         output,
         lambda p: play(p, groups, things, args.rate, args.timeout),
     )

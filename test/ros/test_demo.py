@@ -23,11 +23,12 @@ from ament_index_python.packages import get_package_share_directory
 from rclpy.serialization import deserialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
+from toy_bundle import write_toy_bundle
 from vision_msgs.msg import Detection3DArray
 
 from fm_pose_core.geometry import rotation_from_quaternion
 from fm_pose_core.hands.labels import DATASETS
-from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.bop import BopDataset, read_results
 from fm_pose_core.types import Camera
 from fm_pose_ros.demo import player
 from fm_pose_ros.demo.__main__ import main
@@ -193,6 +194,35 @@ def test_demo_names_what_is_missing(
     assert "nothing" in capsys.readouterr().err
     assert main(arguments(toy_bundle, tmp_path / "nowhere", tmp_path / "output")) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_scene_demo(domain: None, sequence: Path, tmp_path: Path) -> None:
+    """Its own detector finds the object in three photographs of four, in one of them hidden: that one is not asked
+    for."""
+    bundle, output = write_toy_bundle(tmp_path / "finder", detector=True), tmp_path / "output"
+    given = ["--bundle", str(bundle), "--sequence", str(sequence), "--output", str(output), "--every", "1"]
+    done = run(["scene", *given, "--set", "views=1"])
+    assert done.returncode == 0, done.stderr
+    assert "3, 2 with a pose; 0 other poses" in done.stdout and done.stdout.count(" 66.7 %") == 2, done.stdout
+    rows = {row[0]: row for row in csv.reader((output / "images.csv").open())}
+    assert rows["2"][1:5] == ["1", "1", "1", "1"] and rows[str(tiny.HIDDEN)][1:3] == ["0", "0"]
+    assert rows[str(tiny.BLUE)][1:3] == ["1", "0"]
+    found = read_results(output / "results.csv")
+    truths = {x.im_id: x.T_camera_object for x in BopDataset(sequence).instances("test", [1])}
+    assert [x.im_id for x in found] == [2, 3, tiny.HIDDEN]
+    for x in found:
+        np.testing.assert_allclose(x.T_camera_object[:3, 3], truths[x.im_id][:3, 3], atol=2e-3)
+    assert cv2.imread(str(output / "overlay.png")) is not None
+    with AnyReader([output / "bag"]) as reader:
+        assert "/detections_2d" not in {c.topic for c in reader.connections}
+
+
+def test_scene_demo_needs_a_detector(
+    sequence: Path, tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--sequence", str(sequence), "--output", str(tmp_path / "output")]
+    assert main(["scene", "--bundle", str(toy_bundle), *given]) == 1
+    assert "expected a bundle with a detector, got one without" in capsys.readouterr().err
 
 
 def test_hand_demo(domain: None, tmp_path: Path) -> None:
