@@ -25,7 +25,8 @@ class Raycaster:
         self._scene = scene.EmbreeScene()
         faces = np.ascontiguousarray(mesh.faces, np.int32)
         self._geometry = triangles.TriangleMesh(self._scene, np.ascontiguousarray(mesh.vertices, np.float32), faces)
-        self._faces, self._colours = faces, mesh.colours.astype(np.float32)
+        corners = mesh.colours.astype(np.float32)[faces.T]  # (3, F, 3)
+        self._colours = np.concatenate([corners[:1], corners[1:] - corners[0]])  # of a corner, and along two edges
         self._box = np.array(list(itertools.product(*zip(*mesh.box, strict=True))))
 
     def render(self, T_camera_object: Array) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -36,12 +37,11 @@ class Raycaster:
         left, top, right, bottom = self._region(T_camera_object)
         if right <= left or bottom <= top:
             return rgba, depth
-        region = (bottom - top, right - left)
-        colour, hit, far = self._cast(T_camera_object, left, top, *region)
-        count = hit.sum(-1)
-        rgba[top:bottom, left:right] = np.rint(colour.sum(2) / GRID**2)
-        mean = far.sum(-1) / np.maximum(count, 1)
-        depth[top:bottom, left:right] = np.where(2 * count >= GRID**2, mean, 0.0)
+        colour, hit, far = self._cast(T_camera_object, left, top, bottom - top, right - left)
+        count = hit.sum(0)
+        rgba[top:bottom, left:right, :3] = np.rint(colour.sum(0) / GRID**2)
+        rgba[top:bottom, left:right, 3] = np.rint(count * (255.0 / GRID**2))
+        depth[top:bottom, left:right] = np.where(2 * count >= GRID**2, far.sum(0) / np.maximum(count, 1), 0.0)
         return rgba, depth
 
     def _region(self, T_camera_object: Array) -> tuple[int, int, int, int]:
@@ -58,26 +58,26 @@ class Raycaster:
     def _cast(
         self, T_camera_object: Array, left: int, top: int, height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-        """Of each ray of each pixel of a region: colour and alpha (h, w, GRID², 4), whether it meets the object, and
-        how far away, along z (h, w, GRID²)."""
-        inner = (np.arange(GRID) + 0.5) / GRID - 0.5
-        u = (left + np.arange(width)[None, :, None, None] + inner[None, None, None, :] - self.K[0, 2]) / self.K[0, 0]
-        v = (top + np.arange(height)[:, None, None, None] + inner[None, None, :, None] - self.K[1, 2]) / self.K[1, 1]
-        rays = np.empty((height, width, GRID, GRID, 3))
-        rays[..., 0], rays[..., 1], rays[..., 2] = u, v, 1.0
+        """Of each ray of each pixel of a region: colour (GRID², h, w, 3), whether it meets the object, and how far away,
+        along z (GRID², h, w)."""
         T_object_camera = np.linalg.inv(T_camera_object)  # which may change the object's size
-        directions = (rays.reshape(-1, 3) @ T_object_camera[:3, :3].T).astype(np.float32)
-        origins = np.tile(T_object_camera[:3, 3].astype(np.float32), (len(directions), 1))
+        inner = (np.arange(GRID) + 0.5) / GRID - 0.5
+        u = (left + np.arange(width) + inner[:, None] - self.K[0, 2]) / self.K[0, 0]  # (GRID, w)
+        v = (top + np.arange(height) + inner[:, None] - self.K[1, 2]) / self.K[1, 1]
+        R = T_object_camera[:3, :3].astype(np.float32)
+        across, down = u[..., None].astype(np.float32) * R[:, 0], v[..., None].astype(np.float32) * R[:, 1]
+        directions = (across[None, :, None] + (down + R[:, 2])[:, None, :, None]).reshape(-1, 3)
+        origins = np.empty_like(directions)
+        origins[:] = T_object_camera[:3, 3]
         found = self._scene.run(origins, directions, output=True)
         hit = (found["primID"] >= 0) & (found["tfar"] > NEAR)
-        colour = np.zeros((len(hit), 4), np.float32)
-        a, b = found["u"][hit, None], found["v"][hit, None]
-        faces = self._faces[found["primID"][hit]]
-        first, second, third = (self._colours[faces[:, k]] for k in range(3))
-        colour[hit, :3] = first + a * (second - first) + b * (third - first)
-        colour[hit, 3] = 255.0
-        shape = (height, width, GRID**2)
-        return colour.reshape(*shape, 4), hit.reshape(shape), np.where(hit, found["tfar"], 0.0).reshape(shape)
+        at = np.flatnonzero(hit)
+        corner, first, second = self._colours[:, found["primID"][at]]
+        colour, far = np.zeros((len(hit), 3), np.float32), np.zeros(len(hit), np.float32)
+        colour[at] = corner + found["u"][at, None] * first + found["v"][at, None] * second
+        far[at] = found["tfar"][at]
+        shape = (GRID**2, height, width)
+        return colour.reshape(*shape, 3), hit.reshape(shape), far.reshape(shape)
 
     def close(self) -> None:
         """Nothing is held that Python would not free."""
