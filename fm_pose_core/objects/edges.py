@@ -4,6 +4,7 @@ prior of the fit. Needs no OpenGL (rendering.raycaster)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from fm_pose_core.types import Camera
 
 MARGIN = 1.4  # side of the patch that is compared, by the object's diameter
 COARSEST, FINEST = 48, 192  # pixels of it
+RAYS = 1  # along each side of a pixel: two were no better (measured), for a third more time
 KEPT = 8  # aligners
 SHOWN, MOST, LEAST = 0.5, 20, 8  # labelled images that tell what edges are worth: visible fraction, and how many
 SIZE_FAR, SIZE_SIGMA = 0.05, 0.004  # how far a model's size may be off, and how well it is known at best
@@ -96,7 +98,7 @@ class EdgeRefiner:
             if len(self._aligners) >= KEPT:
                 self._aligners.pop(next(iter(self._aligners)))
             crop = Crop.around(self.diameter, about, MARGIN, side)
-            self._aligners[step, side] = Aligner(self.mesh, crop, Raycaster)
+            self._aligners[step, side] = Aligner(self.mesh, crop, partial(Raycaster, rays=RAYS))
         return self._aligners[step, side]
 
 

@@ -91,11 +91,12 @@ class ObjectSolver:
         seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
         return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
 
-    def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> Solution:
-        """From the network's answer to the pose in the camera's frame, by PnP."""
+    def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0, rough: bool = False) -> Solution:
+        """From the network's answer to the pose in the camera's frame, by PnP. rough: it is to tell where to look
+        again, for which the corners suffice."""
         corners, deviation, surface, distance = answer
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
-        if surface is not None and len(surface.points) >= FEWEST:
+        if surface is not None and len(surface.points) >= FEWEST and not (rough and found.accepted):
             found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
         image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
         if not found.accepted:
@@ -136,9 +137,9 @@ class Sight:
     look: Look
     answer: Answer
 
-    def solve(self, spread_scale: float = 1.0) -> Solution:
+    def solve(self, spread_scale: float = 1.0, rough: bool = False) -> Solution:
         """See ObjectSolver.solve."""
-        return self.solver.solve(self.look, self.answer, spread_scale)
+        return self.solver.solve(self.look, self.answer, spread_scale, rough)
 
 
 def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]:
@@ -151,7 +152,7 @@ def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]
 
 def see_again(infer: Infer, sights: Sequence[Sight], spread_scale: float = 1.0) -> list[tuple[Sight, ...]]:
     """Each sight with a second one, where there is one; the best comes first."""
-    asked = [x.solver.second_look(x.look, x.solve(spread_scale)) if x.solver.fill else None for x in sights]
+    asked = [x.solver.second_look(x.look, x.solve(spread_scale, rough=True)) if x.solver.fill else None for x in sights]
     second = iter(see(infer, [x for x in asked if x is not None]))
     return [(x,) if again is None else (next(second), x) for x, again in zip(sights, asked, strict=True)]
 

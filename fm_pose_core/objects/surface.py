@@ -11,6 +11,7 @@ FEWEST = 6  # points that are worth a second look
 PRESENT = 0.5  # probability from which on a cell shows the object
 LIMIT = 3.0  # standard deviations from which on a measurement loses weight
 ROUNDS = 4  # of weighting anew
+AGREED = 0.7  # share of the points within LIMIT of a pose that needs no other to begin with
 TRIALS, NEAR_ENOUGH = 100, 3.0  # of RANSAC; pixels
 
 
@@ -27,14 +28,12 @@ def solve_surface(
     first: PnpSolution, box_corners: Array, corners: Array, deviation: Array, seen: Measured, K: Array, scale: float
 ) -> PnpSolution:
     """The pose that fits the corners and the surface points best, robustly. It starts at `first`, the pose of the
-    corners alone, or at the one that RANSAC finds among the points (Fischler and Bolles 1981), whichever fits better.
+    corners alone, or, where that contradicts many of the points, at the one that RANSAC finds among these (Fischler and
+    Bolles 1981), whichever fits better.
 
     box_corners (8, 3) metres; corners, deviation (8, 2) pixels; K (3, 3) of the window. scale: of all deviations.
     Neighbouring cells err alike, so all points together count as if there were as many as corners.
     """
-    starts = [x for x in (first.T_camera_object if first.accepted else None, _ransac(seen, K)) if x is not None]
-    if not starts:
-        return first
     X, uv = np.vstack([box_corners, seen.points]), np.vstack([corners, seen.pixels])
 
     def variance(T: Array) -> Array:
@@ -43,11 +42,20 @@ def solve_surface(
         return FLOOR**2 + np.vstack([scale**2 * deviation**2, of_points])
 
     share = np.concatenate([np.ones(len(corners)), np.full(len(seen.points), len(corners) / len(seen.points))])
+
+    def deviations(T: Array, s2: Array) -> Array:
+        return np.asarray(np.sqrt((np.square(project(K, apply(T, X)) - uv) / s2).sum(1)))
+
+    starts = [first.T_camera_object] if first.accepted else []
+    if not starts or (deviations(starts[0], variance(starts[0]))[len(corners) :] < LIMIT).mean() < AGREED:
+        starts += [x for x in [_ransac(seen, K)] if x is not None]
+    if not starts:
+        return first
     T = min(starts, key=lambda T: _cost(T, X, uv, K, variance(T), share))
     found = first
     for _ in range(ROUNDS):
         s2 = variance(T)
-        distance = np.sqrt((np.square(project(K, apply(T, X)) - uv) / s2).sum(1))
+        distance = deviations(T, s2)
         weight = share * np.minimum(1.0, LIMIT / np.maximum(distance, 1e-9)) ** 2
         found = refine_pnp(T, X, uv, K, s2 / weight[:, None])
         if not found.accepted:

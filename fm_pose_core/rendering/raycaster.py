@@ -12,16 +12,15 @@ from fm_pose_core.geometry import Array, apply, project
 from fm_pose_core.rendering.mesh import Mesh
 
 NEAR = 0.02  # metres: what is nearer is not seen
-GRID = 2  # rays along each side of a pixel
 
 
 class Raycaster:
-    """Draws a coloured mesh with a pinhole camera K (3, 3) into (height, width) pixels, unlit, as `Renderer` does; four
-    rays a pixel. Raises InputError if embreex is not installed."""
+    """Draws a coloured mesh with a pinhole camera K (3, 3) into (height, width) pixels, unlit, as `Renderer` does.
+    rays: along each side of a pixel. Raises InputError if embreex is not installed."""
 
-    def __init__(self, mesh: Mesh, K: Array, width: int, height: int) -> None:
+    def __init__(self, mesh: Mesh, K: Array, width: int, height: int, rays: int = 2) -> None:
         scene, triangles = _import_embree()
-        self.mesh, self.K, self.width, self.height = mesh, K, width, height
+        self.mesh, self.K, self.width, self.height, self.rays = mesh, K, width, height, rays
         self._scene = scene.EmbreeScene()
         faces = np.ascontiguousarray(mesh.faces, np.int32)
         self._geometry = triangles.TriangleMesh(self._scene, np.ascontiguousarray(mesh.vertices, np.float32), faces)
@@ -39,9 +38,9 @@ class Raycaster:
             return rgba, depth
         colour, hit, far = self._cast(T_camera_object, left, top, bottom - top, right - left)
         count = hit.sum(0)
-        rgba[top:bottom, left:right, :3] = np.rint(colour.sum(0) / GRID**2)
-        rgba[top:bottom, left:right, 3] = np.rint(count * (255.0 / GRID**2))
-        depth[top:bottom, left:right] = np.where(2 * count >= GRID**2, far.sum(0) / np.maximum(count, 1), 0.0)
+        rgba[top:bottom, left:right, :3] = np.rint(colour.sum(0) / self.rays**2)
+        rgba[top:bottom, left:right, 3] = np.rint(count * (255.0 / self.rays**2))
+        depth[top:bottom, left:right] = np.where(2 * count >= self.rays**2, far.sum(0) / np.maximum(count, 1), 0.0)
         return rgba, depth
 
     def _region(self, T_camera_object: Array) -> tuple[int, int, int, int]:
@@ -58,11 +57,11 @@ class Raycaster:
     def _cast(
         self, T_camera_object: Array, left: int, top: int, height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-        """Of each ray of each pixel of a region: colour (GRID², h, w, 3), whether it meets the object, and how far away,
-        along z (GRID², h, w)."""
+        """Of each ray of each pixel of a region: colour (rays², h, w, 3), whether it meets the object, and how far
+        away, along z (rays², h, w)."""
         T_object_camera = np.linalg.inv(T_camera_object)  # which may change the object's size
-        inner = (np.arange(GRID) + 0.5) / GRID - 0.5
-        u = (left + np.arange(width) + inner[:, None] - self.K[0, 2]) / self.K[0, 0]  # (GRID, w)
+        inner = (np.arange(self.rays) + 0.5) / self.rays - 0.5
+        u = (left + np.arange(width) + inner[:, None] - self.K[0, 2]) / self.K[0, 0]  # (rays, w)
         v = (top + np.arange(height) + inner[:, None] - self.K[1, 2]) / self.K[1, 1]
         R = T_object_camera[:3, :3].astype(np.float32)
         across, down = u[..., None].astype(np.float32) * R[:, 0], v[..., None].astype(np.float32) * R[:, 1]
@@ -76,7 +75,7 @@ class Raycaster:
         colour, far = np.zeros((len(hit), 3), np.float32), np.zeros(len(hit), np.float32)
         colour[at] = corner + found["u"][at, None] * first + found["v"][at, None] * second
         far[at] = found["tfar"][at]
-        shape = (GRID**2, height, width)
+        shape = (self.rays**2, height, width)
         return colour.reshape(*shape, 3), hit.reshape(shape), far.reshape(shape)
 
     def close(self) -> None:
