@@ -15,6 +15,7 @@ pytest.importorskip("embreex", reason="refinement needs embreex (pip install '.[
 
 from rendered_bop import CAMERA, box_mesh, write_rendered_bop
 
+from fm_pose_core.bundle import network_file
 from fm_pose_core.cli import main
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import update_contract
@@ -39,6 +40,7 @@ from fm_pose_core.objects.viewpoints import ViewpointConfig
 from fm_pose_core.rendering.appearance import AppearanceConfig
 from fm_pose_core.rendering.backgrounds import Backgrounds
 from fm_pose_core.rendering.raycaster import Raycaster
+from fm_pose_core.runtime.weights import named_weights
 from fm_pose_core.types import Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -308,9 +310,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_f_and_g_are_those_of_the_poses(run: Path) -> None:
-    whole, part = (torch.load(x / checkpoints.LATEST, weights_only=True)["objective"] for x in (run, run / "refiner"))
+    states = (torch.load(x / checkpoints.LATEST, weights_only=True) for x in (run, run / "refiner"))
+    whole, part = (checkpoints.weights(state) for state in states)
     for name, value in part.items():
-        if not name.startswith("model.h."):
+        if not name.startswith("h."):
             assert torch.equal(value, whole[name.replace("f.each.", "f.").replace("g.g.", "g.")]), name
     log = [json.loads(line) for line in (run / "refiner" / "log.jsonl").read_text().splitlines()]
     assert {"validation/before/add", "validation/after_1/add", "validation/after_3/add"} <= set(log[-1])
@@ -333,6 +336,19 @@ def test_the_bundle_refines_by_it(run: Path, tmp_path: Path) -> None:
         assert np.isfinite(estimator.estimate(picture, CAMERA, Window(160, 120)).T_camera_object).all()
     for other in answers[1:]:
         np.testing.assert_allclose(other, answers[0], atol=2e-3)
+
+
+def test_a_bundle_holds_the_mean_of_the_weights(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "config.yaml", tmp_path / "config.yaml")
+    state = torch.load(run / checkpoints.LATEST, weights_only=True)
+    state["average"] = {k: v + 0.25 for k, v in state["average"].items()}
+    torch.save(state, tmp_path / checkpoints.LATEST)
+    assert main(["export", str(tmp_path), str(tmp_path / "bundle")]) == 0
+    stored = named_weights(network_file(tmp_path / "bundle"))
+    shared = stored.keys() & state["average"].keys()
+    assert len(shared) > 20
+    for k in shared:  # as fp16
+        np.testing.assert_allclose(stored[k], state["average"][k].numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_refiner_needs_the_network_whose_poses_it_refines(run: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

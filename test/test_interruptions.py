@@ -63,8 +63,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     process.wait()
     before = checkpoint(run)
     assert before["phase"] == 1, "the run did not come to its second phase"
-    weights = Trainer(load_experiment(run / "config.yaml"), run).objective.state_dict()
+    trainer = Trainer(load_experiment(run / "config.yaml"), run)
+    weights, mean = trainer.objective.state_dict(), trainer.network.state_dict()
     assert all(torch.equal(weights[k], v) for k, v in before["objective"].items())
+    assert all(torch.equal(mean[k], v) for k, v in before["average"].items())
     short = load_experiment(run / "config.yaml")
     resumed = subprocess.Popen(
         command("train", "--resume", run),

@@ -17,6 +17,7 @@ from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import write_atomically
 
 LATEST, PRETRAINED, LOCK = "checkpoint.pt", "pretrained.pt", ".lock"
+AVERAGE, MODEL = "average", "model."  # key of the averaged weights; what begins the names of the objective's
 
 State = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -66,6 +67,12 @@ def read(path: Path, device: torch.device, what: str, kind: type[Any]) -> State:
     with contextlib.suppress(InputError):  # keys that are no more: `expect_same` will name them
         config = to_dict(from_dict(kind, config))
     return {**state, "config": config}
+
+
+def weights(state: State) -> State:
+    """Of the network that a training has made: their mean where it was kept, else the latest."""
+    latest = {k.removeprefix(MODEL): v for k, v in state["objective"].items() if k.startswith(MODEL)}
+    return dict(state.get(AVERAGE, latest))
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str = "") -> list[str]:

@@ -17,7 +17,7 @@ from fm_pose_core.learning.loader import Source
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
 
-WATCHED = ("validate_images", "precision")  # keys of the schedule that change next to nothing of what is learned
+WATCHED = ("validate_images", "precision", "average")  # of the schedule: they change next to nothing of what is learned
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class ScheduleConfig(MixtureConfig):
     learning_rate: float = knob(1e-3, "Adam's step size at its peak.", 1e-8, 1.0)
     published_rate: float = knob(
         0.2, "Share of the learning rate for what begins with weights from ImageNet (efficientnet_lite0).", 0.0, 1.0
+    )
+    average: float = knob(
+        0.1,
+        "The network is the mean of its weights over the latest part of the training: their age on average, as a share "
+        "of the steps of the phase. 0: the latest alone.",
+        0.0,
+        0.5,
     )
     clip_gradient: float = knob(1.0, "Largest gradient norm.", 0.0, 1e9)
     precision: str = knob(

@@ -79,8 +79,7 @@ def read_checkpoint(run: Path, experiment: Experiment) -> dict[str, Any]:
 
 def _fused(state: dict[str, Any], experiment: Experiment) -> Fused:
     model = experiment.untrained().model()
-    weights = {k.removeprefix("model."): v for k, v in state["objective"].items() if k.startswith("model.")}
-    model.load_state_dict(weights)
+    model.load_state_dict(checkpoints.weights(state))
     return Fused(model).eval()
 
 

@@ -20,11 +20,12 @@ from fm_pose_core.errors import expect
 from fm_pose_core.files import write_atomically
 from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.adaptation.method import PRETRAINING, Phase
+from fm_pose_core.learning.averaging import WeightAverage
 from fm_pose_core.learning.experiment import Data, Experiment, Validator
 from fm_pose_core.learning.loader import load
 from fm_pose_core.learning.logbook import Logbook
 from fm_pose_core.learning.losses import Objective
-from fm_pose_core.learning.networks import Fused
+from fm_pose_core.learning.networks import FeatureMapping, Fused
 from fm_pose_core.learning.ranks import Ranks
 from fm_pose_core.learning.stopping import StopRequest
 
@@ -57,14 +58,16 @@ class Trainer:
         self.phases = phases(experiment, self.ranks.world)
         self.phase_index, self.step, self.seconds = 0, 0, 0.0
         self.optimizer = self._new_optimizer()
+        self.average: WeightAverage | None = None
         asked = experiment.schedule.precision
         self.bf16 = asked == "bf16" or (asked == "auto" and computes_bf16(self.ranks.device))
-        if not begun:
-            experiment.prepare(self.model, run)
         if begun:
             self._restore()
-        elif pretrained is not None:
-            self._take_pretraining(pretrained)
+        else:
+            experiment.prepare(self.model, run)
+            if pretrained is not None:
+                self._take_pretraining(pretrained)
+        self.average = self.average or self._new_average()
 
     # The training
 
@@ -116,6 +119,8 @@ class Trainer:
                     logbook.draw(phase.name, batch, self.experiment)
                 losses = self._one_step(objective, batch)
                 self.step += 1
+                if self.average is not None:
+                    self.average.add(self.model, self.step)
                 self.seconds += time.monotonic() - began
                 bar.update(phase.batch)
                 watch.after_step(losses, bar)
@@ -143,7 +148,7 @@ class Trainer:
             self.save(checkpoints.PRETRAINED)
         if self.phase_index + 1 < len(self.phases):
             self.phase_index, self.step = self.phase_index + 1, 0
-            self.optimizer = self._new_optimizer()
+            self.optimizer, self.average = self._new_optimizer(), self._new_average()
         self.save()
 
     def _one_step(self, objective: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -169,6 +174,16 @@ class Trainer:
         rest = [p for p in self.objective.parameters() if id(p) not in named]
         groups = [{"params": rest, "share": 1.0}, {"params": gentle, "share": schedule.published_rate}]
         return torch.optim.Adam([g for g in groups if g["params"]], lr=schedule.learning_rate, fused=True)
+
+    def _new_average(self) -> WeightAverage | None:
+        """Begins anew with each phase; the first step gives it the weights."""
+        age = self.experiment.schedule.average
+        return WeightAverage(self.model, age) if age else None
+
+    @property
+    def network(self) -> FeatureMapping:
+        """What the training has made so far: the mean of the weights, where it is kept."""
+        return self.model if self.average is None else self.average.model
 
     def learning_rate(self) -> float:
         """One cosine over the whole run, and a linear warm-up over the first steps of each phase (Adam begins anew
@@ -201,7 +216,8 @@ class Trainer:
             position = {"phase": self.phase_index, "step": self.step, "seconds": self.seconds}
             total = self.ranks.world * sum(p.steps * p.batch for p in self.phases)
             trained = {"images": self.images(), "of": total}
-            checkpoints.write(self.run / name, {**state, **position, "trained": trained}, self.experiment)
+            mean = {} if self.average is None else {checkpoints.AVERAGE: self.average.model.state_dict()}
+            checkpoints.write(self.run / name, {**state, **mean, **position, "trained": trained}, self.experiment)
 
     def _restore(self) -> None:
         path, kind = self.run / checkpoints.LATEST, type(self.experiment)
@@ -215,6 +231,9 @@ class Trainer:
             phases = len(self.phases)
             expect(0 <= self.phase_index < phases, str(path), f"a phase from 0 to {phases - 1}", self.phase_index)
             self.optimizer.load_state_dict(state["optimizer"])
+            self.average = self._new_average()
+            if self.average is not None:  # older runs have none: it begins with their weights
+                self.average.model.load_state_dict(checkpoints.weights(state))
 
     def _take_pretraining(self, pretrained: Path) -> None:
         """Start after the pretraining, with f and h of another run that was pretrained in the same way."""
@@ -232,7 +251,7 @@ class Trainer:
             weights = {k: state["objective"][k] for k in wanted if k in state["objective"]}
             expect(len(weights) == len(wanted), str(path), "weights of f and h", f"{len(weights)} of {len(wanted)}")
             self.objective.load_state_dict(weights, strict=False)
-        self.phase_index = 1
+        self.phase_index, self.average = 1, self._new_average()
         self.save()
 
 
@@ -272,7 +291,7 @@ class Watch:
             self._log({**values, "learning_rate": t.learning_rate(), "images_per_second": rate})
         if self.validator is not None and (t.step - self.validated >= self.validate_every or last):
             self.validated = t.step
-            values = self.validator.run(Fused(t.model, use_mapping=self.phase.real > 0))
+            values = self.validator.run(Fused(t.network, use_mapping=self.phase.real > 0))
             self._log(values)
             shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
             print(f"\n{self.phase.name} {t.images()} images: {shown}", flush=True)

@@ -51,8 +51,9 @@ class RefinerExperiment(PartExperiment):
         expect(seen >= of, str(path), "a training that is finished", f"{seen} of {of} images")
         own = model.state_dict()
         with checkpoints.expected(path, what):
-            theirs = {k: "model." + k.replace("f.each.", "f.").replace("g.g.", "g.") for k in own if k[:2] != "h."}
-            model.load_state_dict({**own, **{k: state["objective"][name] for k, name in theirs.items()}})
+            theirs = {k: k.replace("f.each.", "f.").replace("g.g.", "g.") for k in own if k[:2] != "h."}
+            weights = checkpoints.weights(state)
+            model.load_state_dict({**own, **{k: weights[name] for k, name in theirs.items()}})
 
     def read_data(self) -> "RefinerData":  # type: ignore[override]
         """See ObjectExperiment.read_data."""

@@ -1,0 +1,50 @@
+"""The mean of a network's weights over the latest part of its training."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
+
+from fm_pose_core.contract import object_contract
+from fm_pose_core.learning.averaging import WeightAverage
+from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
+
+
+def model() -> FeatureMapping:
+    return FeatureMapping(NetworkConfig(width=8, features=16), object_contract(32))
+
+
+def average_of_steps(age: float, steps: int) -> float:
+    """Of weights that are the number of their step."""
+    latest = model()
+    average = WeightAverage(latest, age)
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            for p in latest.parameters():
+                p.fill_(float(step))
+        average.add(latest, step)
+    values = torch.cat([p.flatten() for p in average.model.parameters()])
+    assert (values == values[0]).all()
+    return float(values[0])
+
+
+@pytest.mark.parametrize("age", [0.05, 0.1, 0.3, 0.5])
+def test_the_age_is_the_share_of_the_training_that_was_asked_for(age: float) -> None:
+    for steps in (50, 200):
+        assert average_of_steps(age, steps) == pytest.approx((1.0 - age) * steps, abs=1.01)
+
+
+def test_what_it_began_with_is_forgotten_with_the_first_step() -> None:
+    assert average_of_steps(0.1, 1) == 1.0
+
+
+def test_it_is_a_network_of_its_own() -> None:
+    """Which does not learn, and leaves the other as it is."""
+    latest = model()
+    before = {k: v.clone() for k, v in latest.state_dict().items()}
+    average = WeightAverage(latest, 0.1)
+    other = model()
+    average.add(other, 1)
+    assert all(torch.equal(v, before[k]) for k, v in latest.state_dict().items())
+    assert all(torch.equal(v, dict(other.named_parameters())[k]) for k, v in average.model.named_parameters())
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert all(p.requires_grad for p in latest.parameters())
