@@ -7,12 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import toy_bundle as toy
+from tiny_bop import write_tiny_bop
 
 from fm_pose_core import Camera, EstimatorConfig, PoseEstimator
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
+from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.detection.detector import peaks, whole_image
+from fm_pose_core.objects.evaluation import OfObject, evaluate_bop
 
 SIZE, SIDE = 320, 40
 K = np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]])
@@ -105,6 +108,20 @@ def test_the_smallest_score_can_be_chosen(bundle: Path) -> None:
         config = EstimatorConfig(threads=1, views=1, min_detection=least)
         counts[least] = len(PoseEstimator.load(bundle, config).find(image, camera))
     assert counts == {0.7: 2, 0.9: 0}
+
+
+def test_what_it_finds_is_scored_however_unsure_the_pose(tmp_path: Path) -> None:
+    """As in BOP's task it is known what an image shows."""
+    dataset = BopDataset(write_tiny_bop(tmp_path / "bop"))
+    bundle = toy.write_toy_bundle(tmp_path / "finder", detector=True)
+    estimator = PoseEstimator.load(bundle, EstimatorConfig(threads=1, views=1, min_score=1.0))
+    evaluations = (
+        evaluate_bop(dataset, "test", {1: OfObject(estimator, "toy_box")}, window=window) for window in ("gt", "detect")
+    )
+    assert [[c.status for c in x.cases] for x in evaluations] == [
+        ["rejected", "rejected", "rejected"],
+        ["scored", "scored", "absent"],
+    ]
 
 
 def test_a_bundle_without_a_detector_says_so(toy_bundle: Path) -> None:

@@ -226,6 +226,17 @@ def test_the_report_stands_alone(dataset: BopDataset, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["mean"]["count"] == 6
 
 
+def test_accuracy_against_visible_fraction(dataset: BopDataset, tmp_path: Path) -> None:
+    """One image of four shows 5 % of each object."""
+    evaluation = evaluate_results(dataset, "test", results(dataset, {2: 0.0, 3: 90.0, 4: 0.0}), all_instances=True)
+    hidden, shown = evaluation.by_visibility()
+    assert (hidden.name, hidden.count, shown.name, shown.count) == ("0–20 % visible", 2, "80–100 % visible", 6)
+    found = evaluate_results(dataset, "test", results(dataset, {2: 0.0, 3: 90.0, 4: 0.0}), [1], all_instances=True)
+    assert [s.projection for s in found.by_visibility()] == [1.0, pytest.approx(1 / 3)]
+    assert "Accuracy against visible fraction" in write_report(evaluation, dataset, tmp_path / "report").read_text()
+    assert len(evaluation.to_json()["by_visibility"]) == 2
+
+
 def test_pictures_are_shown_once(dataset: BopDataset) -> None:
     cases = evaluate_results(dataset, "test", results(dataset, {2: 0.0, 3: 3.0})).cases
     chosen = choose_cases(cases)

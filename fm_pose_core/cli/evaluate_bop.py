@@ -42,8 +42,9 @@ def add(what: Any) -> None:
 
 def _add_windows_and_outputs(p: argparse.ArgumentParser) -> None:
     text = (
-        "centre of the window: gt (true projection of the box's centre), detect (the bundle's own detector), or 2D "
-        "detections: BOP .json, or .csv with scene_id,im_id,obj_id,u,v[,score] (default: %(default)s)"
+        "centre of the window: gt (true projection of the box's centre), detect (the bundle's own detector; unsure "
+        "poses count, as the labels tell what is there), or 2D detections: BOP .json, or .csv with "
+        "scene_id,im_id,obj_id,u,v[,score] (default: %(default)s)"
     )
     p.add_argument("--window", action=Noted, default="gt", metavar="gt|detect|FILE", help=text)
     text = "move each window by a random vector from a disc of this radius, pixels (default: %(default)s)"

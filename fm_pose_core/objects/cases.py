@@ -3,6 +3,7 @@ table and JSON."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from fm_pose_core.geometry import Array
 from fm_pose_core.objects.bop import Instance, Result
 from fm_pose_core.objects.metrics import PoseErrors, rank_correlation
+
+VISIBILITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # fractions at which the groups of `by_visibility` end
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,18 @@ class Evaluation:
         """What belongs into a result file: the accepted predictions."""
         return [c.prediction.result for c in self.cases if c.prediction and c.prediction.accepted]
 
+    def by_visibility(self) -> list[Summary]:
+        """Of the instances by how much of them is visible, where the dataset tells; those hidden most come first. Empty
+        groups are left out."""
+        groups = []
+        for low, high in pairwise(VISIBILITIES):
+            own = [c for c in self.cases if low < c.instance.visible_fraction <= high]
+            groups += [summarise(f"{100 * low:.0f}–{100 * high:.0f} % visible", own)] if own else []
+        return groups
+
     def rows(self, missing: str) -> list[tuple[str, ...]]:
         """The table of the summaries: its head, a row per object, and with several objects their mean."""
-        head = ("object", "n", "found", *(c.head for c in COLUMNS))
-        summaries = [*self.objects.values(), *([self.mean] if len(self.objects) > 1 else [])]
-        return [
-            head,
-            *((s.name, str(s.count), str(s.answered), *(c.cell(s, missing) for c in COLUMNS)) for s in summaries),
-        ]
+        return summary_rows([*self.objects.values(), *([self.mean] if len(self.objects) > 1 else [])], missing)
 
     def table(self) -> str:
         """The summaries as plain text: %, degrees, millimetres and milliseconds."""
@@ -155,10 +162,17 @@ class Evaluation:
                 "notes": list(self.notes),
                 "objects": {str(k): _summary_json(s) for k, s in self.objects.items()},
                 "mean": _summary_json(self.mean),
+                "by_visibility": [_summary_json(s) for s in self.by_visibility()],
                 "score_rank_correlation": self.score_correlation,
                 "instances": [_case_json(c) for c in self.cases],
             }
         )
+
+
+def summary_rows(summaries: Sequence[Summary], missing: str) -> list[tuple[str, ...]]:
+    """A table: its head, and a row for each. missing: stands for what is not known."""
+    head = ("object", "n", "found", *(c.head for c in COLUMNS))
+    return [head, *((s.name, str(s.count), str(s.answered), *(c.cell(s, missing) for c in COLUMNS)) for s in summaries)]
 
 
 def summarise(name: str, cases: Sequence[Case]) -> Summary:

@@ -66,8 +66,10 @@ def evaluate_bop(
     """Estimate and score the poses of the objects that `estimators` (by object id) know.
 
     window: "gt" for the projected centre of the object's box, "detect" for the bundles' own detectors, or a file of 2D
-    detections (`read_windows`). displace: pixels, see `displaced`. The rest as in `select_instances` and `predict`.
-    Raises InputError for a dataset, split, object or file that is missing or broken.
+    detections (`read_windows`). With "detect", a pose counts however unsure it is (`keep_rejected`): as in BOP's task,
+    it is known which objects an image shows, and the likeliest pose of each is the answer. displace: pixels, see
+    `displaced`. The rest as in `select_instances` and `predict`. Raises InputError for a dataset, split, object or file
+    that is missing or broken.
     """
     instances, notes = select_instances(
         dataset, split, estimators, frames=frames, min_visibility=min_visibility, all_instances=all_instances
@@ -76,6 +78,7 @@ def evaluate_bop(
     if window == "gt":
         windows: list[Window | None] = true_windows(dataset, instances)
     elif window == "detect":
+        keep_rejected = True
         found, spent = detect_windows(instances, estimators, show_progress=show_progress)
         windows = match_windows(instances, found)
     else:

@@ -13,7 +13,7 @@ import numpy as np
 from fm_pose_core.files import read_image, write_atomically
 from fm_pose_core.geometry import apply, box_corners
 from fm_pose_core.objects.bop import BopDataset
-from fm_pose_core.objects.cases import Case, Evaluation
+from fm_pose_core.objects.cases import Case, Evaluation, summary_rows
 from fm_pose_core.objects.metrics import PROJECTION_THRESHOLD, PoseErrors
 from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_pose
 from fm_pose_core.objects.page import figure, table, write_page
@@ -46,6 +46,7 @@ def write_report(
         table(head, rows, evaluation.mean.name),
         *(f'<p class="note">{html.escape(note)}</p>' for note in evaluation.notes),
         METRICS,
+        *_visibility(evaluation),
         *_plots(evaluation),
         *_pictures(evaluation, dataset),
         f"<h2>Settings</h2><pre>{html.escape(json.dumps(evaluation.settings, indent=1, default=str))}</pre>",
@@ -69,6 +70,14 @@ def score_bins(evaluation: Evaluation, bins: int = SCORE_BINS) -> list[dict[str,
         for p in np.array_split(pairs, min(bins, max(1, len(pairs))))
         if len(p)
     ]
+
+
+def _visibility(evaluation: Evaluation) -> list[str]:
+    groups = evaluation.by_visibility()
+    if not groups:
+        return []
+    head, *rows = summary_rows(groups, "–")
+    return ["<h2>Accuracy against visible fraction</h2>", table(head, rows, "")]
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
