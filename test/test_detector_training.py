@@ -41,6 +41,7 @@ from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConf
 from fm_pose_core.objects.viewpoints import ViewpointConfig
 from fm_pose_core.rendering.appearance import AppearanceConfig
 from fm_pose_core.rendering.backgrounds import Backgrounds
+from fm_pose_core.tasks import load_experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 160
@@ -256,9 +257,16 @@ def test_a_part_that_is_none_is_named(dataset: BopDataset, tmp_path: Path, capsy
     assert "--part: expected one of detector, refiner, got wings" in capsys.readouterr().err
 
 
-def test_a_detector_alone_is_no_bundle(dataset: BopDataset, tmp_path: Path) -> None:
-    from fm_pose_core.tasks import load_experiment
+def test_a_part_does_not_hang_on_the_settings_of_another(dataset: BopDataset, tmp_path: Path) -> None:
+    config = tmp_path / "pair.yaml"
+    config.write_text(CONFIG.format(root=dataset.root, images=16))
+    experiment: Any = load_experiment(config)
+    read = {"poses": experiment.own(), **{k: x.own() for k, x in experiment.parts().items()}}
+    sections = {k: set(values) & {"detector", "refiner"} for k, values in read.items()}
+    assert sections == {"poses": set(), "detector": {"detector"}, "refiner": {"refiner"}}
 
+
+def test_a_detector_alone_is_no_bundle(dataset: BopDataset, tmp_path: Path) -> None:
     config = tmp_path / "pair.yaml"
     config.write_text(CONFIG.format(root=dataset.root, images=16))
     experiment: Any = load_experiment(config)

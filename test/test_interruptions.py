@@ -217,3 +217,20 @@ def test_a_run_from_before_a_key_existed_goes_on(dataset: Path, tmp_path: Path) 
     rewrite(lambda values: values["loss"].update({"phlogiston": 1.0}))
     with pytest.raises(InputError, match=r"loss\.phlogiston \(1\.0, here None\)"):
         Trainer(load_experiment(run / "config.yaml"), run)
+
+
+def test_a_run_from_before_weights_were_averaged_goes_on(dataset: Path, tmp_path: Path) -> None:
+    """Nor did its optimizer know of parameters that learn more slowly."""
+    config = write_experiment(tmp_path / "box.yaml", dataset, images=12, pretrain_images=12)
+    run = tmp_path / "run"
+    assert main(["train", str(config), "--output", str(run)]) == 0
+    state = checkpoint(run)
+    state["step"] -= 1
+    del state["average"]
+    for group in state["optimizer"]["param_groups"]:
+        del group["share"]
+    torch.save(state, run / "checkpoint.pt")
+    begun = Trainer(load_experiment(run / "config.yaml"), run).network.state_dict()
+    assert all(torch.equal(v, state["objective"][f"model.{k}"]) for k, v in begun.items())
+    assert main(["train", "--resume", str(run)]) == 0
+    assert checkpoint(run)["step"] == state["step"] + 1 and "average" in checkpoint(run)
