@@ -165,6 +165,44 @@ class Detection:
         expect(bool(np.isfinite(numbers).all()), "detection", "a box and scores of finite numbers", numbers)
 
 
+SHOWN = 0.5  # probability from which on a pixel shows the object
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Where an object can be seen, as the network says it. presence (V, n, n): the probability that a cell of each of V
+    windows shows it. K (3, 3) of a window, `size` pixels wide. R_camera_window (V, 3, 3)."""
+
+    presence: NDArray[np.float32]
+    K: Array
+    size: int
+    R_camera_window: Array
+
+    def mask(self, camera: Camera) -> NDArray[np.bool_]:
+        """(H, W): the pixels of the camera's image that show the object, as finely as the cells tell it; the mean over
+        the windows."""
+        import cv2
+
+        found = np.zeros((camera.height, camera.width), bool)
+        edge = np.linspace(-0.5, self.size - 0.5, 9)
+        border = np.stack(np.meshgrid(edge, edge, [1.0]), -1).reshape(-1, 3) @ np.linalg.inv(self.K).T
+        pixels = np.concatenate([camera.pixels(border @ R.T) for R in self.R_camera_window])
+        size = np.array([camera.width, camera.height])
+        left, top = np.clip(np.floor(pixels.min(0)), 0, size).astype(int)
+        right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, size).astype(int)
+        if right <= left or bottom <= top:
+            return found
+        v, u = np.mgrid[top:bottom, left:right]
+        rays = camera.rays(np.stack([u, v], -1).reshape(-1, 2))
+        cells, total = self.presence.shape[1], np.zeros(u.shape, np.float32)
+        for presence, R in zip(self.presence, self.R_camera_window, strict=True):
+            at = (project(self.K, rays @ R) + 0.5) * (cells / self.size) - 0.5
+            x, y = at.astype(np.float32).reshape(*u.shape, 2).transpose(2, 0, 1)
+            total += cv2.remap(np.float32(presence), x, y, cv2.INTER_LINEAR)
+        found[top:bottom, left:right] = total > SHOWN * len(self.presence)
+        return found
+
+
 @dataclass(frozen=True)
 class ObjectPose:
     """One estimate.
@@ -173,7 +211,8 @@ class ObjectPose:
     order of geometry.box_corners. reprojection_error: RMS distance in image pixels between `corners` and the corners
     of the pose. covariance: (6, 6) of (x, y, z, rotX, rotY, rotZ), metres and radians, rotations about the fixed
     axes of the camera frame (REP 103). score: in [0, 1], 0.5 where a 2D projection error of 5 px is expected
-    (pnp.score). accepted: False if a gate refused the pose; `reason` then says which one.
+    (pnp.score). accepted: False if a gate refused the pose; `reason` then says which one. visible: what of the object
+    is seen, from a network that tells (`network.surface`); else None.
     """
 
     T_camera_object: Array
@@ -183,3 +222,4 @@ class ObjectPose:
     score: float
     accepted: bool
     reason: str = ""
+    visible: Visible | None = None

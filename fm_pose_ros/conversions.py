@@ -162,6 +162,15 @@ def millimetres_to_image(depth: NDArray[np.uint16], header: Header) -> Image:
     return _to_image(depth, "16UC1", header)
 
 
+def masks_image(header: Header, camera: Camera, poses: Sequence[ObjectPose]) -> Image:
+    """What is seen of each object -> Image, mono8: 0 for none of them, k for the k-th; where several are, the last."""
+    labels = np.zeros((camera.height, camera.width), np.uint8)
+    for k, pose in enumerate(poses[:255], 1):
+        if pose.visible is not None:
+            labels[pose.visible.mask(camera)] = k
+    return _to_image(labels, "mono8", header)
+
+
 def _to_image(pixels: NDArray[Any], encoding: str, header: Header) -> Image:
     height, width = pixels.shape[:2]
     # rclpy takes an array.array as it is; of any other sequence it checks every byte.

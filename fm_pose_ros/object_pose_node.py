@@ -23,6 +23,7 @@ from fm_pose_ros.conversions import (
     DetectedObject,
     detection3d_array,
     detections_from_msg,
+    masks_image,
     pose_stamped,
     projected_box_array,
     rgb_to_image,
@@ -89,6 +90,7 @@ class ObjectPoseNode(PoseNode):
         self._boxes = self.publisher(ProjectedBoxArray, "~/boxes")
         self._marker_array = self.publisher(MarkerArray, "~/markers")
         self._overlay = self.publisher(Image, "~/overlay", depth=1)
+        self._masks = self.publisher(Image, "~/masks", depth=1)
         self._vision_info = self.publisher(VisionInfo, "~/vision_info", depth=1, latched=True)
         self._label_info = self.publisher(LabelInfo, "~/label_info", depth=1, latched=True)
         self.backend = known[0][0].backend.name
@@ -295,6 +297,8 @@ class ObjectPoseNode(PoseNode):
         if self._overlay.get_subscription_count():
             canvas = draw_overlay(frame.image, frame.camera, objects, answer.refused)
             self._overlay.publish(rgb_to_image(canvas, header))
+        if self._masks.get_subscription_count():
+            self._masks.publish(masks_image(header, frame.camera, [found.pose for found in objects]))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -158,7 +158,7 @@ class PoseEstimator:
             reason = f"reprojection error {error:.1f} px is above {self.config.max_reprojection_error:g} px"
         elif not confidence >= self.config.min_score:  # nor NaN
             reason = f"score {confidence:.2f} is below {self.config.min_score:g}"
-        return ObjectPose(T, corners, error, solution.covariance, confidence, not reason, reason)
+        return ObjectPose(T, corners, error, solution.covariance, confidence, not reason, reason, solution.visible)
 
 
 def _check_image(image: NDArray[np.uint8], camera: Camera) -> None:

@@ -78,16 +78,14 @@ def evaluate_bop(
     if window == "gt":
         windows: list[Window | None] = true_windows(dataset, instances)
     elif window == "detect":
-        keep_rejected = True
         found, spent = detect_windows(instances, estimators, show_progress=show_progress)
         windows = match_windows(instances, found)
     else:
         windows = match_windows(instances, read_windows(window))
     if displace:
         windows = displaced(instances, windows, displace, seed)
-    predictions = predict(
-        instances, estimators, windows, keep_rejected=keep_rejected, show_progress=show_progress, spent=spent
-    )
+    keep = keep_rejected or window == "detect"
+    predictions = predict(instances, estimators, windows, keep_rejected=keep, show_progress=show_progress, spent=spent)
     settings = {
         "root": str(dataset.root),
         "split": split,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.geometry import Array
-from fm_pose_core.types import Camera
+from fm_pose_core.types import Camera, Visible
 
 Image = NDArray[np.uint8]
 
@@ -29,7 +29,7 @@ class Solution:
     """T_camera_object (4, 4), metres. corners (8, 2): predicted, image pixels. reprojection_error: RMS image pixels
     between them and the corners of PnP's pose, infinite without a pose. covariance (6, 6) as in ObjectPose.
     expected_error: the 2D projection error to expect, image pixels. reason: why there is no pose; empty if there is
-    one."""
+    one. visible: as in ObjectPose."""
 
     T_camera_object: Array
     corners: Array
@@ -37,6 +37,7 @@ class Solution:
     covariance: Array
     expected_error: float
     reason: str = ""
+    visible: Visible | None = None
 
     @property
     def accepted(self) -> bool:

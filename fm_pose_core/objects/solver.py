@@ -16,7 +16,7 @@ from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, solve_pnp, with_distance
 from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
-from fm_pose_core.types import Camera, Window
+from fm_pose_core.types import Camera, Visible, Window
 
 FINEST_LOG, LARGEST_LOG = 2e-3, 5.0  # of a distance: none is known better, none is farther off
 
@@ -26,13 +26,14 @@ Infer = Callable[[NDArray[np.uint8]], Outputs]
 
 class Answer(NamedTuple):
     """What the network says of a window: corners of the box and their deviation (8, 2), window pixels; and, if it was
-    made to say, what it sees of the surface, and the distance of the box's centre, metres, with the deviation of its
-    logarithm."""
+    made to say, what it sees of the surface, the distance of the box's centre, metres, with the deviation of its
+    logarithm, and the probability that a cell of a view shows the object (V, n, n)."""
 
     corners: Array
     deviation: Array
     surface: Measured | None = None
     distance: tuple[float, float] | None = None
+    presence: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,13 @@ class ObjectSolver:
         # How far the views disagree says no more about the error than their spread does (measured).
         surface = self._surface(outputs) if "points" in outputs else None
         distance = self._distance(outputs) if "distance" in outputs else None
-        return Answer(answers.mean(0), np.sqrt(np.square(spread).mean(0)), surface, distance)
+        presence = self._presence(outputs) if "presence" in outputs else None
+        return Answer(answers.mean(0), np.sqrt(np.square(spread).mean(0)), surface, distance, presence)
+
+    def _presence(self, outputs: Outputs) -> NDArray[np.float32]:
+        presence = outputs["presence"][:, self.index]
+        side = math.isqrt(presence.shape[1])
+        return presence.reshape(-1, side, side)
 
     def _distance(self, outputs: Outputs) -> tuple[float, float]:
         """The mean over the views; turning the camera leaves a distance as it is."""
@@ -94,7 +101,7 @@ class ObjectSolver:
     def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0, rough: bool = False) -> Solution:
         """From the network's answer to the pose in the camera's frame, by PnP. rough: it is to tell where to look
         again, for which the corners suffice."""
-        corners, deviation, surface, distance = answer
+        corners, deviation, surface, distance, presence = answer
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
         if surface is not None and len(surface.points) >= FEWEST and not (rough and found.accepted):
             found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
@@ -109,7 +116,10 @@ class ObjectSolver:
         difference = image_corners - look.camera.pixels(apply(T, self.box_corners))
         error = float(np.sqrt(np.square(difference).sum(axis=1).mean()))
         expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
-        solution = Solution(T, image_corners, error, covariance, expected)
+        visible = None
+        if presence is not None:
+            visible = Visible(presence, self.crop.K, self.crop.size, look.R_camera_window @ np.array(self._views))
+        solution = Solution(T, image_corners, error, covariance, expected, visible=visible)
         return self.refiner.refine(look, solution) if self.refiner and not self.fill else solution
 
     def for_distance(self, distance: float) -> "ObjectSolver":

@@ -122,6 +122,7 @@ class Peer:
             "pose": PoseStamped,
             "boxes": ProjectedBoxArray,
             "markers": MarkerArray,
+            "masks": Image,
             "overlay": Image,
             "joints": HandJoints,
             "poses": PoseArray,
