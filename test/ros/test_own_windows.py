@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from camera_rig import CAMERA, image_msg
+from camera_rig import CAMERA, image_msg, info_msg
 from test_windows import EMPTY, position, truth
 from toy_bundle import toy_image, write_toy_bundle
+
+from fm_pose_core.files import read_image
+from fm_pose_core.geometry import apply
+from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.rendering.mesh import load_mesh
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +71,34 @@ def test_own_windows_without_a_detector_are_refused(rig, parameters: dict[str, s
     r = rig(("detections",), connected=False, **parameters)
     (error,) = r.wait(r.warnings, "the error")
     assert "expected a bundle with a detector, got one without" in error
+
+
+def test_eight_objects_and_their_masks_from_one_photograph(rig) -> None:
+    """With the real bundle: all visible objects are found, most of them where they are, and each mask covers its
+    object's outline and little else. What others hide is not in the mask."""
+    dataset, image_id = BopDataset(ROOT / "demo" / "scene"), 47
+    shown = [x for x in dataset.instances("test") if x.im_id == image_id and x.visible_fraction > 0.5]
+    bundle = ObjectBundle.load(ROOT / "models" / "lmo")
+    r = rig(("detections", "masks"), bundle=bundle.path, window_source="auto")
+    camera = shown[0].camera
+    r.send_info(info_msg(camera))
+    r.images.publish(image := image_msg(read_image(shown[0].image_path), 1.0))
+    detections, masks = (r.answer(topic, image.header.stamp) for topic in ("detections", "masks"))
+    labels = np.frombuffer(masks.data, np.uint8).reshape(masks.height, masks.width)
+    assert masks.encoding == "mono8" and labels.max() <= len(detections.detections)
+    places = {d.results[0].hypothesis.class_id: k for k, d in enumerate(detections.detections, 1)}
+    right, agreed = 0, []
+    for x in shown:
+        thing = next(t for t in bundle.objects if t.object_id == x.object_id)
+        if thing.name not in places:
+            continue
+        right += bool(np.linalg.norm(position(detections, places[thing.name] - 1) - x.T_camera_object[:3, 3]) < 0.05)
+        mesh = load_mesh(thing.mesh_path)
+        outline = np.zeros(labels.shape, np.uint8)
+        triangles = np.rint(camera.pixels(apply(x.T_camera_object, mesh.vertices))[mesh.faces]).astype(np.int32)
+        for triangle in triangles:
+            cv2.fillConvexPoly(outline, triangle, 1)
+        mask = labels == places[thing.name]
+        agreed.append((mask & (outline > 0)).sum() / (mask | (outline > 0)).sum())
+    assert len(shown) >= 6 and len(agreed) >= len(shown) - 1 and right >= len(shown) - 2
+    assert np.median(agreed) > 0.7, agreed
