@@ -39,8 +39,8 @@ class Answer(NamedTuple):
 @dataclass(frozen=True)
 class ObjectSolver:
     """box_corners (8, 3): of the object, metres. crop: the rule of its window. index: of its output among the
-    network's. views: of each window, whose answers are averaged. fill: the distance at which the object fills the
-    window, metres, if the network was trained for a second look; else 0."""
+    network's. views: of each window, whose answers are averaged; the first of two looks has but one. fill: the distance
+    at which the object fills the window, metres, if the network was trained for a second look; else 0."""
 
     box_corners: Array
     crop: Crop
@@ -51,7 +51,7 @@ class ObjectSolver:
 
     @cached_property
     def _views(self) -> list[Array]:
-        return self.crop.views(self.views)
+        return self.crop.views(1 if self.fill else self.views)
 
     def look(
         self,
@@ -68,7 +68,9 @@ class ObjectSolver:
     def decode(self, outputs: Outputs) -> Answer:
         """The network's answers to the views of a window. Where an object has symmetries, the views must agree on one
         of the equivalent poses: else their mean is no pose."""
-        corners, spread = (outputs[k].reshape(self.views, -1, CORNERS, 2)[:, self.index] for k in ("corners", "spread"))
+        corners, spread = (
+            outputs[k].reshape(len(self._views), -1, CORNERS, 2)[:, self.index] for k in ("corners", "spread")
+        )
         answers = self.crop.view_to_window(corners.astype(np.float64), np.array(self._views))
         # How far the views disagree says no more about the error than their spread does (measured).
         surface = self._surface(outputs) if "points" in outputs else None
@@ -83,7 +85,9 @@ class ObjectSolver:
 
     def _distance(self, outputs: Outputs) -> tuple[float, float]:
         """The mean over the views; turning the camera leaves a distance as it is."""
-        logs, spread = (outputs[k].reshape(self.views, -1)[:, self.index] for k in ("distance", "distance_spread"))
+        logs, spread = (
+            outputs[k].reshape(len(self._views), -1)[:, self.index] for k in ("distance", "distance_spread")
+        )
         log = float(np.clip(logs.mean(dtype=np.float64), -LARGEST_LOG, LARGEST_LOG))
         metres = self.crop.unit_distance(self.box_corners) * math.exp(log)
         return metres, float(np.sqrt(np.square(spread, dtype=np.float64).mean()))
