@@ -22,6 +22,7 @@ help:
 
 demo: .venv/overlay.stamp
 	dev/with_ros $(python) -m fm_pose_ros.demo object
+	dev/with_ros $(python) -m fm_pose_ros.demo scene
 	dev/with_ros $(python) -m fm_pose_ros.demo hand
 
 test: environment lint
