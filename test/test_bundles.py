@@ -57,7 +57,7 @@ def test_backends_agree_with_torch(path: Path, backend: str, precision: str) -> 
     for frame in frames:
         x = instances[frame]
         uv = x.camera.pixels(x.T_camera_object[None, :3, 3])[0]
-        crops.append(bundle.object().crop.cut(read_image(frame), x.camera, Window(*uv))[0])
+        crops.append(bundle.objects[0].crop.cut(read_image(frame), x.camera, Window(*uv))[0])
     images = np.stack(crops)
     want = PoseEstimator.load(path, EstimatorConfig(backend="torch", precision="fp32")).backend.infer(images)
     got = PoseEstimator.load(path, EstimatorConfig(backend=backend, precision=precision)).backend.infer(images)

@@ -147,7 +147,7 @@ def test_a_bundle_begins_with_what_another_learned(tmp_path, toy_bundle) -> None
     first, second = (m.f.trunk[0].weight for m in models)
     assert torch.equal(first, second)  # no random numbers
     assert not torch.equal(models[0].f.project.weight, models[1].f.project.weight)  # which has another shape there
-    with pytest.raises(InputError, match=r"network\.weights: expected a bundle with an f like compact"):
+    with pytest.raises(InputError, match=r"weights to begin with, of an f like compact"):
         FeatureMapping(NetworkConfig(width=24, weights=str(toy_bundle)), object_contract(128))
 
 

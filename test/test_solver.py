@@ -163,8 +163,8 @@ def test_an_object_whose_distance_is_known_is_looked_at_once(toy_bundle: Path) -
         seen.clear()
         PoseEstimator(known, Network(), CONFIG).estimate(image, CAMERA, replace(WINDOW, distance=distance))
         crop = toy.CROP.zoomed(0.8 / 0.4) if (known, looks) == (zooming, 1) else toy.CROP
-        assert len(seen) == looks, (known, distance)
-        np.testing.assert_array_equal(seen[0][0], crop.cut(image, CAMERA, WINDOW, crop.views(CONFIG.views)[0])[0])
+        assert [len(x) for x in seen] == [1, CONFIG.views][2 - looks :], (known, distance)  # of two, the first has one
+        np.testing.assert_array_equal(seen[0][0], crop.cut(image, CAMERA, WINDOW, crop.views(len(seen[0]))[0])[0])
 
 
 @pytest.mark.parametrize("distance", [-1.0, np.nan, np.inf])
