@@ -186,7 +186,11 @@ class Visible:
         found = np.zeros((camera.height, camera.width), bool)
         edge = np.linspace(-0.5, self.size - 0.5, 9)
         border = np.stack(np.meshgrid(edge, edge, [1.0]), -1).reshape(-1, 3) @ np.linalg.inv(self.K).T
-        pixels = np.concatenate([camera.pixels(border @ R.T) for R in self.R_camera_window])
+        edges = np.concatenate([border @ R.T for R in self.R_camera_window])
+        edges = edges[edges[:, 2] > 0]
+        if not len(edges):
+            return found
+        pixels = camera.pixels(edges)
         size = np.array([camera.width, camera.height])
         left, top = np.clip(np.floor(pixels.min(0)), 0, size).astype(int)
         right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, size).astype(int)
@@ -196,7 +200,9 @@ class Visible:
         rays = camera.rays(np.stack([u, v], -1).reshape(-1, 2))
         cells, total = self.presence.shape[1], np.zeros(u.shape, np.float32)
         for presence, R in zip(self.presence, self.R_camera_window, strict=True):
-            at = (project(self.K, rays @ R) + 0.5) * (cells / self.size) - 0.5
+            seen = rays @ R
+            at = (project(self.K, seen) + 0.5) * (cells / self.size) - 0.5
+            at[seen[:, 2] <= 0] = -2.0  # behind the window: outside of it
             x, y = at.astype(np.float32).reshape(*u.shape, 2).transpose(2, 0, 1)
             total += cv2.remap(np.float32(presence), x, y, cv2.INTER_LINEAR)
         found[top:bottom, left:right] = total > SHOWN * len(self.presence)
@@ -212,7 +218,7 @@ class ObjectPose:
     of the pose. covariance: (6, 6) of (x, y, z, rotX, rotY, rotZ), metres and radians, rotations about the fixed
     axes of the camera frame (REP 103). score: in [0, 1], 0.5 where a 2D projection error of 5 px is expected
     (pnp.score). accepted: False if a gate refused the pose; `reason` then says which one. visible: what of the object
-    is seen, from a network that tells (`network.surface`); else None.
+    is seen, where there is a pose and the network tells (`network.surface`); else None.
     """
 
     T_camera_object: Array

@@ -48,3 +48,15 @@ def test_it_is_a_network_of_its_own() -> None:
     assert all(torch.equal(v, dict(other.named_parameters())[k]) for k, v in average.model.named_parameters())
     assert not any(p.requires_grad for p in average.model.parameters())
     assert all(p.requires_grad for p in latest.parameters())
+
+
+def test_statistics_of_batch_normalisation_are_the_latest() -> None:
+    """They are means already; those that it began with would be none at all."""
+    latest = FeatureMapping(NetworkConfig("resnet50", width=8, features=16), object_contract(64))
+    average = WeightAverage(latest, 0.1)
+    latest.train()
+    latest.f(torch.randn(4, 3, 64, 64) * 3.0 + 1.0)
+    average.add(latest, 1)
+    buffers = dict(latest.f.named_buffers())
+    assert any("running_mean" in k for k in buffers)
+    assert all(torch.equal(v, buffers[k]) for k, v in average.model.f.named_buffers())

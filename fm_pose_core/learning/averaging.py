@@ -24,3 +24,5 @@ class WeightAverage:
         new = 1.0 - (1.0 - 1.0 / step) ** self._power
         for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
             mine.lerp_(theirs, new)
+        for own, latest in zip(self.model.buffers(), model.buffers(), strict=True):
+            own.copy_(latest)  # statistics of batch normalisation are means already

@@ -132,7 +132,8 @@ class Evaluation:
         groups are left out."""
         groups = []
         for low, high in pairwise(VISIBILITIES):
-            own = [c for c in self.cases if low < c.instance.visible_fraction <= high]
+            above = low if low > 0 else -1.0  # what is hidden altogether is in the first group
+            own = [c for c in self.cases if above < c.instance.visible_fraction <= high]
             groups += [summarise(f"{100 * low:.0f}–{100 * high:.0f} % visible", own)] if own else []
         return groups
 

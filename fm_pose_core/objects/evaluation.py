@@ -67,7 +67,7 @@ def evaluate_bop(
 
     window: "gt" for the projected centre of the object's box, "detect" for the bundles' own detectors, or a file of 2D
     detections (`read_windows`). With "detect", a pose counts however unsure it is (`keep_rejected`): as in BOP's task,
-    it is known which objects an image shows, and the likeliest pose of each is the answer. displace: pixels, see
+    it is known which objects an image shows, and the pose at the likeliest window is the answer. displace: pixels, see
     `displaced`. The rest as in `select_instances` and `predict`. Raises InputError for a dataset, split, object or file
     that is missing or broken.
     """
@@ -94,7 +94,7 @@ def evaluate_bop(
         "seed": seed,
         "min_visibility": None if all_instances else min_visibility,
         "all_instances": all_instances,
-        "keep_rejected": keep_rejected,
+        "keep_rejected": keep,
     }
     return score(dataset, instances, predictions, settings, notes)
 

@@ -81,7 +81,7 @@ class ObjectSolver:
     def _presence(self, outputs: Outputs) -> NDArray[np.float32]:
         presence = outputs["presence"][:, self.index]
         side = math.isqrt(presence.shape[1])
-        return presence.reshape(-1, side, side)
+        return presence.reshape(-1, side, side).copy()  # not the whole batch's
 
     def _distance(self, outputs: Outputs) -> tuple[float, float]:
         """The mean over the views; turning the camera leaves a distance as it is."""

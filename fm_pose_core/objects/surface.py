@@ -46,8 +46,12 @@ def solve_surface(
     def deviations(T: Array, s2: Array) -> Array:
         return np.asarray(np.sqrt((np.square(project(K, apply(T, X)) - uv) / s2).sum(1)))
 
+    def agreed(T: Array) -> float:
+        near = deviations(T, variance(T))[len(corners) :] < LIMIT
+        return float((near & (apply(T, seen.points)[:, 2] > 0)).mean())
+
     starts = [first.T_camera_object] if first.accepted else []
-    if not starts or (deviations(starts[0], variance(starts[0]))[len(corners) :] < LIMIT).mean() < AGREED:
+    if not starts or agreed(starts[0]) < AGREED:
         starts += [x for x in [_ransac(seen, K)] if x is not None]
     if not starts:
         return first
