@@ -16,7 +16,7 @@ from fm_pose_core.files import read_image
 from fm_pose_core.objects.bop import Instance, Result, write_results
 from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
 from fm_pose_core.objects.metrics import PoseErrors, pose_errors
-from fm_pose_core.rendering.mesh import load_mesh
+from fm_pose_core.rendering.mesh import read_vertices
 from fm_pose_ros.conversions import image_to_rgb, rgb_to_image
 from fm_pose_ros.demo import player as play_back
 from fm_pose_ros.demo.labelled import chosen, matrix, recorded, shares
@@ -120,7 +120,7 @@ def judge(
 def _vertices(thing: BundledObject) -> NDArray[np.float64]:
     expect(thing.mesh_path is not None, thing.name, "a mesh in the bundle", "none")
     assert thing.mesh_path is not None
-    return np.asarray(load_mesh(thing.mesh_path).vertices, dtype=np.float64)
+    return read_vertices(thing.mesh_path)
 
 
 def summary(rows: Sequence[SceneRow]) -> str:
