@@ -33,7 +33,7 @@ from fm_pose_core.types import Camera
 from fm_pose_ros.demo import player
 from fm_pose_ros.demo.__main__ import main
 
-TRAINING = ("torch", "trimesh", "embreex", "pyrender")
+TRAINING = ("trimesh", "embreex", "pyrender")
 NODE_TOPICS = {
     "/object_pose_node/detections",
     "/object_pose_node/boxes",
