@@ -1,5 +1,5 @@
-"""What goes in and out of the estimators: Camera, Window, Detection, ObjectPose. Plain data; pixels follow OpenCV:
-the centre of the top-left pixel is (0, 0)."""
+"""What goes in and out of the estimators: Camera, Window, Detection, Visible, ObjectPose. Plain data; pixels follow
+OpenCV: the centre of the top-left pixel is (0, 0)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
