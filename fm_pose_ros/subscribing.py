@@ -72,10 +72,11 @@ class FollowingSubscription:
         return f"its publisher is found ({count}), but has sent nothing since"
 
     def _others(self) -> list[str]:
-        """Topics on which somebody publishes messages of this type."""
+        """Topics on which somebody else publishes messages of this type."""
         name = "{}/msg/{}".format(self._type.__module__.split(".")[0], self._type.__name__)
         topics = [topic for topic, types in self._node.get_topic_names_and_types() if name in types]
-        return sorted(topic for topic in topics if self._node.count_publishers(topic))
+        own = {publisher.topic_name for publisher in self._node.publishers}
+        return sorted(topic for topic in topics if topic not in own and self._node.count_publishers(topic))
 
     def follow(self) -> None:
         """Subscribe anew if the publishers ask for it."""
