@@ -82,6 +82,8 @@ def update_contract(size: int = 128) -> Contract:
     return Contract(size, 6, "update", (Output("update", (6,)), Output("spread", (6,))))
 
 
-def hand_contract(joints: int, size: int = 128, cube: float = 0.3) -> Contract:
-    """Joints (joints, 3) relative to the cube's centre, metres (section 4.2)."""
-    return Contract(size, 1, "joints", _with_spread("joints", (joints, 3), cube / 2, 0.0))
+def hand_contract(joints: int, size: int = 128, cube: float = 0.3, presence: bool = False) -> Contract:
+    """Joints (joints, 3) relative to the cube's centre, metres (section 4.2); with `presence` also the probability (1,)
+    that a hand is in the window."""
+    outputs = _with_spread("joints", (joints, 3), cube / 2, 0.0)
+    return Contract(size, 1, "joints", (*outputs, Output("presence", (1,))) if presence else outputs)

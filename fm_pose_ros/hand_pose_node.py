@@ -22,7 +22,7 @@ from fm_pose_ros.conversions import detections_from_msg, point_msg, rgb_to_image
 from fm_pose_ros.diagnostics import Diagnostics
 from fm_pose_ros.hand_config import PARAMETERS, HandNodeConfig
 from fm_pose_ros.hand_drawing import draw_hand, skeleton_markers
-from fm_pose_ros.lifecycle import PoseNode, run_node
+from fm_pose_ros.lifecycle import PoseNode, run_nodes
 from fm_pose_ros.matching import Matcher
 from fm_pose_ros.msg import HandJoints
 
@@ -163,7 +163,7 @@ def _transform(header: Header, child: str, position: Array) -> TransformStamped:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the executable."""
-    run_node(HandPoseNode, "hand_pose_node", args)
+    run_nodes([HandPoseNode], "hand_pose_node", args)
 
 
 if __name__ == "__main__":

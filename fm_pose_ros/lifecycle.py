@@ -1,12 +1,13 @@
 """The lifecycle node that every pose node is: states, autostart, parameters, publishers and subscriptions.
 
-Everything runs on the executor's thread. There are no locks, and a transition never meets a frame half done.
+Everything of a node runs on its executor's thread. There are no locks, and a transition never meets a frame half done.
 """
 
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import rclpy
@@ -246,9 +247,10 @@ class PoseNode(LifecycleNode):
             self.trigger_activate()
 
 
-def run_node(make: Callable[[], PoseNode], name: str, args: list[str] | None = None) -> None:
-    """Spin a node until SIGINT or SIGTERM asks it to end: then what it does is finished first, and its last messages
-    go out. A bad parameter ends it with one line.
+def run_nodes(makes: Sequence[Callable[[], PoseNode]], name: str, args: list[str] | None = None) -> None:
+    """Spin nodes, each in a thread of its own, until SIGINT or SIGTERM asks them to end: then what they do is finished
+    first, and their last messages go out. A bad parameter ends all with one line; so does a fault in one of them, with
+    its traceback.
 
     rclpy's own handlers would take the context away in the middle of a frame. Ctrl-C under launch comes twice, from the
     terminal and from launch: further signals change nothing.
@@ -258,17 +260,29 @@ def run_node(make: Callable[[], PoseNode], name: str, args: list[str] | None = N
         signal.signal(number, lambda number, _: asked.append(number))
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = make()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while rclpy.ok() and not asked:
-            executor.spin_once(timeout_sec=PATIENCE)
-        if rclpy.ok():
-            node.finish()
+        nodes = [make() for make in makes]
+        with ThreadPoolExecutor(len(nodes)) as threads:
+            others = [threads.submit(_spin, node, asked) for node in nodes[1:]]
+            _spin(nodes[0], asked)  # here, where Python runs the handlers of signals
+        for other in others:
+            other.result()
     except (InputError, ParameterException) as error:
         sys.exit(f"{name}: {error}")
     finally:
         rclpy.try_shutdown()
+
+
+def _spin(node: PoseNode, asked: list[int]) -> None:
+    """Until something is in `asked`, which a node that fails sees to."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while rclpy.ok() and not asked:
+            executor.spin_once(timeout_sec=PATIENCE)
+        if rclpy.ok():
+            node.finish()
+    finally:
+        asked.append(0)
 
 
 def _qos(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:

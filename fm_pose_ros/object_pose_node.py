@@ -31,7 +31,7 @@ from fm_pose_ros.conversions import (
 )
 from fm_pose_ros.diagnostics import Diagnostics
 from fm_pose_ros.drawing import Markers, draw_overlay
-from fm_pose_ros.lifecycle import PoseNode, run_node
+from fm_pose_ros.lifecycle import PoseNode, run_nodes
 from fm_pose_ros.matching import Matcher
 from fm_pose_ros.msg import ProjectedBoxArray
 from fm_pose_ros.object_config import PARAMETERS, ObjectNodeConfig
@@ -303,7 +303,7 @@ class ObjectPoseNode(PoseNode):
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the executable."""
-    run_node(ObjectPoseNode, "object_pose_node", args)
+    run_nodes([ObjectPoseNode], "object_pose_node", args)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from fm_pose_core.cli import main
 from fm_pose_core.errors import InputError
+from fm_pose_core.hands.absent import Absent, elsewhere
 from fm_pose_core.hands.crop import HandCrop
 from fm_pose_core.hands.evaluation import score_joints, table
 from fm_pose_core.hands.frames import read_depth, read_frames, read_unlabelled
@@ -25,16 +26,9 @@ from fm_pose_core.hands.locate import annotated_hand, hand_near
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
 from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets
 from fm_pose_core.hands.model.skin import SkinnedHand, build_skin
-from fm_pose_core.hands.samples import (
-    HandPairs,
-    HandRenderer,
-    HandSamples,
-    HandSyntheticConfig,
-    HandView,
-    HandWindowsConfig,
-    draw_window,
-)
-from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
+from fm_pose_core.hands.samples import HandPairs, HandRenderer, HandSamples, HandSource, HandSyntheticConfig
+from fm_pose_core.hands.views import HandView, HandWindowsConfig, draw_window
+from fm_pose_core.rendering.depth_sensor import DepthSensorConfig, sense
 from fm_pose_core.simulation.hands import with_forearm
 from fm_pose_core.types import Camera
 
@@ -184,6 +178,65 @@ def test_pairs_of_a_camera_with_distortion_are_alike(
         assert both.sum() / ((real < 1) | (synthetic < 1)).sum() > 0.9
         assert np.median(np.abs(real - synthetic)[both]) < 0.02
     pairs.close()
+
+
+def test_views_without_a_hand(hand: SkinnedHand, tmp_path: Path) -> None:
+    """Solids and walls, as they are and as a sensor sees them; and places of a frame that are no part of its hand."""
+    crop, rng = HandCrop(), np.random.default_rng(0)
+    absent = Absent(crop, 14, rng)
+    views = [absent.draw() for _ in range(12)]
+    absent.close()
+    assert all(np.isnan(v.joints).all() and v.joints.shape == (14, 3) for v in views)
+    windows = [draw_window(v, crop, HandWindowsConfig(), rng)[0] for v in views]
+    assert sum((exact < 1).mean() > 0.005 for _, exact in windows) >= 9  # something is seen
+    assert any((seen != exact).any() for seen, exact in windows)
+
+    center = np.array([-0.1, 0.0, 0.6])
+    other = np.array([0.35, 0.0, 0.7])
+    depth = np.minimum(ball(tuple(center), 0.06), ball(tuple(other), 0.06))
+    joints = center + np.random.default_rng(1).uniform(-0.05, 0.05, (1, 14, 3))
+    toy_hand.write_nyu(tmp_path / "train", [depth], joints)
+    frames = read_frames("nyu", tmp_path, "train")
+    for _ in range(20):
+        view = elsewhere(frames, 0, crop, rng)
+        assert view is not None and np.isnan(view.joints).all()
+        assert (np.abs(frames.joints[0] - view.center).max(1) > crop.half).all()
+        u, v = view.camera.pixels(view.center[None])[0]
+        assert view.layers[0] is view.layers[1] and abs(u - v) < 1e-6  # the patch's middle
+    lonely = np.where(depth < 1.0, depth, 0.0).astype(np.float32)
+    lonely[:, 320:] = 0.0
+    toy_hand.write_nyu(tmp_path / "lonely", [lonely], joints)
+    assert elsewhere(read_frames("nyu", tmp_path, "lonely"), 0, crop, rng) is None
+
+
+def test_a_share_of_the_samples_is_without_a_hand(hand: SkinnedHand, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pose = PosePrior(hand.skeleton, PoseConfig()).draw(rng)
+    joints = hand.skeleton.points(pose[None], *hand.skeleton.on_bones(NYU14))
+    toy_hand.write_nyu(tmp_path / "train", [ball((0.0, 0.0, 0.6), 0.06)], joints)
+    frames, hands = read_frames("nyu", tmp_path, "train"), [(hand, NYU14)]
+    for presence in (False, True):
+        windows = {"absent": 0.5, "uses_per_view": 1}
+        source = HandSource(
+            HandCrop(),
+            HandSyntheticConfig(**windows),
+            HandWindowsConfig(**windows),
+            hands,
+            np.zeros((0, hand.skeleton.size)),
+            frames,
+            hands,
+            np.zeros(1, np.int64),
+            [pose],
+            presence,
+        )
+        synthetic, pairs = source.open(True, True, rng)
+        assert synthetic is not None and pairs is not None
+        for samples in (synthetic, pairs):
+            labels = [samples.draw()[-1] for _ in range(40)]
+            without = [bool(np.isnan(y).all()) for y in labels]
+            assert without == [bool(np.isnan(y).any()) for y in labels]
+            assert 5 < sum(without) < 35 if presence else not any(without)
+            samples.close()
 
 
 def test_simulated_hands_have_a_forearm(hand: SkinnedHand) -> None:

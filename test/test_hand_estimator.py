@@ -12,6 +12,7 @@ import yaml
 from fm_pose_core import EstimatorConfig
 from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.cli import main
+from fm_pose_core.config import HandEstimatorConfig
 from fm_pose_core.contract import hand_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.hands.bundle import HandBundle, write_hand_bundle
@@ -117,6 +118,31 @@ def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Pat
     np.testing.assert_allclose(alone.center[:2], small[:2], atol=0.01)
 
 
+def test_presence_decides_where_the_network_tells(bundle: Path) -> None:
+    """Of two things the one that looks like a hand, whatever error is expected; and none where neither does."""
+
+    class LargeIsAHand:
+        name, device, precision, hand = "by area", "none", "fp32", 0.9
+
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            shape = (len(images), len(toy_hand.NAMES), 3)
+            area = (images < 1).mean((1, 2))
+            presence = np.where(area > 0.08, self.hand, 0.01)
+            return {"joints": np.zeros(shape), "spread": 0.02 * area[..., None] * np.ones(shape), "presence": presence}
+
+    small, large = np.array([0.1, 0.0, 0.6]), np.array([-0.1, 0.0, 0.62])
+    depth = np.minimum(toy_hand.toy_depth(CAMERA, small, radius=0.035), toy_hand.toy_depth(CAMERA, large, radius=0.06))
+    estimator = HandEstimator(HandBundle.load(bundle), LargeIsAHand(), HandEstimatorConfig(views=1))
+    pose = estimator.estimate(depth, CAMERA)
+    assert pose is not None and pose.accepted and pose.presence == 0.9
+    np.testing.assert_allclose(pose.center[:2], large[:2], atol=0.01)
+    error = 1.6 * float(pose.spread.mean())
+    assert pose.score == pytest.approx(0.9 / (1 + (error / 0.02) ** 2))
+    estimator.backend.hand = 0.02
+    refused = estimator.estimate(depth, CAMERA)
+    assert refused is not None and not refused.accepted and refused.reason.endswith("it is hardly a hand")
+
+
 def test_no_hand_and_bad_depth(bundle: Path) -> None:
     estimator = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1))
     assert estimator.estimate(np.full((240, 320), 3.0, np.float32), CAMERA) is None
@@ -142,6 +168,7 @@ def test_a_bundle_says_what_it_is_for(bundle: Path, toy_bundle: Path, tmp_path: 
         ({"cube": 300.0}, "hand.cube: expected a side in metres"),
         ({"bones": (("thumb_tip", "elbow"),)}, "hand.bones: expected pairs of joints"),
         ({"joints": ("a", "a")}, "hand.joints: expected up to 256 different names"),
+        ({"joints": ("a", "b"), "bones": ()}, r"outputs: expected joints, spread, \(2, 3\) each, and perhaps presence"),
     ):
         with pytest.raises(InputError, match=message):
             write_hand_bundle(tmp_path / "bad", network, replace(toy_hand.ENTRY, **change))
@@ -156,7 +183,7 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
     values = {
         "hand": {"dataset": str(tmp_path / "data"), "shapes": 1},
         "crop": {"size": 64},
-        "network": {"width": 8, "features": 16},
+        "network": {"width": 8, "features": 16, "presence": True},
         "loss": {"feature_variance": 1.0, "huber": 0.15},
         "schedule": {
             "pretrain_images": 24,
@@ -183,6 +210,10 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
     for answer in answers[1:]:
         np.testing.assert_allclose(answer["joints"], answers[0]["joints"], atol=1e-5)
         np.testing.assert_allclose(answer["spread"], answers[0]["spread"], rtol=1e-3)
+        np.testing.assert_allclose(answer["presence"], answers[0]["presence"], atol=1e-5)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert any("L_c" in line for line in log)
+    assert {"validation/hands_kept", "validation/others_taken"} <= log[-1].keys()
     arguments = [
         "evaluate",
         "hand",

@@ -20,7 +20,7 @@ from fm_pose_core.contract import (
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, box_corners, exp_so3, project, transform
 from fm_pose_core.learning.heads import HEADS, CornerVotes, JointVotes, Prediction, SurfaceVotes, Votes
-from fm_pose_core.learning.losses import Answers, LossConfig, Seen, SurfacePoints
+from fm_pose_core.learning.losses import Answers, HandPresence, LossConfig, Seen, SurfacePoints
 from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.samples import Labeller, ObjectAssets
@@ -219,6 +219,36 @@ def test_joints_are_compared_in_three_dimensions_and_expect_their_own_errors() -
     one = JointVotes(FEATURES, CELLS, hand_contract(14, SIZE, cube=0.3))
     one(x).mean[:, 4].sum().backward()
     assert rows_of(one.fc.weight.grad, 14) == rows_of(one.confidence.weight.grad, 14) == [i == 4 for i in range(14)]
+
+
+def test_presence_of_a_hand_is_learned_and_images_without_one_have_no_pose() -> None:
+    """Joints that are NaN: the pose and its expected error cost nothing, and L_c asks for a low presence."""
+    contract = hand_contract(14, SIZE, presence=True)
+    head, x = JointVotes(FEATURES, CELLS, contract), features()
+    y = 0.1 * torch.rand(5, 14, 3, generator=torch.Generator().manual_seed(3))
+    y[2:4] = torch.nan
+    there = torch.tensor([True, True, False, False, True])
+    prediction = head(x)
+    loss = head.loss(prediction, {"y": y})
+    assert (loss.pose > 0).tolist() == (loss.expectation > 0).tolist() == there.tolist()
+    loss.pose.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+    decoded = head.decode(prediction)
+    assert [k for k in decoded] == [x.name for x in contract.outputs] and decoded["presence"].shape == (5, 1)
+
+    optimizer, answers = torch.optim.Adam(head.parameters(), lr=0.05), None
+    for _ in range(60):
+        prediction = head(x.detach())
+        answers = Answers(x, {"y": y}, head.loss(prediction, {"y": y}), prediction)
+        term = HandPresence.forward(None, Seen({}, None, answers, None, 0.0))  # type: ignore[arg-type]
+        assert term is not None
+        optimizer.zero_grad()
+        term.backward()
+        optimizer.step()
+    assert ((head.decode(head(x))["presence"][:, 0] > 0.5) == there).all()
+    plain = JointVotes(FEATURES, CELLS, hand_contract(14, SIZE))
+    answers = Answers(x, {"y": y}, plain.loss(plain(x), {"y": y}), plain(x))
+    assert HandPresence.forward(None, Seen({}, None, answers, None, 0.0)) is None  # type: ignore[arg-type]
 
 
 # L_p beside a symmetric object

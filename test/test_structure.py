@@ -36,7 +36,7 @@ MAY_IMPORT = {
 }
 LIBRARIES = {  # which files alone may know a library
     "pyrender": {"rendering/renderer.py"},
-    "trimesh": {"rendering/mesh.py"},
+    "trimesh": {"rendering/mesh.py", "rendering/solids.py"},
     "tensorrt": {"runtime/tensorrt_backend.py"},
     "huggingface_hub": {"objects/download.py"},
 }

@@ -62,7 +62,7 @@ def _hands(args: argparse.Namespace, photos: int, frames: int) -> None:
     expect((args.mesh is None) == (args.mapping is None), "--mesh and --mapping", "both or neither", "one")
     from fm_pose_core.config import read_yaml
     from fm_pose_core.hands.model.rigged import rigged_hand
-    from fm_pose_core.simulation.depth_sensor import DepthSensorConfig
+    from fm_pose_core.rendering.depth_sensor import DepthSensorConfig
     from fm_pose_core.simulation.hands import simulate_hands
 
     hand = rigged_hand(args.mesh, read_yaml(args.mapping)) if args.mesh else None

@@ -23,8 +23,9 @@ EXPECTED_ERROR = 0.02  # metres: the mean joint error at whose expectation the s
 @dataclass(frozen=True)
 class HandPose:
     """joints (J, 3) metres in the camera's optical frame, in the order of the bundle's names; spread (J,): expected
-    standard deviation of each, metres; center (3,): of the cube; score in [0, 1], 0.5 where a mean error of 20 mm is
-    expected; accepted: False if a gate refused the pose, with a reason."""
+    standard deviation of each, metres; center (3,): of the cube; presence: the probability that a hand is there, 1 of
+    networks that do not tell; score in [0, 1]: presence, times 0.5 where a mean error of 20 mm is expected; accepted:
+    False if a gate refused the pose, with a reason."""
 
     joints: Array
     spread: Array
@@ -32,6 +33,7 @@ class HandPose:
     score: float
     accepted: bool
     reason: str = ""
+    presence: float = 1.0
 
 
 class HandEstimator:
@@ -89,27 +91,35 @@ class HandEstimator:
         return self._judged(pose)
 
     def _likeliest(self, candidates: list[Candidate], camera: Camera) -> Candidate:
-        """The one where the network expects the smallest error, its centre moved to the centre of mass about the joints
-        there, if there is one."""
+        """The one with the highest score, its centre moved to the centre of mass about the joints there, if there is
+        one."""
         solver = HandSolver(self._crop, 1, self.mirror)
         windows = [solver.look(c.depth, camera, c.center) for c in candidates]
         outputs = self.backend.infer(np.concatenate(windows))
         each = [{k: v[i : i + 1] for k, v in outputs.items()} for i in range(len(candidates))]
         answers = [solver.decode(x, c.center) for x, c in zip(each, candidates, strict=True)]
-        errors = outputs["spread"].astype(np.float64).mean((1, 2)) * [c.handicap for c in candidates]
-        best = int(errors.argmin())
+        scores = [
+            self._score(deviation, solver.presence(x), c.handicap)
+            for (_, deviation), x, c in zip(answers, each, candidates, strict=True)
+        ]
+        best = int(np.argmax(scores))
         chosen = candidates[best]
         center = centre_of_mass(chosen.depth, camera, answers[best][0].mean(0), self.bundle.hand.cube)
         return chosen if center is None else chosen._replace(center=center)
 
     def _estimate(self, depth: Depth, camera: Camera, center: Array) -> HandPose:
         solver = HandSolver(self._crop, self.config.views, self.mirror)
-        joints, deviation = solver.decode(self.backend.infer(solver.look(depth, camera, center)), center)
-        deviation = deviation * self.bundle.spread_scale
+        outputs = self.backend.infer(solver.look(depth, camera, center))
+        joints, deviation = solver.decode(outputs, center)
+        presence = solver.presence(outputs)
+        score = self._score(deviation, presence)
+        return HandPose(joints, deviation * self.bundle.spread_scale, center, score, True, presence=presence)
+
+    def _score(self, deviation: Array, presence: float, handicap: float = 1.0) -> float:
+        """handicap: times which the expected error counts."""
         # The mean of a three-dimensional normal distribution's distance is 1.6 deviations.
-        error = float(1.6 * deviation.mean())
-        score = 1.0 / (1.0 + (error / EXPECTED_ERROR) ** 2)
-        return HandPose(joints, deviation, center, score, True)
+        error = 1.6 * handicap * self.bundle.spread_scale * float(deviation.mean())
+        return presence / (1.0 + (error / EXPECTED_ERROR) ** 2)
 
     def _judged(self, pose: HandPose) -> HandPose:
         """The gates."""
@@ -119,7 +129,8 @@ class HandEstimator:
         if not inside:
             reason = "the network's joints are not in the cube"
         elif pose.score < self.config.min_score:
-            reason = f"score {pose.score:.2f} is below {self.config.min_score:g}"
+            why = ", it is hardly a hand" if pose.presence < 0.5 else ""
+            reason = f"score {pose.score:.2f} is below {self.config.min_score:g}{why}"
         return replace(pose, accepted=not reason, reason=reason)
 
 

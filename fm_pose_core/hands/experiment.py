@@ -18,8 +18,9 @@ from fm_pose_core.hands.labels import DATASETS
 from fm_pose_core.hands.model.fitting import fit_poses, fit_shape
 from fm_pose_core.hands.model.skeleton import Landmark, Skeleton, joint_sets, skeleton_bones
 from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin, tips_of
-from fm_pose_core.hands.samples import HandSource, HandSyntheticConfig, HandWindowsConfig
+from fm_pose_core.hands.samples import HandSource, HandSyntheticConfig
 from fm_pose_core.hands.validation import HandValidation, spread_scale
+from fm_pose_core.hands.views import HandWindowsConfig
 from fm_pose_core.learning.experiment import Experiment, Export
 
 JOINT_SET = {"nyu": "nyu14", "icvl": "icvl16"}
@@ -50,7 +51,8 @@ class HandExperiment(Experiment):
     real: HandWindowsConfig = field(default_factory=HandWindowsConfig)
 
     def contract(self) -> Contract:
-        return hand_contract(len(DATASETS[self.hand.layout].joints), self.crop.size, self.crop.cube)
+        joints = len(DATASETS[self.hand.layout].joints)
+        return hand_contract(joints, self.crop.size, self.crop.cube, self.network.presence)
 
     def read_data(self) -> "HandData":
         return read_data(self)
@@ -66,7 +68,9 @@ class HandData:
     validation: HandFrames | None
 
     def validator(self) -> HandValidation | None:
-        return HandValidation(self.validation, self.source.crop) if self.validation is not None else None
+        if self.validation is None:
+            return None
+        return HandValidation(self.validation, self.source.crop, self.source.presence)
 
     def write_bundle(self, path: Path, export: Export) -> HandBundle:
         joint_set, crop = JOINT_SET[self.config.layout], self.source.crop.config
@@ -80,10 +84,11 @@ class HandData:
 def read_data(experiment: HandExperiment) -> HandData:
     """Read the depth maps' annotations, fit the hand model to them, and build the hands to render. Raises InputError
     for what is missing."""
-    c, crop = experiment.hand, HandCrop(experiment.crop)
+    c, crop, presence = experiment.hand, HandCrop(experiment.crop), experiment.network.presence
     landmarks = joint_sets()[JOINT_SET[c.layout]]
     expect(experiment.loss.points == 0.0, "loss.points", "0 for hands: L_p is made for objects", experiment.loss.points)
-    expect(not experiment.network.surface, "network.surface", "false for hands", True)
+    for name in ("surface", "distance"):
+        expect(not getattr(experiment.network, name), f"network.{name}", "false for hands", True)
     expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
     training, validation = _parts(c)
     needed = experiment.how.sees_real
@@ -92,9 +97,10 @@ def read_data(experiment: HandExperiment) -> HandData:
     hands = [random_hand(landmarks, c, rng) for _ in range(c.shapes)]
     if training is None:
         given = np.zeros((0, hands[0][0].skeleton.size))
-        return HandData(HandSource(crop, experiment.synthetic, experiment.real, hands, given), c, training, validation)
+        source = HandSource(crop, experiment.synthetic, experiment.real, hands, given, presence=presence)
+        return HandData(source, c, training, validation)
     fitted, of_frame, poses = fit_frames(training, landmarks, c.left)
-    pairs = (training, fitted, of_frame, poses)
+    pairs = (training, fitted, of_frame, poses, presence)
     source = HandSource(crop, experiment.synthetic, experiment.real, hands, np.stack(poses), *pairs)
     return HandData(source, c, training, validation)
 

@@ -43,3 +43,8 @@ class HandSolver:
         joints = [self.crop.turned(answer, -turn) + center + shift for answer, (shift, turn) in answers]
         deviation = np.sqrt(np.square(outputs["spread"].astype(np.float64)).mean((0, 2)))
         return np.mean(joints, 0), deviation
+
+    @staticmethod
+    def presence(outputs: Outputs) -> float:
+        """The probability that a hand is there, the mean over the views; 1 where the network does not tell."""
+        return float(outputs["presence"].mean()) if "presence" in outputs else 1.0

@@ -4,18 +4,23 @@ the network as the estimator does it (section 4.2: mean joint error, and frames 
 import logging
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.geometry import Array
+from fm_pose_core.hands.absent import Absent, elsewhere
 from fm_pose_core.hands.crop import HandCrop
 from fm_pose_core.hands.frames import HandFrames
 from fm_pose_core.hands.labels import MM, THRESHOLDS
 from fm_pose_core.hands.locate import annotated_hand
 from fm_pose_core.hands.solver import HandSolver
+from fm_pose_core.hands.views import HandWindowsConfig, draw_window
 from fm_pose_core.learning.networks import Fused
 
 log = logging.getLogger(__name__)
 LARGEST = 1000  # frames; more are thinned out evenly
+ABSENT = 400  # windows without a hand
+Depth = NDArray[np.float32]
 NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal number
 
 
@@ -43,20 +48,40 @@ class HandCases:
         return np.stack([joints for joints, _ in decoded]), np.stack([deviation for _, deviation in decoded])
 
 
-class HandValidation:
-    """One view of each frame."""
+def windows_without_hand(crop: HandCrop, frames: HandFrames, count: int = ABSENT) -> Depth:
+    """(count, S, S, 1): cubes in which no hand is, always the same; half of them beside the hands of the frames."""
+    rng = np.random.default_rng(1)
+    made = Absent(crop, frames.joints.shape[1], rng)
+    try:
+        views = [elsewhere(frames, i % len(frames), crop, rng) if i % 2 else None for i in range(count)]
+        drawn = [draw_window(view or made.draw(), crop, HandWindowsConfig(), rng)[0][0] for view in views]
+        return np.stack(drawn)[..., None]
+    finally:
+        made.close()
 
-    def __init__(self, frames: HandFrames, crop: HandCrop) -> None:
+
+class HandValidation:
+    """One view of each frame; and whether hands are told from what is none, where the network tells (presence)."""
+
+    def __init__(self, frames: HandFrames, crop: HandCrop, presence: bool = False) -> None:
         self.cases = HandCases(frames, HandSolver(crop))
+        self.absent = windows_without_hand(crop, frames) if presence else None
 
     def run(self, network: Fused) -> dict[str, float]:
         """Mean joint error in mm, and shares of frames."""
         joints, _ = self.cases.answers(network)
+        told = {} if self.absent is None else self._told(network, self.absent)
         errors = np.linalg.norm(joints - self.cases.truths, axis=-1)
-        result = {"validation/joint_mm": float(errors.mean() / MM)}
+        result = {"validation/joint_mm": float(errors.mean() / MM), **told}
         for t in THRESHOLDS:
             result[f"validation/all_{t / MM:.0f}mm"] = float((errors.max(1) < t).mean())
         return result
+
+    def _told(self, network: Fused, absent: Depth) -> dict[str, float]:
+        """Shares of the hands that are taken for one, and of other things that are."""
+        hands, others = (network.infer(windows)["presence"] for windows in (self.cases.windows, absent))
+        kept, taken = float((hands > 0.5).mean()), float((others > 0.5).mean())
+        return {"validation/hands_kept": kept, "validation/others_taken": taken}
 
 
 def spread_scale(network: Fused, crop: HandCrop, frames: HandFrames | None) -> float:

@@ -43,14 +43,15 @@ class Distance(NamedTuple):
 class Prediction(NamedTuple):
     """votes (N, L, G, P, dims) of L cells, for G groups of P points. weights (N, L, G): of the cells, they sum to one.
     log_error (N, G): logarithm of the RMS error to expect in a coordinate. All in the network's own coordinates: 0 is
-    the centre of the window (or cube), ±1 its borders. surface, distance: of heads that answer which point each cell
-    shows, and how far away the object is."""
+    the centre of the window (or cube), ±1 its borders. surface, distance, presence: of heads that answer which point
+    each cell shows, how far away the object is, and whether there is a hand, a logit (N, 1)."""
 
     votes: Tensor
     weights: Tensor
     log_error: Tensor
     surface: "Surface | None" = None
     distance: "Distance | None" = None
+    presence: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -215,10 +216,29 @@ class JointVotes(Votes):
     def __init__(self, features: int, cells: int, contract: Contract) -> None:
         joints, dims = contract.outputs[0].shape
         super().__init__(features, cells, contract, joints, 1, dims)
+        tells = any(x.name == "presence" for x in contract.outputs)
+        self.presence = nn.Linear(2 * features, 1) if tells else None
+
+    def forward(self, features: Tensor) -> Prediction:
+        """(N, L, D). Whether there is a hand follows from the cells' features, on average and at most."""
+        prediction = super().forward(features)
+        if self.presence is None:
+            return prediction
+        seen = torch.cat([features.mean(1), features.amax(1)], -1)
+        return prediction._replace(presence=self.presence(seen).float())
+
+    def decode(self, prediction: Prediction) -> dict[str, Tensor]:
+        """And the presence of a hand."""
+        answers = super().decode(prediction)
+        return answers if prediction.presence is None else {**answers, "presence": prediction.presence.sigmoid()}
 
     def loss(self, prediction: Prediction, labels: Labels, huber: float = 0.0) -> HeadLoss:
-        """y (N, J, 3): the joints relative to the cube's centre, metres."""
-        return self._loss(prediction.mean, prediction.log_error, labels["y"][:, None, :, None], huber)
+        """y (N, J, 3): the joints relative to the cube's centre, metres; NaN for an image without a hand, which costs
+        nothing here (losses.HandPresence)."""
+        there = ~labels["y"][:, 0, 0].isnan()
+        y = labels["y"].nan_to_num()[:, None, :, None]
+        loss = self._loss(prediction.mean, prediction.log_error, y, huber)
+        return HeadLoss(loss.pose * there, loss.expectation * there, loss.choice)
 
 
 class Centres(Head):

@@ -8,12 +8,14 @@
 | L_u (beyond the paper) | all | error output of h | that output alone |
 | L_p (beyond the paper, an option) | all | points(f(x_s)), points(g(f(x_r))) | f, g |
 | L_z (beyond the paper, an option) | all | distance(f(x_s)), distance(g(f(x_r))) | f, g, h |
+| L_c (beyond the paper, an option) | all | presence(f(x_s)), presence(g(f(x_r))) | f, g, h |
 
 Terms of other methods are in `adaptation`. Sums over the training set become means over a batch; sums over coordinates
 and features stay. With several cells per image h's prediction is the weighted mean of their votes, and Eq. 4 is
 averaged evenly over cells. L_u teaches h to expect its error. L_p asks each cell's features which point of the object
 it shows, if any: a dense task beside the pose, which f learns much sooner. L_z asks for the object's distance: its
-apparent size, of which the corners' errors in pixels say little (Li et al., CDPN, ICCV 2019).
+apparent size, of which the corners' errors in pixels say little (Li et al., CDPN, ICCV 2019). L_c asks whether there is
+a hand in the window.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,6 +50,7 @@ class LossConfig:
     )
     points: float = knob(0.0, "Weight of L_p, beyond the paper: the object's surface point in each cell.", 0.0, 1e6)
     distance: float = knob(4.0, "Weight of L_z, for network.distance: how far away the object is.", 0.0, 1e6)
+    presence: float = knob(1.0, "Weight of L_c, for network.presence: whether there is a hand.", 0.0, 1e6)
     huber: float = knob(
         0.0,
         "0: squared error as in Eq. 2 and 3. Else beyond this distance (in halves of the window) the error of a point "
@@ -287,7 +290,26 @@ class ObjectDistance(Term):
         return cost + (distance.log_error[image, k] - actual).square() / self.config.distance
 
 
-POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, ExpectedError, SurfacePoints, ObjectDistance)
+class HandPresence(Term):
+    """L_c: whether there is a hand, where h answers so: cross entropy. An image whose joints (label y) are NaN shows
+    none."""
+
+    name, knobs = "L_c", ("presence",)
+
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        return config.presence
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        logits = [x.prediction.presence for x in seen.answers if getattr(x.prediction, "presence", None) is not None]
+        if not logits:
+            return None
+        there = [~x.labels["y"][:, 0, :1].isnan() for x in seen.answers]
+        return nn.functional.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(there).float())
+
+
+BESIDE: tuple[type[Term], ...] = (ExpectedError, SurfacePoints, ObjectDistance, HandPresence)  # the paper's
+POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, *BESIDE)
 
 
 class Objective(nn.Module):

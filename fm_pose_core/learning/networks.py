@@ -44,6 +44,7 @@ class NetworkConfig:
         False, "Whether h also answers which point of the object each cell shows, for objects (beyond the paper)."
     )
     distance: bool = knob(False, "Whether h also answers how far away the object is, for objects (beyond the paper).")
+    presence: bool = knob(False, "Whether h also answers if there is a hand, for hands (beyond the paper).")
     mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
         "",

@@ -193,6 +193,7 @@ def _check(experiment: ObjectExperiment) -> None:
     expect(experiment.detector.size % 16 == 0, "detector.size", "a multiple of 16", experiment.detector.size)
     expect(nearest <= farthest, "synthetic.viewpoints.distance", "the nearest first", (nearest, farthest))
     appearance = experiment.real.appearance
+    expect(not experiment.network.presence, "network.presence", "false for objects", True)
     taught = not experiment.network.surface or experiment.loss.points > 0
     expect(taught, "loss.points", "above 0 with network.surface", experiment.loss.points)
     unlit = appearance.light == appearance.repaint == 0.0

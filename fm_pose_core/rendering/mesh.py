@@ -1,4 +1,4 @@
-"""Triangle meshes: read, simplified, written. The only file that knows trimesh and plyfile."""
+"""Triangle meshes: read, simplified, written. The only file that knows plyfile."""
 
 import io
 from dataclasses import dataclass

@@ -22,8 +22,8 @@ from fm_pose_core.hands.frames import NYU_NAME, SUBJECTS, NyuWriter
 from fm_pose_core.hands.labels import DATASETS
 from fm_pose_core.hands.model.skeleton import FINGERS, RIGID, Landmark, Skeleton, joint_sets
 from fm_pose_core.hands.model.skin import SkinnedHand, Thickness, build_skin
+from fm_pose_core.rendering.depth_sensor import DepthSensorConfig, sense
 from fm_pose_core.rendering.renderer import DepthRenderer
-from fm_pose_core.simulation.depth_sensor import DepthSensorConfig, sense
 
 Depth = NDArray[np.float32]
 WIDTH, HEIGHT = 640, 480

@@ -4,20 +4,11 @@ images alone (BB8 without refinement, in Table 1). Beyond the paper, to see what
 renderings left it, and then only g learns, or only h without g."""
 
 from fm_pose_core.learning.adaptation.method import Method, both, pairs, real_alone, synthetic_alone
-from fm_pose_core.learning.losses import (
-    ExpectedError,
-    MappedFeatures,
-    ObjectDistance,
-    RealPose,
-    SurfacePoints,
-    SyntheticPose,
-)
+from fm_pose_core.learning.losses import BESIDE, ExpectedError, MappedFeatures, RealPose, SyntheticPose
 
 EQUATION_1 = (SyntheticPose, RealPose, MappedFeatures)  # L = L_hS + β L_hR + γ L_g
 
-FEATURE_MAPPING = Method(
-    "feature_mapping", both, (*EQUATION_1, ExpectedError, SurfacePoints, ObjectDistance), mapping=True
-)
+FEATURE_MAPPING = Method("feature_mapping", both, (*EQUATION_1, *BESIDE), mapping=True)
 WITHOUT_MAPPING = Method("without_mapping", both)
 SYNTHETIC_ONLY = Method("synthetic_only", synthetic_alone)
 REAL_ONLY = Method("real_only", real_alone)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fm_pose_core.config import knob
-from fm_pose_core.learning.losses import POSE_TERMS, ExpectedError, ObjectDistance, SurfacePoints, SyntheticPose, Term
+from fm_pose_core.learning.losses import BESIDE, POSE_TERMS, SyntheticPose, Term
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Method:
     mapping: bool = False
     unshared: bool = False
     frozen: tuple[str, ...] = ()
-    pretraining: tuple[type[Term], ...] = field(default=(SyntheticPose, ExpectedError, SurfacePoints, ObjectDistance))
+    pretraining: tuple[type[Term], ...] = field(default=(SyntheticPose, *BESIDE))
 
     @property
     def sees_real(self) -> bool:
