@@ -33,7 +33,7 @@ def toy_hand_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_object_and_a_hand_node_in_one_process(toy_bundle: Path, toy_hand_bundle: Path, tmp_path: Path) -> None:
-    peer = Peer(("pose",), node="left")
+    peer = Peer(("pose",), node="left", image="front/image")
     peer.listen(HandJoints, f"/{peer.namespace}/gestures/joints", "joints")
     depths = peer.peer.create_publisher(Image, "depth/image_rect_raw", 5)
     common = {"backend": "onnxruntime"}
@@ -44,6 +44,7 @@ def test_an_object_and_a_hand_node_in_one_process(toy_bundle: Path, toy_hand_bun
     }
     (tmp_path / "nodes.yaml").write_text(yaml.safe_dump(parameters))
     ros = ["--ros-args", "-r", f"__ns:=/{peer.namespace}", "--params-file", str(tmp_path / "nodes.yaml")]
+    ros += ["-r", "left:image_raw:=front/image"]
     process = start(peer, "object_pose_node:left", "hand_pose_node:gestures", *ros)
     depth = toy_hand.toy_depth(CAMERA, np.array([0.05, -0.02, 0.6]))
     try:
