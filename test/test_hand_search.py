@@ -46,6 +46,20 @@ def test_holes_and_what_lies_outside_the_cube_are_background() -> None:
     np.testing.assert_allclose(crop.normalise(values, 0.7), [1, 1, 0, 1, 1, 0.5], atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.03])
+def test_a_finer_image_gives_the_same_hand(scale: float) -> None:
+    """A hand with a wall close behind it, which is larger than the cube and so taken out, up to its edges."""
+    K = CAMERA.K * [[scale], [scale], [1.0]]
+    camera = Camera(K, int(640 * scale), int(480 * scale))
+    center = np.array([0.1, 0.0, 0.6])
+    depth = np.minimum(toy_hand.toy_depth(camera, center, 0.05, 0.72), np.float32(0.72))
+    (hand,) = find_hand(depth, camera)
+    np.testing.assert_allclose(hand.center, [0.1, 0.0, 0.57], atol=0.01)
+    window = HandCrop().cut(hand.depth, camera, hand.center)
+    wall = np.abs(window * 0.15 + hand.center[2] - 0.72) < 1e-3
+    assert wall.mean() < 0.03  # the pixels at its edge alone
+
+
 def test_the_nearest_large_blob_is_the_hand() -> None:
     depth = np.minimum(ball((0.15, 0.0, 0.6), 0.05), ball((-0.2, 0.0, 1.0), 0.12))
     depth[10:14, 10:14] = 0.3  # small and near: noise
