@@ -1,4 +1,4 @@
-"""One minute of images at 30 Hz: the memory of the node stays (benchmarks/soak.py takes longer by default)."""
+"""Two minutes of images at 30 Hz: the memory of the node stays (benchmarks/soak.py takes 30 by default)."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_memory_stays(toy_bundle: Path) -> None:
-    command = [sys.executable, "benchmarks/soak.py", "--minutes", "1", "--bundle", str(toy_bundle)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    command = [sys.executable, "benchmarks/soak.py", "--minutes", "2", "--bundle", str(toy_bundle)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
-    assert told["images"] > 1000 and told["answered"] > 0.5 and told["exit"] == 0
+    assert told["images"] > 2000 and told["answered"] > 0.5 and told["exit"] == 0
