@@ -3,19 +3,25 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 CORE = logging.getLogger("fm_pose_core")
-_one = Lock()
+_change = Lock()
+_nodes: list[logging.Handler] = []  # for which the core works just now
+_before: list[Any] = []  # level and propagation without them
 
 
 class _ToNode(logging.Handler):
+    """What the thread logs in which it was made."""
+
     def __init__(self, logger: Any) -> None:
         super().__init__()
-        self._logger = logger
+        self._logger, self._thread = logger, get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.thread != self._thread:
+            return
         text = record.getMessage()
         # rclpy wants one line of code for each severity.
         if record.levelno >= logging.ERROR:
@@ -28,15 +34,21 @@ class _ToNode(logging.Handler):
 
 @contextmanager
 def core_log(logger: Any) -> Iterator[None]:
-    """While it lasts, the core's log from INFO on goes to `logger`, a node's. One node at a time."""
-    with _one:
-        handler, level, spread = _ToNode(logger), CORE.level, CORE.propagate
+    """While it lasts, what the core logs in this thread goes to `logger`, a node's, from INFO on."""
+    handler = _ToNode(logger)
+    with _change:
+        if not _nodes:
+            _before[:] = [CORE.level, CORE.propagate]
+        _nodes.append(handler)
         CORE.addHandler(handler)
         CORE.setLevel(logging.INFO)
         CORE.propagate = False
-        try:
-            yield
-        finally:
+    try:
+        yield
+    finally:
+        with _change:
+            _nodes.remove(handler)
             CORE.removeHandler(handler)
-            CORE.setLevel(level)
-            CORE.propagate = spread
+            if not _nodes:
+                level, CORE.propagate = _before
+                CORE.setLevel(level)

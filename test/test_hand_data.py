@@ -184,12 +184,13 @@ def test_views_without_a_hand(hand: SkinnedHand, tmp_path: Path) -> None:
     """Solids and walls, as they are and as a sensor sees them; and places of a frame that are no part of its hand."""
     crop, rng = HandCrop(), np.random.default_rng(0)
     absent = Absent(crop, 14, rng)
-    views = [absent.draw() for _ in range(12)]
+    rendered, sensed = ([draw() for _ in range(12)] for draw in (absent.rendered, absent.seen))
     absent.close()
-    assert all(np.isnan(v.joints).all() and v.joints.shape == (14, 3) for v in views)
-    windows = [draw_window(v, crop, HandWindowsConfig(), rng)[0] for v in views]
-    assert sum((exact < 1).mean() > 0.005 for _, exact in windows) >= 9  # something is seen
-    assert any((seen != exact).any() for seen, exact in windows)
+    for views, layers in ((rendered, 1), (sensed, 2)):
+        assert all(np.isnan(v.joints).all() and v.joints.shape == (14, 3) and len(v.layers) == layers for v in views)
+        windows = [draw_window(v, crop, HandWindowsConfig(), rng)[0] for v in views]
+        assert sum((w[0] < 1).mean() > 0.005 for w in windows) >= 8  # something is seen
+    assert all((w[1] == 1).all() for w in windows)  # of no hand the rendering is empty
 
     center = np.array([-0.1, 0.0, 0.6])
     other = np.array([0.35, 0.0, 0.7])
@@ -201,8 +202,10 @@ def test_views_without_a_hand(hand: SkinnedHand, tmp_path: Path) -> None:
         view = elsewhere(frames, 0, crop, rng)
         assert view is not None and np.isnan(view.joints).all()
         assert (np.abs(frames.joints[0] - view.center).max(1) > crop.half).all()
-        u, v = view.camera.pixels(view.center[None])[0]
-        assert view.layers[0] is view.layers[1] and abs(u - v) < 1e-6  # the patch's middle
+        middle = (view.camera.width - 1) / 2
+        np.testing.assert_allclose(view.camera.pixels(view.center[None])[0], middle)
+        seen, nothing = view.layers
+        assert not nothing.any() and seen[round(middle), round(middle)] == pytest.approx(view.center[2], abs=0.03)
     lonely = np.where(depth < 1.0, depth, 0.0).astype(np.float32)
     lonely[:, 320:] = 0.0
     toy_hand.write_nyu(tmp_path / "lonely", [lonely], joints)

@@ -13,7 +13,7 @@ from fm_pose_core import EstimatorConfig
 from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.cli import main
 from fm_pose_core.config import HandEstimatorConfig
-from fm_pose_core.contract import hand_contract
+from fm_pose_core.contract import Output, hand_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.hands.bundle import HandBundle, write_hand_bundle
 from fm_pose_core.hands.estimator import HandEstimator
@@ -141,6 +141,11 @@ def test_presence_decides_where_the_network_tells(bundle: Path) -> None:
     estimator.backend.hand = 0.02
     refused = estimator.estimate(depth, CAMERA)
     assert refused is not None and not refused.accepted and refused.reason.endswith("it is hardly a hand")
+    for wrong, score in ((7.0, pose.score / 0.9), (np.nan, np.nan)):  # no probability
+        estimator.backend.hand = wrong
+        odd = estimator.estimate(depth, CAMERA)
+        assert odd is not None and odd.score == pytest.approx(score, nan_ok=True)
+        assert odd.accepted == np.isfinite(wrong)
 
 
 def test_no_hand_and_bad_depth(bundle: Path) -> None:
@@ -173,6 +178,9 @@ def test_a_bundle_says_what_it_is_for(bundle: Path, toy_bundle: Path, tmp_path: 
         with pytest.raises(InputError, match=message):
             write_hand_bundle(tmp_path / "bad", network, replace(toy_hand.ENTRY, **change))
         assert not (tmp_path / "bad").exists()
+    odd = replace(contract, outputs=(*contract.outputs, Output("presence", (7, 5))))
+    with pytest.raises(InputError, match="outputs: expected joints, spread"):
+        write_hand_bundle(tmp_path / "bad", replace(network, contract=odd), toy_hand.ENTRY)
 
 
 def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +206,9 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
     train = ["train", str(tmp_path / "hand.yaml"), "--output", str(tmp_path / "run")]
     assert main([*train, "--set", "network.surface=true"]) == 2
     assert "network.surface: expected false for hands" in capsys.readouterr().err
+    for taught in ("loss.presence", "real.absent", "synthetic.absent"):
+        assert main([*train, "--set", f"{taught}=0.0"]) == 2
+        assert "which teach it" in capsys.readouterr().err
     assert main(train) == 0
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--precision", "fp32"]) == 0
     made = HandBundle.load(tmp_path / "bundle")

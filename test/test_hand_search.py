@@ -46,18 +46,24 @@ def test_holes_and_what_lies_outside_the_cube_are_background() -> None:
     np.testing.assert_allclose(crop.normalise(values, 0.7), [1, 1, 0, 1, 1, 0.5], atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.03])
-def test_a_finer_image_gives_the_same_hand(scale: float) -> None:
+@pytest.mark.parametrize("size", [(320, 240), (640, 480), (848, 480), (1299, 975)])
+def test_a_finer_image_gives_the_same_hand(size: tuple[int, int]) -> None:
     """A hand with a wall close behind it, which is larger than the cube and so taken out, up to its edges."""
-    K = CAMERA.K * [[scale], [scale], [1.0]]
-    camera = Camera(K, int(640 * scale), int(480 * scale))
-    center = np.array([0.1, 0.0, 0.6])
-    depth = np.minimum(toy_hand.toy_depth(camera, center, 0.05, 0.72), np.float32(0.72))
+    scale = size[1] / 480
+    camera = Camera(np.array([[588 * scale, 0, size[0] / 2], [0, 588 * scale, size[1] / 2], [0, 0, 1]]), *size)
+    depth = np.minimum(toy_hand.toy_depth(camera, np.array([0.1, 0.0, 0.6]), 0.05, 0.66), np.float32(0.66))
     (hand,) = find_hand(depth, camera)
     np.testing.assert_allclose(hand.center, [0.1, 0.0, 0.57], atol=0.01)
-    window = HandCrop().cut(hand.depth, camera, hand.center)
-    wall = np.abs(window * 0.15 + hand.center[2] - 0.72) < 1e-3
-    assert wall.mean() < 0.03  # the pixels at its edge alone
+    for seen, least, most in ((depth, 0.5, 1.0), (hand.depth, 0.0, 0.03)):  # there, the pixels at its edge alone
+        window = HandCrop().cut(seen, camera, hand.center)
+        assert least <= (np.abs(window * 0.15 + hand.center[2] - 0.66) < 1e-3).mean() <= most
+    assert (hand.depth[:, -3:] == 0).all() and (hand.depth[-3:] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(640, 1), (1, 640)])
+def test_an_image_of_a_few_rows_shows_no_hand(size: tuple[int, int]) -> None:
+    camera = Camera(np.array([[588.0, 0, 0], [0, 588.0, 0], [0, 0, 1]]), *size)
+    assert find_hand(np.full(size[::-1], 0.6, np.float32), camera) == []
 
 
 def test_the_nearest_large_blob_is_the_hand() -> None:

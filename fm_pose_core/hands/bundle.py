@@ -43,7 +43,7 @@ class HandManifest(Manifest):
         expect(contract.channels == 1, "network.contract.channels", "1", contract.channels)
         expect(contract.head == "joints", "network.contract.head", "joints", repr(contract.head))
         outputs, wanted = {x.name: x.shape for x in contract.outputs}, (len(joints), 3)
-        fits = {**outputs, "presence": (1,)} == {"joints": wanted, "spread": wanted, "presence": (1,)}
+        fits = {"presence": (1,), **outputs} == {"joints": wanted, "spread": wanted, "presence": (1,)}
         expect(fits, "network.contract.outputs", f"joints, spread, {wanted} each, and perhaps presence, (1,)", outputs)
 
 

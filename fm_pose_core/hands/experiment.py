@@ -89,6 +89,10 @@ def read_data(experiment: HandExperiment) -> HandData:
     expect(experiment.loss.points == 0.0, "loss.points", "0 for hands: L_p is made for objects", experiment.loss.points)
     for name in ("surface", "distance"):
         expect(not getattr(experiment.network, name), f"network.{name}", "false for hands", True)
+    if presence:
+        shares = (experiment.loss.presence, experiment.synthetic.absent, experiment.real.absent)
+        wanted = "loss.presence, synthetic.absent and real.absent above 0, which teach it"
+        expect(min(shares) > 0, "network.presence", wanted, shares)
     expect(experiment.crop.size % 16 == 0, "crop.size", "a multiple of 16", experiment.crop.size)
     training, validation = _parts(c)
     needed = experiment.how.sees_real

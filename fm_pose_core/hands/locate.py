@@ -115,12 +115,13 @@ def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, 
     range.
 
     What the depth does not jump within is one thing. The hand is the nearest, or the next if that is hardly farther; of
-    an arm it may be either end or the nearest part. Of an image that is wider than `SEARCHED` only every second (third,
-    …) pixel of every second row is looked at.
+    an arm it may be either end or the nearest part. Of an image that is at least twice as wide as `SEARCHED` only every
+    second (third, …) pixel of every second row is looked at.
     """
-    s, depth, k = search or SearchConfig(), _known(depth), max(1, round(camera.width / SEARCHED))
-    seen = camera.restricted(0, 0, camera.width, camera.height, k, k)
-    coarse = np.ascontiguousarray(depth[::k, ::k][: seen.height, : seen.width])
+    s, depth, k = search or SearchConfig(), _known(depth), max(1, camera.width // SEARCHED)
+    coarse = np.ascontiguousarray(depth[::k, ::k])
+    K = np.vstack([camera.K[:2] / k, camera.K[2:]])
+    seen = Camera(K, coarse.shape[1], coarse.shape[0], camera.distortion, camera.distortion_model)
     labels, everything = _things(coarse, seen, s.nearest - cube / 2, s.farthest + cube / 2, s.smallest)
     things = sorted((t for t in everything if s.nearest <= t.front <= s.farthest), key=lambda t: t.front)
     candidates = []

@@ -1,7 +1,7 @@
 """Training samples of hands: T^S, and T^M, whose real halves are T^R (sections 3.1 and 4.2). Endless, never the same
 twice (hands/views.py)."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,7 @@ class HandSamples:
 
     def _view(self) -> HandView:
         if self.absent is not None and self.rng.uniform() < self.config.absent:
-            view = self.absent.draw()
-            return replace(view, layers=view.layers[1:])
+            return self.absent.rendered()
         k = int(self.rng.integers(len(self.renderers)))
         return self.renderers[k].render(self.priors[k].draw(self.rng))
 
@@ -112,8 +111,7 @@ class HandPairs:
         absent: Absent | None = None,
     ) -> None:
         """of_frame (N,): which of `hands` a frame shows; poses: of each frame. absent: where half of the windows
-        without a hand come from; the others are cut beside the hands of the frames, and no rendering belongs to them:
-        their synthetic half is the real one."""
+        without a hand come from; the others are cut beside the hands of the frames."""
         self.frames, self.of_frame, self.poses, self.absent = frames, of_frame, poses, absent
         self.crop, self.config, self.rng = crop, config, rng
         self.renderers = [HandRenderer(hand, landmarks, crop) for hand, landmarks in hands]
@@ -123,7 +121,7 @@ class HandPairs:
         i = int(self.rng.integers(len(self.frames)))
         if self.absent is not None and self.rng.uniform() < self.config.absent:
             beside = elsewhere(self.frames, i, self.crop, self.rng) if self.rng.uniform() < 0.5 else None
-            return beside or self.absent.draw()
+            return beside or self.absent.seen()
         renderer, camera = self.renderers[self.of_frame[i]], self.frames.camera
         joints = self.frames.joints[i]
         center, depth, _ = annotated_hand(self.frames.depth(i), camera, joints, 2 * self.crop.half)

@@ -47,4 +47,4 @@ class HandSolver:
     @staticmethod
     def presence(outputs: Outputs) -> float:
         """The probability that a hand is there, the mean over the views; 1 where the network does not tell."""
-        return float(outputs["presence"].mean()) if "presence" in outputs else 1.0
+        return float(np.clip(outputs["presence"].mean(), 0.0, 1.0)) if "presence" in outputs else 1.0

@@ -13,7 +13,7 @@ from fm_pose_core.hands.crop import HandCrop
 from fm_pose_core.hands.frames import HandFrames
 from fm_pose_core.hands.labels import MM, THRESHOLDS
 from fm_pose_core.hands.locate import annotated_hand
-from fm_pose_core.hands.solver import HandSolver
+from fm_pose_core.hands.solver import HandSolver, Outputs
 from fm_pose_core.hands.views import HandWindowsConfig, draw_window
 from fm_pose_core.learning.networks import Fused
 
@@ -40,9 +40,10 @@ class HandCases:
             windows.append(solver.look(depth, frames.camera, center))
         self.windows = np.concatenate(windows)
 
-    def answers(self, network: Fused) -> tuple[Array, Array]:
-        """Joints (N, J, 3) metres in the camera's frame, and the deviation (N, J) to expect of their coordinates."""
-        outputs, n = network.infer(self.windows), self.solver.views
+    def answers(self, outputs: Outputs) -> tuple[Array, Array]:
+        """Of a network's outputs for `windows`: joints (N, J, 3) metres in the camera's frame, and the deviation (N, J)
+        to expect of their coordinates."""
+        n = self.solver.views
         each = [{k: v[n * i : n * (i + 1)] for k, v in outputs.items()} for i in range(len(self.centers))]
         decoded = [self.solver.decode(x, c) for x, c in zip(each, self.centers, strict=True)]
         return np.stack([joints for joints, _ in decoded]), np.stack([deviation for _, deviation in decoded])
@@ -52,9 +53,11 @@ def windows_without_hand(crop: HandCrop, frames: HandFrames, count: int = ABSENT
     """(count, S, S, 1): cubes in which no hand is, always the same; half of them beside the hands of the frames."""
     rng = np.random.default_rng(1)
     made = Absent(crop, frames.joints.shape[1], rng)
+    chosen = np.linspace(0, len(frames) - 1, count // 2).astype(int)
     try:
-        views = [elsewhere(frames, i % len(frames), crop, rng) if i % 2 else None for i in range(count)]
-        drawn = [draw_window(view or made.draw(), crop, HandWindowsConfig(), rng)[0][0] for view in views]
+        beside = [elsewhere(frames, int(i), crop, rng) for i in chosen]
+        views = [*beside, *[None] * (count - len(beside))]
+        drawn = [draw_window(view or made.seen(), crop, HandWindowsConfig(), rng)[0][0] for view in views]
         return np.stack(drawn)[..., None]
     finally:
         made.close()
@@ -69,19 +72,16 @@ class HandValidation:
 
     def run(self, network: Fused) -> dict[str, float]:
         """Mean joint error in mm, and shares of frames."""
-        joints, _ = self.cases.answers(network)
-        told = {} if self.absent is None else self._told(network, self.absent)
+        outputs = network.infer(self.cases.windows)
+        joints, _ = self.cases.answers(outputs)
         errors = np.linalg.norm(joints - self.cases.truths, axis=-1)
-        result = {"validation/joint_mm": float(errors.mean() / MM), **told}
+        result = {"validation/joint_mm": float(errors.mean() / MM)}
         for t in THRESHOLDS:
             result[f"validation/all_{t / MM:.0f}mm"] = float((errors.max(1) < t).mean())
+        if self.absent is not None:  # shares that are taken for a hand
+            result["validation/hands_kept"] = float((outputs["presence"] > 0.5).mean())
+            result["validation/others_taken"] = float((network.infer(self.absent)["presence"] > 0.5).mean())
         return result
-
-    def _told(self, network: Fused, absent: Depth) -> dict[str, float]:
-        """Shares of the hands that are taken for one, and of other things that are."""
-        hands, others = (network.infer(windows)["presence"] for windows in (self.cases.windows, absent))
-        kept, taken = float((hands > 0.5).mean()), float((others > 0.5).mean())
-        return {"validation/hands_kept": kept, "validation/others_taken": taken}
 
 
 def spread_scale(network: Fused, crop: HandCrop, frames: HandFrames | None) -> float:
@@ -95,6 +95,6 @@ def spread_scale(network: Fused, crop: HandCrop, frames: HandFrames | None) -> f
         log.warning("no validation frames: the deviations are not calibrated (spread_scale 1)")
         return 1.0
     cases = HandCases(frames, HandSolver(crop, EngineConfig().views))
-    joints, deviation = cases.answers(network)
+    joints, deviation = cases.answers(network.infer(cases.windows))
     ratio = np.abs(joints - cases.truths) / np.maximum(deviation[..., None], 1e-9)
     return float(np.clip(np.median(ratio) / NORMAL_MEDIAN, 0.1, 30.0))

@@ -46,20 +46,26 @@ def test_what_the_core_logs_is_heard_on_rosout(nodes: tuple[Node, Node]) -> None
     ]
 
 
-def test_two_nodes_take_turns(nodes: tuple[Node, Node]) -> None:
-    """As they do in two threads: the log is as before when both are done."""
+def test_each_node_hears_its_own_thread(nodes: tuple[Node, Node]) -> None:
+    """Two at once, neither waits for the other: the log is as before when both are done."""
     core = logging.getLogger("fm_pose_core")
     before = (core.level, core.propagate, list(core.handlers))
-    inside: list[int] = []
+    both, heard = threading.Barrier(2, timeout=10), {"a": [], "b": []}  # type: ignore[var-annotated]
 
-    def configure(node: Node) -> None:
-        with core_log(node.get_logger()):
-            inside.append(len(core.handlers) - len(before[2]))
-            time.sleep(0.05)
+    class Ear:
+        def __init__(self, name: str) -> None:
+            self.info = heard[name].append
 
-    threads = [threading.Thread(target=configure, args=(node,)) for node in nodes]
+    def configure(name: str) -> None:
+        with core_log(Ear(name)):
+            both.wait()
+            core.info("of %s", name)
+            both.wait()
+
+    threads = [threading.Thread(target=configure, args=(name,)) for name in heard]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert inside == [1, 1] and (core.level, core.propagate, list(core.handlers)) == before
+    assert heard == {"a": ["of a"], "b": ["of b"]}
+    assert (core.level, core.propagate, list(core.handlers)) == before

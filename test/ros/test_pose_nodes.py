@@ -74,7 +74,7 @@ def test_an_object_and_a_hand_node_in_one_process(toy_bundle: Path, toy_hand_bun
         (["camera_node:left"], 2, "expected KIND:NAME with a kind of object_pose_node, hand_pose_node, got"),
         (["object_pose_node:a-b"], 2, "expected KIND:NAME"),
         (["object_pose_node:left", "hand_pose_node:left"], 2, "expected different names, got left left"),
-        (["object_pose_node:left", "--ros-args", "-p", "min_score:=2.0"], 1, "min_score"),
+        (["object_pose_node:a", "hand_pose_node:b", "--ros-args", "-p", "b:min_score:=2.0"], 1, "min_score"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(arguments: list[str], status: int, message: str) -> None:
@@ -83,3 +83,33 @@ def test_wrong_arguments_are_told_in_one_line(arguments: list[str], status: int,
     _, errors = process.communicate(timeout=20)
     peer.close()
     assert process.returncode == status and message in errors and "Traceback" not in errors
+
+
+FAULTY = """
+import rclpy
+from rclpy.node import Node
+from fm_pose_ros.lifecycle import run_nodes
+
+
+class Steady(Node):
+    def __init__(self):
+        super().__init__("steady")
+
+    def finish(self):
+        print("finished", flush=True)
+        self.destroy_node()
+
+
+class Faulty(Steady):
+    def __init__(self):
+        super().__init__()
+        self.create_timer(0.01, lambda: 1 / 0)
+
+
+run_nodes([Steady, Faulty], "nodes")
+"""
+
+
+def test_a_fault_in_one_node_ends_all_and_is_told() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTY], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and done.stdout == "finished\n" and "ZeroDivisionError" in done.stderr

@@ -4,7 +4,7 @@ images alone (BB8 without refinement, in Table 1). Beyond the paper, to see what
 renderings left it, and then only g learns, or only h without g."""
 
 from fm_pose_core.learning.adaptation.method import Method, both, pairs, real_alone, synthetic_alone
-from fm_pose_core.learning.losses import BESIDE, ExpectedError, MappedFeatures, RealPose, SyntheticPose
+from fm_pose_core.learning.losses import BESIDE, ExpectedError, HandPresence, MappedFeatures, RealPose, SyntheticPose
 
 EQUATION_1 = (SyntheticPose, RealPose, MappedFeatures)  # L = L_hS + β L_hR + γ L_g
 
@@ -13,4 +13,4 @@ WITHOUT_MAPPING = Method("without_mapping", both)
 SYNTHETIC_ONLY = Method("synthetic_only", synthetic_alone)
 REAL_ONLY = Method("real_only", real_alone)
 MAPPING_ALONE = Method("mapping_alone", pairs, (RealPose, MappedFeatures), mapping=True, frozen=("f", "h"))
-HEAD_ALONE = Method("head_alone", both, (SyntheticPose, RealPose, ExpectedError), frozen=("f",))
+HEAD_ALONE = Method("head_alone", both, (SyntheticPose, RealPose, ExpectedError, HandPresence), frozen=("f",))
