@@ -8,6 +8,7 @@ gestures of the training frames, and bending the fingers at random. What is ther
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ FEW = [
     "schedule.pretrain_images=40000",
     "schedule.images=120000",
 ]
+PLAIN = "network.presence=false"  # as in the paper
 ROWS = {
     "feature_mapping": Row(),
     "without_mapping": Row(["method=without_mapping"], "feature_mapping"),
@@ -34,6 +36,7 @@ ROWS = {
     "few_without_mapping": Row([*FEW, "method=without_mapping"], "few_feature_mapping"),
     "few_real_only": Row([*FEW, "method=real_only"]),
 }
+ROWS = {name: replace(row, changes=[PLAIN, *row.changes]) for name, row in ROWS.items()}
 GESTURE = 12  # frames
 MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
 
