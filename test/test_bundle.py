@@ -335,12 +335,23 @@ def test_format_1_is_read(name: str, object_id: int) -> None:
     assert bundle.manifest.training == written["training"]
 
 
-def test_format_1_of_hands_is_read() -> None:
-    written = json.loads((MODELS / "hand" / "manifest.json").read_text())
-    bundle = load_bundle(MODELS / "hand")
-    assert written["format"] == 1 and isinstance(bundle, HandBundle)
+def format_1(name: str, folder: Path) -> Path:
+    """The committed tugboat, which is of format 1; or a hand as that format wrote it."""
+    if name == "tugboat":
+        return Path(shutil.copytree(MODELS / name, folder / name))
+    bundle = write_toy_hand(folder / name)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["network"]["contract"]
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    return bundle
+
+
+def test_format_1_of_hands_is_read(tmp_path: Path) -> None:
+    path = format_1("hand", tmp_path)
+    written, bundle = json.loads((path / "manifest.json").read_text()), load_bundle(path)
+    assert isinstance(bundle, HandBundle)
     assert bundle.hand.joints == tuple(written["hand"]["joints"]) and len(bundle.hand.joints) == 14
-    assert bundle.contract == hand_contract(14, 128, written["hand"]["cube"])
+    assert bundle.contract == hand_contract(14, written["hand"]["size"], written["hand"]["cube"])
     assert [x.shape for x in bundle.contract.outputs] == [(14, 3), (14, 3)]
     assert bundle.manifest.network.architecture == written["network"]["architecture"]
 
@@ -372,8 +383,7 @@ def test_format_1_of_hands_is_read() -> None:
 def test_a_damaged_manifest_of_format_1_is_refused_by_name(
     tmp_path: Path, name: str, change: Callable[[dict], None], message: str
 ) -> None:
-    shutil.copytree(MODELS / name, tmp_path / name)
-    file = tmp_path / name / "manifest.json"
+    file = format_1(name, tmp_path) / "manifest.json"
     manifest = json.loads(file.read_text())
     change(manifest)
     file.write_text(json.dumps(manifest))

@@ -64,7 +64,8 @@ def test_validation_calibration_and_estimator_see_the_same_joints(
     file = NetworkFile(to_onnx(network, "fp32"), to_dict(NETWORK), network.contract)
     bundle = write_hand_bundle(tmp_path / "hand", file, toy_hand.ENTRY)
     estimator = HandEstimator.load(bundle.path, EngineConfig("torch", "fp32", views=views, min_score=0.0))
-    joints, deviation = HandCases(frames, HandSolver(CROP, views)).answers(network)
+    cases = HandCases(frames, HandSolver(CROP, views))
+    joints, deviation = cases.answers(network.infer(cases.windows))
     assert np.ptp(joints, 0).min() > 1e-3  # the network looks at the picture
     for i in range(len(frames)):
         known = annotated_hand(frames.depth(i), frames.camera, frames.joints[i], 2 * CROP.half)

@@ -31,8 +31,6 @@ class Absent:
         at = np.array([*self.rng.uniform(-0.2, 0.2, 2), 1.0]) * self.rng.uniform(*DISTANCES)
         camera = patch_camera(self.crop, at)
         depth = self.solids.draw(at, camera.K, self.rng)
-        if self.rng.uniform() < 0.3:
-            self._cut(depth)
         rows, columns = np.nonzero(depth > 0)
         center = at
         if len(rows):
@@ -52,11 +50,6 @@ class Absent:
         else:
             seen = sense(depth, view.camera.K, SENSORS[int(self.rng.integers(len(SENSORS)))], self.rng)
         return HandView([seen, np.zeros_like(seen)], view.camera, view.center, view.joints)
-
-    def _cut(self, depth: Depth) -> None:
-        """As by the border of the image: nothing is seen beyond a row or a column."""
-        part = np.rot90(depth, int(self.rng.integers(4)))
-        part[int(self.size * self.rng.uniform(0.4, 0.8)) :] = 0.0
 
     def _rough(self, depth: Depth) -> Depth:
         """Noise of 1 to 50 mm, and holes."""

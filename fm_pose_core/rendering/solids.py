@@ -27,13 +27,12 @@ class Solids:
         """Depth (size, size), metres, 0 where there is nothing: a few solids about the point `at` (3,), metres in the
         frame of the camera K (3, 3)."""
         walled = rng.uniform() < 0.6
-        count = int(rng.integers(0 if walled else 1, COUNT + 1)) if rng.uniform() < 0.7 else 1
+        count = int(rng.integers(0 if walled else 1, COUNT + 1))
         together, spread = rng.uniform() < 0.4, rng.uniform(0.01, 0.15)
-        usual = np.exp(rng.uniform(np.log(0.008), np.log(0.1)))  # metres: half a solid's size
+        usual = np.exp(rng.normal(np.log(0.02), 0.5))  # metres: half a solid's size
         placed = []
-        chosen = set(rng.permutation(COUNT)[:count].tolist())
         for k, corners in enumerate(self._corners[:-1]):
-            if k not in chosen:
+            if k >= count:
                 placed.append(np.broadcast_to(BEHIND, corners.shape))
                 continue
             half = np.clip(usual * np.exp(rng.normal(0, 0.5, 3)), 0.003, 0.2)
