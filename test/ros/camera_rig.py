@@ -3,6 +3,9 @@
 import array
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -34,6 +37,7 @@ from fm_pose_core.types import Camera
 from fm_pose_ros.object_pose_node import ObjectPoseNode
 
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+ROOT = Path(__file__).resolve().parents[2]
 NODE = "object_pose_node"
 FRAME = "camera_optical_frame"
 PATIENCE = 20.0  # seconds; nothing waits that long unless it fails
@@ -84,6 +88,20 @@ def detections_msg(stamp: float, *found: tuple[str, float, float, float]) -> Det
         detection.bbox.size_x = detection.bbox.size_y = 60.0
         msg.detections.append(detection)
     return msg
+
+
+def start(peer: "Peer", module: str, *arguments: str) -> "subprocess.Popen[str]":
+    """A module of fm_pose_ros as a process of its own, in the peer's domain."""
+    command = [sys.executable, "-m", f"fm_pose_ros.{module}", *arguments]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(peer.domain)}
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def ends_cleanly(process: "subprocess.Popen[str]", number: int = signal.SIGINT) -> None:
+    """At a signal: exit status 0, and no traceback."""
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0 and "Traceback" not in errors, errors
 
 
 class Peer:

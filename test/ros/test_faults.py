@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from camera_rig import CAMERA, Peer, image_msg, info_msg
+from camera_rig import CAMERA, Peer, ends_cleanly, image_msg, info_msg
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
-from test_lifecycle import start
+from test_lifecycle import start_node
 from test_object_pose_node import HERE, U, V, matrix_of, reference
 from toy_bundle import toy_image
 
@@ -49,18 +49,16 @@ def test_a_killed_node_starts_again_while_images_come(toy_bundle: Path) -> None:
     process: subprocess.Popen[str] | None = None
     try:
         for _ in range(3):
-            process = start(peer, *options)
+            process = start_node(peer, *options)
             peer.heard["detections"].clear()
             peer.wait(lambda: sum(bool(m.detections) for m in peer.heard["detections"]) >= 5, "five poses")
             assert process.poll() is None
             process.kill()
             process.communicate(timeout=20)
-        process = start(peer, *options)
+        process = start_node(peer, *options)
         peer.heard["detections"].clear()
         peer.wait(lambda: any(m.detections for m in peer.heard["detections"]), "a pose")
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
-        assert process.returncode == 0 and "Traceback" not in errors
+        ends_cleanly(process, signal.SIGTERM)
     finally:
         if process is not None:
             process.kill()

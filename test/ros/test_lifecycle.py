@@ -1,13 +1,10 @@
 """Configure, activate, deactivate, clean up, shut down, through the real services; and the executable as a process."""
 
-import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from camera_rig import CAMERA, Peer, image_msg, info_msg
+from camera_rig import CAMERA, Peer, ends_cleanly, image_msg, info_msg, start
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from test_object_pose_node import HERE, U, V
@@ -167,18 +164,8 @@ def test_a_wrong_override_is_told_in_one_line(rig):
     assert status.level == status.ERROR
 
 
-def start(peer: Peer, *options: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "fm_pose_ros.object_pose_node",
-        "--ros-args",
-        "-r",
-        f"__ns:=/{peer.namespace}",
-        *options,
-    ]
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(peer.domain)}
-    return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+def start_node(peer: Peer, *options: str) -> "subprocess.Popen[str]":
+    return start(peer, "object_pose_node", "--ros-args", "-r", f"__ns:=/{peer.namespace}", *options)
 
 
 def test_the_executable_with_remapped_topics(toy_bundle):
@@ -194,7 +181,7 @@ def test_the_executable_with_remapped_topics(toy_bundle):
         "-p",
         "backend:=onnxruntime",
     ]
-    process = start(peer, *remaps, *parameters)
+    process = start_node(peer, *remaps, *parameters)
     try:
         stamps = iter(range(1, 10**6))
 
@@ -205,9 +192,7 @@ def test_the_executable_with_remapped_topics(toy_bundle):
             return peer.heard["pose"]
 
         assert peer.wait(send, "a pose")[0].header.frame_id == "camera_optical_frame"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-        assert process.returncode == 0 and "Traceback" not in errors
+        ends_cleanly(process)
     finally:
         process.kill()
         peer.close()
@@ -218,7 +203,7 @@ def test_a_signal_during_frames_is_a_clean_end(toy_bundle, number):
     """At 60 images a second, and twice, as Ctrl-C under launch comes."""
     peer = Peer(("detections", "markers"))
     here = {"bundle": toy_bundle, "backend": "onnxruntime", "window_source": "fixed", "window_u": U, "window_v": V}
-    process = start(peer, *(x for k, v in here.items() for x in ("-p", f"{k}:={v}")))
+    process = start_node(peer, *(x for k, v in here.items() for x in ("-p", f"{k}:={v}")))
     try:
         stamps = iter(range(1, 10**6))
 
@@ -242,7 +227,7 @@ def test_a_signal_during_frames_is_a_clean_end(toy_bundle, number):
 
 def test_the_executable_refuses_a_parameter_out_of_range():
     peer = Peer()
-    process = start(peer, "-p", "min_score:=2.0")
+    process = start_node(peer, "-p", "min_score:=2.0")
     _, errors = process.communicate(timeout=20)
     peer.close()
     assert process.returncode == 1

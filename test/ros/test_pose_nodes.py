@@ -1,7 +1,5 @@
 """Several nodes in one process, as a process of their own."""
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 
 import numpy as np
 import toy_hand
-from camera_rig import CAMERA, Peer, image_msg, info_msg
+from camera_rig import CAMERA, ROOT, Peer, ends_cleanly, image_msg, info_msg, start
 from fm_pose_ros.msg import HandJoints
 from sensor_msgs.msg import Image
 from test_object_pose_node import U, V
 from toy_bundle import toy_image
-
-
-def start(peer: Peer, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fm_pose_ros.pose_nodes", *arguments]
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(peer.domain)}
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +36,7 @@ def test_an_object_and_a_hand_node_in_one_process(toy_bundle: Path, toy_hand_bun
     (tmp_path / "nodes.yaml").write_text(yaml.safe_dump(parameters))
     ros = ["--ros-args", "-r", f"__ns:=/{peer.namespace}", "--params-file", str(tmp_path / "nodes.yaml")]
     ros += ["-r", "left:image_raw:=front/image"]
-    process = start(peer, "object_pose_node:left", "hand_pose_node:gestures", *ros)
+    process = start(peer, "pose_nodes", "object_pose_node:left", "hand_pose_node:gestures", *ros)
     depth = toy_hand.toy_depth(CAMERA, np.array([0.05, -0.02, 0.6]))
     try:
         stamps = iter(range(1, 10**6))
@@ -60,9 +51,7 @@ def test_an_object_and_a_hand_node_in_one_process(toy_bundle: Path, toy_hand_bun
             return bool(peer.heard["pose"]) and any(joints.valid for joints in peer.heard["joints"])
 
         peer.wait(send, "a pose and a hand")
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-        assert process.returncode == 0 and "Traceback" not in errors
+        ends_cleanly(process)
     finally:
         process.kill()
         peer.close()
@@ -79,7 +68,7 @@ def test_an_object_and_a_hand_node_in_one_process(toy_bundle: Path, toy_hand_bun
 )
 def test_wrong_arguments_are_told_in_one_line(arguments: list[str], status: int, message: str) -> None:
     peer = Peer()
-    process = start(peer, *arguments)
+    process = start(peer, "pose_nodes", *arguments)
     _, errors = process.communicate(timeout=20)
     peer.close()
     assert process.returncode == status and message in errors and "Traceback" not in errors
