@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, exp_so3, transform
+from fm_pose_core.geometry import Array, exp_so3, skew, transform
 
 FLOOR = 0.5  # pixels: no predicted corner is better than this
 NEAR = 1e-3  # metres: a corner nearer to the camera's plane than this counts as behind it
@@ -79,7 +79,7 @@ def solve_pnp(
 def refine_pnp(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) -> PnpSolution:
     """The pose near a given one (4, 4) that fits best: X (N, 3) metres, object frame; uv, variance (N, 2) pixels and
     their squares. Its covariance is that of measurements of these variances, or what the residuals show beyond."""
-    T, residual, J = _refine(T_camera_object[:3, :3], T_camera_object[:3, 3], X, uv, K, 1.0 / variance.reshape(-1))
+    T, residual, J = fit(T_camera_object, X, uv, K, variance)
     rms = float(np.sqrt(residual @ residual / len(X)))
     freedom = residual.size - 6
     excess = max(0.0, float(residual @ residual) / freedom - float(variance.mean()))
@@ -87,6 +87,12 @@ def refine_pnp(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: 
     if covariance is None:
         return _refused("the corners do not determine a pose")
     return PnpSolution(T, rms, covariance, True)
+
+
+def fit(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) -> tuple[Array, Array, Array]:
+    """`refine_pnp` without the covariance: T (4, 4), the residuals (2N,) in pixels and their Jacobian (2N, 6) with
+    respect to (d, w), at the solution."""
+    return _refine(T_camera_object[:3, :3], T_camera_object[:3, 3], X, uv, K, 1.0 / variance.reshape(-1))
 
 
 def with_distance(found: PnpSolution, center: Array, distance: float, sigma: float) -> PnpSolution:
@@ -98,7 +104,7 @@ def with_distance(found: PnpSolution, center: Array, distance: float, sigma: flo
     for _ in range(2):  # the second time from nearby, where it is linear enough
         turned = T[:3, :3] @ center
         p = turned + T[:3, 3]
-        J = np.concatenate([p, np.cross(turned, p)]) / float(p @ p)  # of log |p| by (d, w)
+        J = np.concatenate([p, skew(turned) @ p]) / float(p @ p)  # of log |p| by (d, w)
         gain = P @ J / float(J @ P @ J + sigma**2)
         step = gain * (np.log(distance / np.linalg.norm(p)) + float(J @ step))
         T = transform(exp_so3(step[3:]) @ start[:3, :3], start[:3, 3] + step[:3])

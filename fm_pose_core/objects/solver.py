@@ -4,7 +4,7 @@ estimator, the validation during training and the calibration all go this way; w
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, apply, transform
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, solve_pnp, with_distance
+from fm_pose_core.objects.pnp import PnpSolution, expected_projection_error, rotate_covariance, solve_pnp, with_distance
 from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Visible, Window
@@ -52,6 +52,10 @@ class ObjectSolver:
     @cached_property
     def _views(self) -> list[Array]:
         return self.crop.views(1 if self.fill else self.views)
+
+    @cached_property
+    def _center(self) -> Array:
+        return np.asarray(self.box_corners.mean(0))
 
     def look(
         self,
@@ -95,26 +99,28 @@ class ObjectSolver:
     def _surface(self, outputs: Outputs) -> Measured:
         """The points of all cells, of all views, that show the object."""
         points, doubt, presence = (outputs[k][:, self.index] for k in ("points", "doubt", "presence"))
-        side = math.isqrt(points.shape[1])
-        centres = (np.arange(side) + 0.5) * (self.crop.size / side) - 0.5
-        pixels = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
-        shown = presence > PRESENT
+        pixels, shown = _cells(self.crop.size, math.isqrt(points.shape[1])), presence > PRESENT
         seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
         return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
 
-    def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0, rough: bool = False) -> Solution:
-        """From the network's answer to the pose in the camera's frame, by PnP. rough: it is to tell where to look
+    def pose(self, answer: Answer, spread_scale: float = 1.0, rough: bool = False) -> PnpSolution:
+        """From the network's answer to the pose in the window's frame, by PnP. rough: it is to tell where to look
         again, for which the corners suffice."""
-        corners, deviation, surface, distance, presence = answer
+        corners, deviation, surface, distance, _ = answer
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
         if surface is not None and len(surface.points) >= FEWEST and not (rough and found.accepted):
             found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
-        image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
+        if found.accepted and distance is not None and np.isfinite(distance).all():
+            sigma = max(spread_scale * distance[1], FINEST_LOG)
+            found = with_distance(found, self._center, distance[0], sigma)
+        return found
+
+    def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> Solution:
+        """From the network's answer to the pose in the camera's frame, refined."""
+        found, presence = self.pose(answer, spread_scale), answer.presence
+        image_corners = self.crop.to_image(answer.corners, look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), image_corners, np.inf, found.covariance, np.inf, found.reason)
-        if distance is not None and np.isfinite(distance).all():
-            sigma = max(spread_scale * distance[1], FINEST_LOG)
-            found = with_distance(found, self.box_corners.mean(0), distance[0], sigma)
         T = transform(look.R_camera_window, np.zeros(3)) @ found.T_camera_object
         covariance = rotate_covariance(found.covariance, look.R_camera_window)
         difference = image_corners - look.camera.pixels(apply(T, self.box_corners))
@@ -133,14 +139,21 @@ class ObjectSolver:
             return self
         return replace(self, crop=self.crop.zoomed(distance / self.fill), fill=0.0)
 
-    def second_look(self, look: Look, solution: Solution) -> "tuple[ObjectSolver, Look] | None":
-        """At where the pose is: centred, and zoomed so that the object fills the window. None without a pose, or for a
-        network that was not trained for it."""
-        if not self.fill or not solution.accepted:
+    def second_look(self, look: Look, found: PnpSolution) -> "tuple[ObjectSolver, Look] | None":
+        """At where the pose is (in the frame of the first look's window): centred, and zoomed so that the object fills
+        the window. None without a pose, or for a network that was not trained for it."""
+        if not self.fill or not found.accepted:
             return None
-        center = apply(solution.T_camera_object, self.box_corners.mean(0)[None])
+        center = apply(found.T_camera_object, self._center[None]) @ look.R_camera_window.T
         solver = self.for_distance(float(np.linalg.norm(center)))
         return solver, solver.look(look.image(), look.camera, Window(*look.camera.pixels(center)[0]), look.image)
+
+
+@cache
+def _cells(size: int, side: int) -> Array:
+    """Middles (side², 2) of the cells of a window, pixels."""
+    middles = (np.arange(side) + 0.5) * (size / side) - 0.5
+    return np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -151,9 +164,15 @@ class Sight:
     look: Look
     answer: Answer
 
-    def solve(self, spread_scale: float = 1.0, rough: bool = False) -> Solution:
+    def solve(self, spread_scale: float = 1.0) -> Solution:
         """See ObjectSolver.solve."""
-        return self.solver.solve(self.look, self.answer, spread_scale, rough)
+        return self.solver.solve(self.look, self.answer, spread_scale)
+
+    def second(self, spread_scale: float = 1.0) -> "tuple[ObjectSolver, Look] | None":
+        """See ObjectSolver.second_look."""
+        if not self.solver.fill:
+            return None
+        return self.solver.second_look(self.look, self.solver.pose(self.answer, spread_scale, rough=True))
 
 
 def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]:
@@ -166,7 +185,7 @@ def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]
 
 def see_again(infer: Infer, sights: Sequence[Sight], spread_scale: float = 1.0) -> list[tuple[Sight, ...]]:
     """Each sight with a second one, where there is one; the best comes first."""
-    asked = [x.solver.second_look(x.look, x.solve(spread_scale, rough=True)) if x.solver.fill else None for x in sights]
+    asked = [x.second(spread_scale) for x in sights]
     second = iter(see(infer, [x for x in asked if x is not None]))
     return [(x,) if again is None else (next(second), x) for x, again in zip(sights, asked, strict=True)]
 

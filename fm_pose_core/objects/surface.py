@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fm_pose_core.geometry import Array, apply, exp_so3, project, transform
-from fm_pose_core.objects.pnp import FLOOR, PnpSolution, refine_pnp
+from fm_pose_core.objects.pnp import FLOOR, PnpSolution, fit, refine_pnp
 
 FEWEST = 6  # points that are worth a second look
 PRESENT = 0.5  # probability from which on a cell shows the object
@@ -56,16 +56,15 @@ def solve_surface(
     if not starts:
         return first
     T = min(starts, key=lambda T: _cost(T, X, uv, K, variance(T), share))
-    found = first
-    for _ in range(ROUNDS):
+
+    def weighted(T: Array) -> Array:
         s2 = variance(T)
-        distance = deviations(T, s2)
-        weight = share * np.minimum(1.0, LIMIT / np.maximum(distance, 1e-9)) ** 2
-        found = refine_pnp(T, X, uv, K, s2 / weight[:, None])
-        if not found.accepted:
-            return first
-        T = found.T_camera_object
-    return found
+        return np.asarray(s2 / (share * np.minimum(1.0, LIMIT / np.maximum(deviations(T, s2), 1e-9)) ** 2)[:, None])
+
+    for _ in range(ROUNDS - 1):
+        T = fit(T, X, uv, K, weighted(T))[0]
+    found = refine_pnp(T, X, uv, K, weighted(T))
+    return found if found.accepted else first
 
 
 def _cost(T: Array, X: Array, uv: Array, K: Array, variance: Array, share: Array) -> float:
