@@ -35,14 +35,15 @@ POINTS = 600  # of the object that are compared in each photograph
 EDGE_POINTS = 500  # likewise, in `refine`
 WEAK = 6.0  # grey values a pixel: a weaker edge of the rendering is none
 NOISE = 2.0  # likewise of the photograph
-REACH = 5.0  # pixels: how far an edge is looked for
+REACH = 5.0  # pixels: how far an edge is looked for, in `refine`
+FAR = 8.0  # likewise in `settle`, which a network's pose begins
 STEP = 0.5  # pixels, of the search
 TUKEY = 3.0  # pixels: an edge farther off is another one
 OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
 ROUNDS, ITERATIONS = 2, 15  # of `match` at each blur, and of `refine`: how often the model is rendered anew
 NOTHING = 0.05  # inliers: with fewer, no edge of the model was found
-RENDERINGS, STEPS = 3, 2  # of `settle`: how often the model is rendered anew, and moved then
+RENDERINGS, STEPS = 5, 2  # of `settle`: how often the model is rendered anew, and moved then
 SETTLED = 1e-3  # radians, radii: a smaller step after a rendering is the last one
 LEAST_DISTANCE = 0.3  # pixels: edges are not known better one by one
 SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
@@ -172,10 +173,10 @@ class Aligner:
         T, size = prior.T_world_center, prior.size
         edges: _Distances | None = None
         for k in range(RENDERINGS * STEPS):
-            reach = max(TUKEY, REACH * 0.8**k)
+            reach = max(TUKEY, FAR * 0.8**k)
             if k % STEPS == 0:
                 points, drawn = self._edge_points(views, T, size), size
-            edges = self._distances(points, T, size / drawn, reach)
+            edges = self._distances(points, T, size / drawn, reach, FAR)
             if edges is None:
                 return None
             away = np.append(difference(T, prior.T_world_center), prior.size / size - 1.0) / units
@@ -225,7 +226,7 @@ class Aligner:
 
     def _edges(self, views: Sequence[View], T_world_center: Array, size: float, reach: float) -> "_Distances | None":
         """Distances of the rendering's edges to the photographs', in all views."""
-        return self._distances(self._edge_points(views, T_world_center, size), T_world_center, 1.0, reach)
+        return self._distances(self._edge_points(views, T_world_center, size), T_world_center, 1.0, reach, REACH)
 
     def _edge_points(self, views: Sequence[View], T_world_center: Array, size: float) -> "list[_EdgePoints]":
         """Of the rendering, in each view that shows enough of them."""
@@ -240,9 +241,10 @@ class Aligner:
         return found
 
     def _distances(
-        self, edges: "Sequence[_EdgePoints]", T_world_center: Array, grown: float, reach: float
+        self, edges: "Sequence[_EdgePoints]", T_world_center: Array, grown: float, reach: float, farthest: float
     ) -> "_Distances | None":
-        """Of edge points to the photographs' edges, where the object is elsewhere now, and `grown`."""
+        """Of edge points to the photographs' edges, where the object is elsewhere now, and `grown`. They are looked for
+        up to `farthest` pixels, and count up to `reach`."""
         rows, distances = [], []
         for part in edges:
             T = part.view.T_view_world @ T_world_center
@@ -252,7 +254,7 @@ class Aligner:
             slope = np.column_stack([slope, -(slope * P[:, :2]).sum(1) / P[:, 2]]) @ T[:3, :3]
             rows.append(np.column_stack([self.radius * slope, np.cross(X, slope), (X * slope).sum(1)]))
             pixels = P[:, :2] / P[:, 2:] * self.crop.focal + self.crop.K[:2, 2]
-            distances.append(_edge_distance(part.view.gradients, pixels, part.normals))
+            distances.append(_edge_distance(part.view.gradients, pixels, part.normals, farthest))
         if not rows:
             return None
         groups = np.concatenate([part.groups for part in edges])
@@ -445,9 +447,10 @@ def _some(mask: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], NDArra
     return v[chosen], u[chosen]
 
 
-def _edge_distance(gradients: Field, pixels: Array, normals: Array) -> Array:
-    """(N,) signed distance along the normal to the nearest edge of the photograph; infinite where there is none."""
-    along = np.arange(-REACH - 1, REACH + 1 + STEP / 2, STEP)
+def _edge_distance(gradients: Field, pixels: Array, normals: Array, farthest: float) -> Array:
+    """(N,) signed distance along the normal to the nearest edge of the photograph; infinite where there is none up to
+    `farthest` pixels."""
+    along = np.arange(-farthest - 1, farthest + 1 + STEP / 2, STEP)
     u, v = ((pixels[:, None, k] + along * normals[:, None, k]).astype(np.float32) for k in (0, 1))
     gu, gv = (cv2.remap(g, u, v, cv2.INTER_LINEAR) for g in gradients)  # (N, D, C)
     profile = np.abs(gu * normals[:, None, None, 0] + gv * normals[:, None, None, 1]).max(-1)
