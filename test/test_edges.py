@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -79,6 +80,16 @@ def test_edges_correct_the_pose_and_say_how_well() -> None:
     assert np.median(np.array(before), 0)[0] > 3.0 and np.median(np.array(before), 0)[1] > 8.0
     assert np.median(np.array(after), 0)[0] < 0.7 and np.median(np.array(after), 0)[1] < 2.5
     assert 0.3 < np.median(deviations) < 20.0  # of chi square with 6 degrees of freedom: not sure of something wrong
+
+
+def test_edges_are_found_from_a_pose_seven_pixels_off() -> None:
+    """As far off as a network's pose often is."""
+    refiner, image = EdgeRefiner(MESH, CORNERS, DIAMETER, EdgeNoise(1.0, 0.002)), photograph()
+    for side in ([1.0, 0.0], [0.0, 1.0], [-0.7, 0.7]):
+        shift = 7.0 * TRUTH[2, 3] / CAMERA.K[0, 0] * np.array([*side, 0.0])
+        start = transform(TRUTH[:3, :3], TRUTH[:3, 3] + shift)
+        wide = replace(solution(start), covariance=np.diag(np.square([0.012, 0.012, 0.015, 0.05, 0.05, 0.05])))
+        assert errors(refiner.refine(look(image), wide).T_camera_object)[1] < 2.5
 
 
 def test_an_object_smaller_than_its_model_is_not_too_far_away() -> None:

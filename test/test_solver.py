@@ -14,7 +14,7 @@ from fm_pose_core.files import read_image
 from fm_pose_core.geometry import apply, box_corners, exp_so3, transform
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.estimator import PoseEstimator
-from fm_pose_core.objects.pnp import PnpSolution, score
+from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
 from fm_pose_core.objects.solver import Answer, Look, ObjectSolver, Sight, Solution, see, see_again, solve_best, split
 from fm_pose_core.types import Camera, Window
@@ -123,8 +123,7 @@ def test_a_second_look_is_centred_and_zoomed_and_its_answer_counts() -> None:
         of, own = asked[-1]
         corners = own.crop.to_window(apply(T, box), of.R_camera_window)
         corners[:, 0] += 3.0 * (len(asked) - 1)
-        T_window_object = transform(of.R_camera_window.T, np.zeros(3)) @ T
-        again = own.second_look(of, PnpSolution(T_window_object, 0.0, np.eye(6), True))
+        again = own.second_look(of, Answer(corners, np.ones((8, 2))))
         asked.extend([(again[1], again[0])] if again else [])
         assert len(pixels) == 1
         return {"corners": corners[None, None].astype(np.float32), "spread": np.ones((1, 1, 8, 2), np.float32)}
@@ -140,9 +139,8 @@ def test_a_second_look_is_centred_and_zoomed_and_its_answer_counts() -> None:
     found = solve_best((second, first)).T_camera_object
     right = second.look.R_camera_window[:, 0] * 3.0 * distance / second.solver.crop.focal  # of 3 pixels there
     np.testing.assert_allclose(found[:3, 3] - T[:3, 3], right, atol=3e-4)
-    nowhere = PnpSolution(np.eye(4), np.inf, np.eye(6), False, "no pose")
-    assert solver.second_look(look, nowhere) is None
-    assert replace(solver, fill=0.0).second_look(look, first.solver.pose(first.answer)) is None
+    assert solver.second_look(look, first.answer._replace(corners=np.full((8, 2), np.nan))) is None
+    assert replace(solver, fill=0.0).second_look(look, first.answer) is None
 
 
 def test_an_object_whose_distance_is_known_is_looked_at_once(toy_bundle: Path) -> None:

@@ -90,9 +90,38 @@ def refine_pnp(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: 
 
 
 def fit(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) -> tuple[Array, Array, Array]:
-    """`refine_pnp` without the covariance: T (4, 4), the residuals (2N,) in pixels and their Jacobian (2N, 6) with
-    respect to (d, w), at the solution."""
-    return _refine(T_camera_object[:3, :3], T_camera_object[:3, 3], X, uv, K, 1.0 / variance.reshape(-1))
+    """Levenberg-Marquardt on the weighted reprojection error, of what `refine_pnp` is given. Points stay in front.
+
+    Returns T (4, 4), the residuals (2N,) in pixels and their Jacobian (2N, 6) with respect to (d, w), at the solution.
+    """
+    import cv2
+
+    R, t = T_camera_object[:3, :3], T_camera_object[:3, 3]
+    weight, damping = 1.0 / variance.reshape(-1), 1e-4
+    pixels, J = _project(R, t, X, K)
+    residual = (pixels - uv).reshape(-1)
+    cost = residual @ (weight * residual)
+    for _ in range(ITERATIONS):
+        JtW = J.T * weight
+        H, g = JtW @ J, JtW @ residual
+        H.flat[::7] *= 1.0 + damping  # the diagonal
+        solved, step = cv2.solve(H, -g, flags=cv2.DECOMP_CHOLESKY)  # numpy's solvers cost more than the rest
+        step = step.reshape(6)
+        if not solved or not np.isfinite(step).all() or -(g @ step) <= 1e-8 * cost + 1e-20:  # the cost cannot fall
+            break
+        new_R, new_t = exp_so3(step[3:]) @ R, t + step[:3]
+        if (X @ new_R[2] + new_t[2]).min() > NEAR:
+            new_pixels, new_J = _project(new_R, new_t, X, K)
+            new_residual = (new_pixels - uv).reshape(-1)
+            new_cost = new_residual @ (weight * new_residual)
+            if new_cost < cost:
+                R, t, residual, J, cost = new_R, new_t, new_residual, new_J, new_cost
+                damping = max(damping * 0.1, 1e-12)
+                continue
+        damping *= 10.0
+        if damping > 1e8:
+            break
+    return transform(R, t), residual, J
 
 
 def with_distance(found: PnpSolution, center: Array, distance: float, sigma: float) -> PnpSolution:
@@ -156,40 +185,6 @@ def _closed_form(X: Array, uv: Array, K: Array) -> tuple[Array, Array] | None:
         if poses:
             return min(poses, key=lambda pose: float(np.square(_project(pose[0], pose[1], X, K)[0] - uv).sum()))
     return None
-
-
-def _refine(R: Array, t: Array, X: Array, uv: Array, K: Array, weight: Array) -> tuple[Array, Array, Array]:
-    """Levenberg-Marquardt on the weighted reprojection error, weight (2N,) being 1/variance. Points stay in front.
-
-    Returns T (4, 4), the residuals (2N,) in pixels and their Jacobian (2N, 6) with respect to (d, w), at the solution.
-    """
-    import cv2
-
-    damping = 1e-4
-    pixels, J = _project(R, t, X, K)
-    residual = (pixels - uv).reshape(-1)
-    cost = residual @ (weight * residual)
-    for _ in range(ITERATIONS):
-        JtW = J.T * weight
-        H, g = JtW @ J, JtW @ residual
-        H.flat[::7] *= 1.0 + damping  # the diagonal
-        solved, step = cv2.solve(H, -g, flags=cv2.DECOMP_CHOLESKY)  # numpy's solvers cost more than the rest
-        step = step.reshape(6)
-        if not solved or not np.isfinite(step).all() or -(g @ step) <= 1e-8 * cost + 1e-20:  # the cost cannot fall
-            break
-        new_R, new_t = exp_so3(step[3:]) @ R, t + step[:3]
-        if (X @ new_R[2] + new_t[2]).min() > NEAR:
-            new_pixels, new_J = _project(new_R, new_t, X, K)
-            new_residual = (new_pixels - uv).reshape(-1)
-            new_cost = new_residual @ (weight * new_residual)
-            if new_cost < cost:
-                R, t, residual, J, cost = new_R, new_t, new_residual, new_J, new_cost
-                damping = max(damping * 0.1, 1e-12)
-                continue
-        damping *= 10.0
-        if damping > 1e8:
-            break
-    return transform(R, t), residual, J
 
 
 def inverse_spd(information: Array) -> Array | None:

@@ -139,10 +139,13 @@ class ObjectSolver:
             return self
         return replace(self, crop=self.crop.zoomed(distance / self.fill), fill=0.0)
 
-    def second_look(self, look: Look, found: PnpSolution) -> "tuple[ObjectSolver, Look] | None":
-        """At where the pose is (in the frame of the first look's window): centred, and zoomed so that the object fills
-        the window. None without a pose, or for a network that was not trained for it."""
-        if not self.fill or not found.accepted:
+    def second_look(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> "tuple[ObjectSolver, Look] | None":
+        """At where the answer to the first look has the object: centred, and zoomed so that the object fills the
+        window. None without a pose, or for a network that was not trained for it."""
+        if not self.fill:
+            return None
+        found = self.pose(answer, spread_scale, rough=True)
+        if not found.accepted:
             return None
         center = apply(found.T_camera_object, self._center[None]) @ look.R_camera_window.T
         solver = self.for_distance(float(np.linalg.norm(center)))
@@ -168,12 +171,6 @@ class Sight:
         """See ObjectSolver.solve."""
         return self.solver.solve(self.look, self.answer, spread_scale)
 
-    def second(self, spread_scale: float = 1.0) -> "tuple[ObjectSolver, Look] | None":
-        """See ObjectSolver.second_look."""
-        if not self.solver.fill:
-            return None
-        return self.solver.second_look(self.look, self.solver.pose(self.answer, spread_scale, rough=True))
-
 
 def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]:
     """The network's answers to all looks, in one batch. infer: windows (N, S, S, 3) -> the named outputs."""
@@ -185,7 +182,7 @@ def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]
 
 def see_again(infer: Infer, sights: Sequence[Sight], spread_scale: float = 1.0) -> list[tuple[Sight, ...]]:
     """Each sight with a second one, where there is one; the best comes first."""
-    asked = [x.second(spread_scale) for x in sights]
+    asked = [x.solver.second_look(x.look, x.answer, spread_scale) for x in sights]
     second = iter(see(infer, [x for x in asked if x is not None]))
     return [(x,) if again is None else (next(second), x) for x, again in zip(sights, asked, strict=True)]
 
