@@ -17,6 +17,7 @@ from fm_pose_core.learning.extractors import EXTRACTORS, Extractor
 from fm_pose_core.learning.heads import HeadLoss, Prediction
 from fm_pose_core.learning.losses import Answers, LossConfig, MappedFeatures, Objective, Seen
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig, build_fused
+from fm_pose_core.tasks import load_bundle
 
 
 def random_batch(size: int = 32, n: int = 3) -> dict[str, torch.Tensor]:
@@ -329,3 +330,21 @@ def test_an_extractor_is_a_class_and_a_name(monkeypatch: pytest.MonkeyPatch) -> 
     contract: Contract = object_contract(32)
     with pytest.raises(InputError, match=r"weights to begin with: expected a bundle's folder for Pooled"):
         FeatureMapping(NetworkConfig(extractor="pooled", features=16, weights="torchvision"), contract)
+
+
+@pytest.mark.parametrize("name", ["tugboat", "lmo"])
+def test_a_wider_network_begins_as_the_narrower_one(name: str) -> None:
+    """It answers the same, and its new channels learn."""
+    folder = Path(__file__).parent.parent / "models" / name
+    stored = load_bundle(folder).manifest.network
+    contract, architecture = stored.contract, {k: v for k, v in stored.architecture.items() if k != "size"}
+    narrow = {**architecture, "weights": str(folder)}
+    wide = {**narrow, "width": narrow["width"] + 8, "features": 2 * narrow["features"]}
+    images = torch.randint(0, 256, (2, *contract.image_shape), dtype=torch.uint8)
+    models = [FeatureMapping(NetworkConfig(**x), contract) for x in (narrow, wide)]
+    for want, got in zip(*(Fused(m)(images) for m in models), strict=True):
+        assert torch.allclose(got, want, atol=1e-3)
+    features = models[1].f(FeatureMapping.normalise(images))
+    assert (features[..., narrow["features"] :] > 0).any()
+    models[1].h(models[1].g(features)).votes.sum().backward()
+    assert (models[1].h.fc.weight.grad[:, narrow["features"] :] != 0).any()

@@ -49,8 +49,9 @@ class NetworkConfig:
     weights: str = knob(
         "",
         "Where the weights begin: the folder of a bundle, of which all is taken that fits (that of other objects saves "
-        "a part of the training); for vgg16 also a torchvision state dict file, or 'torchvision' for the published "
-        "one; for efficientnet_lite0 also 'imagenet'. Empty: random ones.",
+        "a part of the training; that of a narrower network begins a wider one); for vgg16 also a torchvision state "
+        "dict file, or 'torchvision' for the published one; for efficientnet_lite0 also 'imagenet'. Empty: random "
+        "ones.",
     )
 
 
@@ -133,11 +134,12 @@ class FeatureMapping(nn.Module):
 
 
 def _take_over(model: FeatureMapping, bundle: Path) -> None:
-    """All weights of a bundle that have the name and the shape of one of the model's. What h has none for begins at
-    zero: the features are large already, and random answers to them would be far off, and their errors would harm f.
-    Raises InputError if f has none of them."""
+    """All weights of a bundle that have the name of one of the model's, and its shape or that of a narrower layer. What
+    h has none for begins at zero: the features are large already, and random answers to them would be far off, and
+    their errors would harm f. Raises InputError if f has none of them."""
     stored, own = named_weights(network_file(bundle)), model.state_dict()
-    fitting = {k: v for k, v in stored.items() if k in own and v.shape == own[k].shape}
+    begun = {k: _widened(own[k], torch.from_numpy(v.copy()).float(), k) for k, v in stored.items() if k in own}
+    fitting = {k: v for k, v in begun.items() if v is not None}
     of_f = sum(k.startswith("f.") for k in fitting)
     fixed = {k for k, p in model.named_parameters() if k.startswith("f.") and not p.requires_grad}  # never learned
     expect(
@@ -147,9 +149,24 @@ def _take_over(model: FeatureMapping, bundle: Path) -> None:
         "another f",
     )
     fresh = {k: torch.zeros_like(v) for k, v in model.h.named_parameters(prefix="h") if k not in fitting}
-    taken = {k: torch.from_numpy(v.copy()).float() for k, v in fitting.items()}
-    model.load_state_dict({**fresh, **taken}, strict=False)
+    model.load_state_dict({**fresh, **fitting}, strict=False)
     log.info("%s: %d of %d parameters begin as there, %d of them of f", bundle, len(fitting), len(own), of_f)
+
+
+def _widened(own: Tensor, stored: Tensor, name: str) -> Tensor | None:
+    """The weights of a layer that begins with those of a narrower one and answers as it does, in its first channels:
+    these do not see the channels that the narrower layer has not (Chen et al., Net2Net, 2016, widen otherwise). None
+    where the layer is no wider one. What h answers must be the same."""
+    if own.shape == stored.shape:
+        return stored
+    wider = own.dim() == stored.dim() and all(o >= s for o, s in zip(own.shape, stored.shape, strict=True))
+    kernels = own.shape[2:] == stored.shape[2:]
+    if not (wider and kernels) or (name.startswith("h.") and own.shape[0] != stored.shape[0]):
+        return None
+    weight, outputs = own.clone(), len(stored)
+    weight[:outputs] = 0.0
+    weight[tuple(slice(n) for n in stored.shape)] = stored
+    return weight
 
 
 class Fused(nn.Module):
