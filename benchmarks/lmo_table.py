@@ -91,8 +91,9 @@ def baseline_of(row: str) -> str:
     return f"without_mapping_{count}" if count in map(str, FEW) else "without_mapping"
 
 
-def evaluate(bundle: Path, labels: Path) -> dict[str, dict[str, Any]]:
-    """evaluation.json of the bundle on the frames that report, by the kind of labels."""
+def evaluate(bundle: Path, labels: Path, *options: str) -> dict[str, dict[str, Any]]:
+    """evaluation.json of the bundle on the frames that report, by the kind of labels. options: further ones of `fm-pose
+    evaluate bop`."""
     text = b"".join(path.read_bytes() for path in sorted(labels.glob("*/scene_gt.json")))
     report = bundle.parent.parent / "reports" / f"{bundle.name}_{hashlib.sha256(text).hexdigest()[:8]}"
     folders = dict(zip(LABELS, (report / "other_labels", report, report / "other_labels_2"), strict=True))
@@ -102,7 +103,7 @@ def evaluate(bundle: Path, labels: Path) -> dict[str, dict[str, Any]]:
         where = ["--root", DATASET, "--split", "test", "--frames", frames, "--window", "gt", "--views", 1]
         others = ["--labels", labels, "--labels", DATASET / "label_consensus" / "scene_gt.json"]
         outputs = ["--csv", report / "poses.csv", "--output", report]
-        fm_pose("evaluate", "bop", "--bundle", bundle, *where, *others, *outputs)
+        fm_pose("evaluate", "bop", "--bundle", bundle, *where, *others, *outputs, *options)
     return {kind: json.loads((folder / "evaluation.json").read_text()) for kind, folder in folders.items()}
 
 

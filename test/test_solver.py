@@ -143,6 +143,22 @@ def test_a_second_look_is_centred_and_zoomed_and_its_answer_counts() -> None:
     assert replace(solver, fill=0.0).second_look(look, first.answer) is None
 
 
+def test_a_network_that_says_the_distance_needs_no_pose_to_look_again() -> None:
+    """In the middle of the corners, zoomed by the distance; nowhere if either makes no sense."""
+    box = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
+    T = transform(exp_so3(np.array([0.3, -0.7, 0.2])), np.array([0.05, -0.04, 0.9]))
+    center = apply(T, box.mean(0)[None])[0]
+    solver, image = ObjectSolver(box, toy.CROP, fill=0.45), np.zeros((480, 640, 3), np.uint8)
+    look = solver.look(image, CAMERA, Window(*(CAMERA.pixels(center[None])[0] + [8.0, -5.0])))
+    answer = Answer(solver.crop.to_window(apply(T, box), look.R_camera_window), np.ones((8, 2)), None, (0.9, 0.1))
+    own, again = solver.second_look(look, answer) or (solver, look)
+    assert own.crop.focal == pytest.approx(toy.CROP.focal * 2, rel=1e-9)
+    middle = own.crop.to_window(center[None], again.R_camera_window)
+    np.testing.assert_allclose(middle, [[(toy.CROP.size - 1) / 2] * 2], atol=1.5)
+    for wrong in ({"corners": answer.corners + 500.0}, {"corners": answer.corners * np.nan}, {"distance": (np.nan, 1)}):
+        assert solver.second_look(look, answer._replace(**wrong)) is None, wrong
+
+
 def test_an_object_whose_distance_is_known_is_looked_at_once(toy_bundle: Path) -> None:
     """In the window of the second look. A network that was not made for one sees the same window as ever."""
     bundle = PoseEstimator.load(toy_bundle, CONFIG).bundle

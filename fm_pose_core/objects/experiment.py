@@ -53,6 +53,9 @@ class DataConfig:
 class ObjectConfig:
     id: int = knob(1, "Object id in the dataset.", 1)
     name: str = knob("", "Name of the object; empty for the dataset's own.")
+    symmetries: bool = knob(
+        True, "Whether a pose that differs by one of the dataset's symmetries is as right, in labels and losses."
+    )
     faces: int = knob(5000, "The mesh is simplified to about so many triangles for rendering.", 100, 10_000_000)
 
 
@@ -236,7 +239,7 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     mesh = load_mesh(model.mesh_path, MM).simplified(config.faces)
     rule, (crop, fill) = experiment.crop, experiment.windows(model.diameter)
     box = box_corners(model.minimum, model.maximum)
-    assets = ObjectAssets(mesh, box, crop, index, model.symmetries, fill)
+    assets = ObjectAssets(mesh, box, crop, index, model.symmetries if config.symmetries else (), fill)
     own = [x for x in training if x.object_id == config.id]
     if not experiment.how.sees_real:
         return assets

@@ -103,12 +103,11 @@ class ObjectSolver:
         seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
         return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
 
-    def pose(self, answer: Answer, spread_scale: float = 1.0, rough: bool = False) -> PnpSolution:
-        """From the network's answer to the pose in the window's frame, by PnP. rough: it is to tell where to look
-        again, for which the corners suffice."""
+    def pose(self, answer: Answer, spread_scale: float = 1.0) -> PnpSolution:
+        """From the network's answer to the pose in the window's frame, by PnP."""
         corners, deviation, surface, distance, _ = answer
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
-        if surface is not None and len(surface.points) >= FEWEST and not (rough and found.accepted):
+        if surface is not None and len(surface.points) >= FEWEST:
             found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
         if found.accepted and distance is not None and np.isfinite(distance).all():
             sigma = max(spread_scale * distance[1], FINEST_LOG)
@@ -144,12 +143,24 @@ class ObjectSolver:
         window. None without a pose, or for a network that was not trained for it."""
         if not self.fill:
             return None
-        found = self.pose(answer, spread_scale, rough=True)
-        if not found.accepted:
+        center = self._whereabouts(answer, spread_scale)
+        if center is None:
             return None
-        center = apply(found.T_camera_object, self._center[None]) @ look.R_camera_window.T
-        solver = self.for_distance(float(np.linalg.norm(center)))
-        return solver, solver.look(look.image(), look.camera, Window(*look.camera.pixels(center)[0]), look.image)
+        solver, ahead = self.for_distance(float(np.linalg.norm(center))), look.R_camera_window @ center
+        window = Window(*look.camera.pixels(ahead[None])[0])
+        return solver, solver.look(look.image(), look.camera, window, look.image)
+
+    def _whereabouts(self, answer: Answer, spread_scale: float) -> Array | None:
+        """The box's centre (3,), metres, window frame, well enough to look there: in the middle of the corners, as far
+        away as the network says; by PnP if it does not say."""
+        if answer.distance is None:
+            found = self.pose(answer, spread_scale)
+            return apply(found.T_camera_object, self._center[None])[0] if found.accepted else None
+        offset = answer.corners.mean(0) - self.crop.K[:2, 2]
+        if not (np.abs(offset) < self.crop.size).all() or not np.isfinite(answer.distance[0]):
+            return None
+        ray = np.append(offset / self.crop.focal, 1.0)
+        return ray * (answer.distance[0] / np.linalg.norm(ray))
 
 
 @cache
