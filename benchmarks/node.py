@@ -4,9 +4,11 @@ from before the image is published to after its pose is heard. The same for the 
 each image at once. Prints JSON, or with --markdown the rows of a table.
 
     dev/with_ros .venv/bin/python benchmarks/node.py [--bundle models/duck] [--sizes 640x480 1280x720] [--rates 30 60]
-    [--publishers best_effort reliable] [--seconds 10] [--views 1] [--profile {none,publisher,both}] [--markdown]
+    [--photographs demo/scene] [--publishers best_effort reliable] [--seconds 10] [--views 1] [--threads 1]
+    [--profile {none,publisher,both}] [--markdown]
 
---profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
+--photographs: a dataset in BOP format whose images are published in turn, in place of noise of the --sizes; the bundle
+finds its objects itself. --profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
 """
 
 import argparse
@@ -18,27 +20,45 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hardware import cpu, hardware
+from numpy.typing import NDArray
+
+from fm_pose_core.files import read_image
+from fm_pose_core.objects.bop import BopDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = str(ROOT / "config/fastdds.xml")
 
 
-class Camera:
-    """Publishes a picture of noise, and notes when, and when the node answered."""
+Picture = tuple[NDArray[np.uint8], Sequence[float]]  # (H, W, 3) RGB, and the nine numbers of K
 
-    def __init__(self, size: tuple[int, int], reliable: bool) -> None:
+
+def noise(size: tuple[int, int]) -> list[Picture]:
+    """One picture, of a camera with an angle of view of 58 degrees."""
+    width, height = size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return [(pixels, [0.9 * width, 0.0, width / 2, 0.0, 0.9 * width, height / 2, 0.0, 0.0, 1.0])]
+
+
+def photographs(root: Path) -> list[Picture]:
+    """Of a dataset in BOP format, split `test`."""
+    shown = {(x.scene_id, x.im_id): x for x in BopDataset(root).instances("test")}
+    return [(read_image(x.image_path), x.camera.K.ravel().tolist()) for x in shown.values()]
+
+
+class Camera:
+    """Publishes pictures in turn, and notes when, and when the node answered with how many objects."""
+
+    def __init__(self, pictures: Sequence[Picture], reliable: bool) -> None:
         import rclpy
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import CameraInfo, Image
         from vision_msgs.msg import Detection3DArray
-
-        from fm_pose_ros.conversions import rgb_to_image
 
         self.node = rclpy.create_node("camera")
         policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
@@ -46,23 +66,31 @@ class Camera:
         self.images = self.node.create_publisher(Image, "image_raw", qos)
         self.infos = self.node.create_publisher(CameraInfo, "camera_info", qos)
         self.node.create_subscription(Detection3DArray, "object_pose_node/detections", self._heard, 100)
-        width, height = size
-        self.info = CameraInfo(width=width, height=height, distortion_model="plumb_bob")
-        self.info.k = [0.9 * width, 0.0, width / 2, 0.0, 0.9 * width, height / 2, 0.0, 0.0, 1.0]
-        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        self.image = rgb_to_image(pixels, self.info.header)
+        self.messages = itertools.cycle([self._messages(*x) for x in pictures])
         self.sent: dict[int, float] = {}
         self.answered: dict[int, float] = {}
+        self.objects: list[int] = []
+
+    @staticmethod
+    def _messages(pixels: NDArray[np.uint8], K: Sequence[float]) -> tuple[Any, Any]:
+        from sensor_msgs.msg import CameraInfo
+
+        from fm_pose_ros.conversions import rgb_to_image
+
+        info = CameraInfo(width=pixels.shape[1], height=pixels.shape[0], distortion_model="plumb_bob")
+        info.k = list(K)
+        return info, rgb_to_image(pixels, info.header)
 
     def _heard(self, msg: Any) -> None:
         self.answered.setdefault(msg.header.stamp.sec * 10**9 + msg.header.stamp.nanosec, time.perf_counter())
+        self.objects.append(len(msg.detections))
 
     def publish(self) -> None:
-        stamp = self.node.get_clock().now()
-        self.info.header.stamp = self.image.header.stamp = stamp.to_msg()
+        stamp, (info, image) = self.node.get_clock().now(), next(self.messages)
+        info.header.stamp = image.header.stamp = stamp.to_msg()
         self.sent[stamp.nanoseconds] = time.perf_counter()
-        self.infos.publish(self.info)
-        self.images.publish(self.image)
+        self.infos.publish(info)
+        self.images.publish(image)
 
     def run(self, rate: float, seconds: float) -> None:
         """Publish at a fixed rate, listen in between."""
@@ -82,12 +110,14 @@ class Camera:
             rclpy.spin_once(self.node, timeout_sec=left)
 
 
-def start_node(bundle: str, views: int, profile: bool = False) -> subprocess.Popen[bytes]:
+def start_node(arguments: argparse.Namespace, profile: bool = False) -> subprocess.Popen[bytes]:
     """A node in a process of its own. profile: whether it has config/fastdds.xml."""
     environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
     if profile:
         environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
-    parameters = {"bundle": bundle, "window_source": "fixed", "views": views, "threads": 1}
+    source = "own" if arguments.photographs else "fixed"
+    parameters = {"bundle": arguments.bundle, "window_source": source}
+    parameters |= {"views": arguments.views, "threads": arguments.threads}
     options = [x for k, v in parameters.items() for x in ("-p", f"{k}:={v}")]
     command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", *options, "--log-level", "error"]
     return subprocess.Popen(command, cwd=ROOT, env=environment)
@@ -138,19 +168,22 @@ def wait_for_answers(process: subprocess.Popen[bytes], camera: Camera) -> None:
         camera.run(5.0, 0.4)
 
 
-def measure(arguments: argparse.Namespace, size: tuple[int, int], rate: float, reliability: str) -> dict[str, Any]:
+def measure(
+    arguments: argparse.Namespace, pictures: Sequence[Picture], rate: float, reliability: str
+) -> dict[str, Any]:
     """One case, with processes of its own."""
     both = arguments.profile == "both"
-    alone = listen(lambda: start_echo(reliability, both), arguments, size, rate, reliability)
-    node = listen(lambda: start_node(arguments.bundle, arguments.views, both), arguments, size, rate, reliability)
-    case = {"size": "x".join(map(str, size)), "hz": rate, "publisher": reliability}
+    alone = listen(lambda: start_echo(reliability, both), arguments, pictures, rate, reliability)
+    node = listen(lambda: start_node(arguments, both), arguments, pictures, rate, reliability)
+    height, width = pictures[0][0].shape[:2]
+    case = {"size": f"{width}x{height}", "hz": rate, "publisher": reliability}
     return {**case, **node, "transport": alone}
 
 
 def listen(
     start: Callable[[], "subprocess.Popen[bytes]"],
     arguments: argparse.Namespace,
-    size: tuple[int, int],
+    pictures: Sequence[Picture],
     rate: float,
     reliability: str,
 ) -> dict[str, Any]:
@@ -158,13 +191,13 @@ def listen(
     import rclpy
 
     rclpy.init()
-    camera = Camera(size, reliability == "reliable")
+    camera = Camera(pictures, reliability == "reliable")
     process = start()
     try:
         wait_for_answers(process, camera)
         camera.run(rate, 2.0)
         camera.listen(1.0)
-        camera.sent.clear(), camera.answered.clear()
+        camera.sent.clear(), camera.answered.clear(), camera.objects.clear()
         camera.run(rate, arguments.seconds)
         camera.listen(1.0)
     finally:
@@ -174,7 +207,8 @@ def listen(
     times = [1e3 * (camera.answered[k] - t) for k, t in camera.sent.items() if k in camera.answered]
     figures = {f"ms_p{p}": round(float(np.percentile(times, p)), 1) for p in (50, 95, 99)} if times else {}
     lost = 1.0 - len(times) / len(camera.sent)
-    return {"images": len(camera.sent), "without_pose": round(lost, 4), **figures, "exit": process.returncode}
+    found = {"objects": round(float(np.mean(camera.objects)), 2)} if camera.objects else {}
+    return {"images": len(camera.sent), "without_pose": round(lost, 4), **figures, **found, "exit": process.returncode}
 
 
 def table(cases: list[dict[str, Any]]) -> str:
@@ -198,7 +232,9 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[30.0, 60.0])
     parser.add_argument("--publishers", nargs="+", default=["best_effort", "reliable"])
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--photographs", type=Path, metavar="BOP_DIR")
     parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", choices=("none", "publisher", "both"), default="none")
     parser.add_argument("--markdown", action="store_true", help="print a table in place of JSON")
     parser.add_argument("--echo", choices=("best_effort", "reliable"), help=argparse.SUPPRESS)
@@ -210,8 +246,9 @@ def main() -> None:
     if arguments.profile != "none":
         os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
     sizes = [tuple(int(x) for x in size.split("x")) for size in arguments.sizes]
-    cases = [measure(arguments, *case) for case in itertools.product(sizes, arguments.rates, arguments.publishers)]
-    what = {"bundle": arguments.bundle, "views": arguments.views, "profile": arguments.profile}
+    shown = [photographs(arguments.photographs)] if arguments.photographs else [noise(size) for size in sizes]
+    cases = [measure(arguments, *case) for case in itertools.product(shown, arguments.rates, arguments.publishers)]
+    what = {k: getattr(arguments, k) for k in ("bundle", "views", "threads", "profile")}
     if arguments.markdown:
         print(f"{cpu()}, {os.cpu_count()} cores; {what}\n\n{table(cases)}")
         return
