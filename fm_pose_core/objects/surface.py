@@ -10,7 +10,7 @@ from fm_pose_core.objects.pnp import FLOOR, PnpSolution, fit, refine_pnp
 FEWEST = 6  # points that are worth a second look
 PRESENT = 0.5  # probability from which on a cell shows the object
 LIMIT = 3.0  # standard deviations from which on a measurement loses weight
-ROUNDS = 4  # of weighting anew
+ROUNDS = 2  # of weighting anew
 AGREED = 0.7  # share of the points within LIMIT of a pose that needs no other to begin with
 TRIALS, NEAR_ENOUGH = 100, 3.0  # of RANSAC; pixels
 
