@@ -30,7 +30,7 @@ INPUTS: Arguments = {
 
 
 RESPAWN_DELAY = 2.0  # seconds
-NUMBERS = ("max_instances", "mirror")  # arguments that are no texts
+NUMBERS = ("max_instances", "mirror", "views")  # arguments that are no texts
 
 
 def parameter(text: str) -> tuple[str, str]:

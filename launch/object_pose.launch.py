@@ -10,6 +10,8 @@ from fm_pose_ros.launching import INPUTS, PoseLaunch, parameter, params_file
 PARAMETERS = {
     "window_source": parameter("Where to look: auto, own, detections, fixed or tracking."),
     "image_transport": parameter("raw or compressed."),
+    "views": parameter("Views of each window, whose answers are averaged: 1 is the fastest, 4 the default."),
+    "refine": parameter("How poses are refined: none, auto, edges or features."),
     "max_instances": parameter("Objects of one class in one image, at most."),
     "child_frame": parameter("TF frame of the only object."),
     "tf_prefix": parameter("In front of the objects' TF frames, such as left/: for two cameras."),

@@ -44,8 +44,8 @@ PARAMETERS = """
 @pytest.mark.parametrize(
     ("name", "image", "default", "own"),
     [
-        ("object_pose", "image", "image_raw", ("max_instances", "child_frame", "tf_prefix")),
-        ("hand_pose", "depth", "depth/image_rect_raw", ("mirror", "tf_prefix")),
+        ("object_pose", "image", "image_raw", ("views", "refine", "max_instances", "child_frame", "tf_prefix")),
+        ("hand_pose", "depth", "depth/image_rect_raw", ("views", "mirror", "tf_prefix")),
     ],
 )
 def test_every_argument_has_a_default_and_a_description(
@@ -109,7 +109,7 @@ def launched(
 def test_the_launched_object_node_has_the_topics_and_the_bundle_of_the_arguments(toy_bundle: Path) -> None:
     peer = Peer(("pose",), image="front/it", info="front/camera_info")
     pixels = toy_image(CAMERA, 159.5, 119.5)
-    more = ("window_source:=fixed", "tf_prefix:=left/", "max_instances:=2")
+    more = ("window_source:=fixed", "tf_prefix:=left/", "max_instances:=2", "views:=2")
 
     def send(stamp: float) -> None:
         peer.images.publish(image_msg(pixels, stamp))
