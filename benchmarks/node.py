@@ -110,14 +110,14 @@ class Camera:
             rclpy.spin_once(self.node, timeout_sec=left)
 
 
-def start_node(arguments: argparse.Namespace, profile: bool = False) -> subprocess.Popen[bytes]:
-    """A node in a process of its own. profile: whether it has config/fastdds.xml."""
+def start_node(
+    bundle: str, views: int, source: str = "fixed", threads: int = 1, profile: bool = False
+) -> subprocess.Popen[bytes]:
+    """A node in a process of its own. source: of its windows. profile: whether it has config/fastdds.xml."""
     environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
     if profile:
         environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
-    source = "own" if arguments.photographs else "fixed"
-    parameters = {"bundle": arguments.bundle, "window_source": source}
-    parameters |= {"views": arguments.views, "threads": arguments.threads}
+    parameters = {"bundle": bundle, "window_source": source, "views": views, "threads": threads}
     options = [x for k, v in parameters.items() for x in ("-p", f"{k}:={v}")]
     command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", *options, "--log-level", "error"]
     return subprocess.Popen(command, cwd=ROOT, env=environment)
@@ -172,9 +172,10 @@ def measure(
     arguments: argparse.Namespace, pictures: Sequence[Picture], rate: float, reliability: str
 ) -> dict[str, Any]:
     """One case, with processes of its own."""
-    both = arguments.profile == "both"
+    both, source = arguments.profile == "both", "own" if arguments.photographs else "fixed"
+    how = arguments.bundle, arguments.views, source, arguments.threads, both
     alone = listen(lambda: start_echo(reliability, both), arguments, pictures, rate, reliability)
-    node = listen(lambda: start_node(arguments, both), arguments, pictures, rate, reliability)
+    node = listen(lambda: start_node(*how), arguments, pictures, rate, reliability)
     height, width = pictures[0][0].shape[:2]
     case = {"size": f"{width}x{height}", "hz": rate, "publisher": reliability}
     return {**case, **node, "transport": alone}

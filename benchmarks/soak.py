@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from hardware import hardware
-from node import ROOT, Camera, start_node, wait_for_answers
+from node import ROOT, Camera, noise, start_node, wait_for_answers
 
 WARM_UP = 0.2  # of the time
 
@@ -35,13 +35,13 @@ def main() -> None:
 
     process = start_node(arguments.bundle, 1)
     rclpy.init()
-    camera = Camera((640, 480), True)
+    camera = Camera(noise((640, 480)), True)
     memory, sent, answered = [], 0, 0
     try:
         wait_for_answers(process, camera)
         end = time.perf_counter() + 60.0 * arguments.minutes
         while time.perf_counter() < end and process.poll() is None:
-            camera.sent.clear(), camera.answered.clear()
+            camera.sent.clear(), camera.answered.clear(), camera.objects.clear()
             camera.run(arguments.hz, min(10.0, 60.0 * arguments.minutes / 20))
             memory.append(megabytes(process.pid))
             sent, answered = sent + len(camera.sent), answered + len(camera.answered)
