@@ -3,11 +3,11 @@ the table of docs/results.md. What has been trained is not trained again, so it 
 
 The figures are of the frames that report (config/train/lmo.yaml), true centres, the network's own poses, against the
 corrected and the consensus labels: shares of correct poses, means over the objects; the medians of the 2D projection
-error, of the rotation's and of the distance's, over all instances, against the corrected labels. The last column
+error, of the rotation's and of the translation's, over all instances, against the corrected labels. The last column
 compares a row with the first one instance by instance, as benchmarks/lmo_table.py does: the ratio of the 2D projection
 errors, with its standard error over instances, and its standard deviation over seeds.
 
-    FM_POSE_DATA=… python benchmarks/ablations.py --runs runs/ablations --labels runs/lmo/labels [--rows …]
+    FM_POSE_DATA=… python benchmarks/ablations.py --runs runs/ablations [--labels DIR] [--rows …]
     [--seeds 0 1 2] [--jobs 2] [--set schedule.images=100000] [--evaluate-only] [--json FILE]
 """
 
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lmo_table import LABELS, MEASURES, evaluate, log_errors, ratio
-from rows import Row, name_of, train
+from lmo_table import LABELS, MEASURES, evaluate, log_errors, ratio, shares
+from rows import ROOT, Row, name_of, train
 
 CONFIG = "config/train/lmo_ablations.yaml"
+LABELLED = ROOT / "config/labels/lmo"
 EVERYTHING = "everything"
 UNOCCLUDED = [f"{kind}.appearance.{key}=0.0" for kind in ("synthetic", "real") for key in ("cutouts", "border")]
 SCRATCH = "network.weights="  # not those from ImageNet
@@ -41,12 +42,6 @@ ROWS = {
 MEDIANS = {"2D error, px": "projection_2d_px", "rotation, °": "rotation_deg", "translation, mm": "translation_mm"}
 
 
-def shares(evaluation: dict[str, Any]) -> list[float]:
-    """Means over the objects, percent."""
-    objects = evaluation["objects"].values()
-    return [100 * float(np.mean([x[key] for x in objects])) for key in MEASURES.values()]
-
-
 def medians(evaluation: dict[str, Any]) -> list[float]:
     """Over all instances; one without a pose is infinitely wrong."""
     values = [[x.get(key) for x in evaluation["instances"]] for key in MEDIANS.values()]
@@ -56,7 +51,7 @@ def medians(evaluation: dict[str, Any]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="folder of runs, bundles and reports")
-    parser.add_argument("--labels", type=Path, default=Path("runs/lmo/labels"), help="folder of `fm-pose relabel`")
+    parser.add_argument("--labels", type=Path, default=LABELLED, help="folder of `fm-pose relabel`")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the training")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each with one thread (a CPU's best)")

@@ -108,8 +108,9 @@ def evaluate(bundle: Path, labels: Path, *options: str) -> dict[str, dict[str, A
 
 
 def shares(evaluation: dict[str, Any]) -> list[float]:
-    (summary,) = evaluation["objects"].values()
-    return [100 * summary[key] for key in MEASURES.values()]
+    """Means over the objects, percent."""
+    objects = evaluation["objects"].values()
+    return [100 * float(np.mean([x[key] for x in objects])) for key in MEASURES.values()]
 
 
 def log_errors(evaluation: dict[str, Any]) -> list[float]:

@@ -140,7 +140,7 @@ class ObjectSolver:
 
     def second_look(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> "tuple[ObjectSolver, Look] | None":
         """At where the answer to the first look has the object: centred, and zoomed so that the object fills the
-        window. None without a pose, or for a network that was not trained for it."""
+        window. None if the answer makes no sense, or for a network that was not trained for it."""
         if not self.fill:
             return None
         center = self._whereabouts(answer, spread_scale)
