@@ -173,10 +173,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return values
 
 
-def network_file(path: Path) -> Path:
-    """The ONNX file of the bundle in the folder `path`, of whatever task and format; its checksum is verified. Raises
-    InputError."""
-    entry = read_manifest(path).get("network")
+def network_file(path: Path, head: str = "") -> Path:
+    """The ONNX file of the bundle in the folder `path`, of whatever task and format; its checksum is verified. head: of
+    its networks the one with this kind of h, if there is such. Raises InputError."""
+    values = read_manifest(path)
+    entries = [x for x in values.values() if isinstance(x, dict) and isinstance(x.get("contract"), dict)]
+    entry = next((x for x in entries if x["contract"].get("head") == head), values.get("network"))
     known = isinstance(entry, dict) and all(isinstance(entry.get(k), str) for k in ("file", "sha256"))
     expect(known, f"{path / MANIFEST}: network", "file and sha256", entry)
     assert isinstance(entry, dict)

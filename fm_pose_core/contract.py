@@ -8,6 +8,7 @@ import numpy as np
 CORNERS = 8
 SURFACE_SCALE = 0.05  # metres: about half the size of a hand-held object
 DISTANCE_SCALE = 0.4  # of the logarithm of a distance: that of an object which covers from all to half of its window
+DETECTED = 2.0  # likewise, in a whole image: of an object which covers a seventh of it
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ def object_contract(size: int = 128, objects: int = 1, cells: int = 0, distance:
     return Contract(size, 3, "surface" if cells else "corners", tuple(outputs))
 
 
-def detector_contract(size: int = 320, objects: int = 1, cells: int = 1600) -> Contract:
+def detector_contract(size: int = 320, objects: int = 1, cells: int = 1600, depth: bool = False) -> Contract:
     """Where objects are in a whole image, in each of so many square cells of it, row by row: centre (cells, 2), the
     pixels of the centre of whatever object is there; and heat (objects, cells), the probability that this is where the
-    object is."""
-    centre = Output("centre", (cells, 2), size / 2, (size - 1) / 2)
-    return Contract(size, 3, "centres", (centre, Output("heat", (objects, cells))))
+    object is. With `depth` also the logarithm of the centre's depth along the optical axis (cells,), where 0 is that at
+    which the diagonal of the object's box would cover the whole image (crop.Crop.unit_distance)."""
+    outputs = [Output("centre", (cells, 2), size / 2, (size - 1) / 2), Output("heat", (objects, cells))]
+    outputs += [Output("depth", (cells,), DISTANCE_SCALE, DETECTED)] if depth else []
+    return Contract(size, 3, "centres", tuple(outputs))
 
 
 def update_contract(size: int = 128) -> Contract:

@@ -1,6 +1,7 @@
 """From a whole image to windows: peaks, cameras, bundles, the estimator, the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -52,18 +53,19 @@ def field(*found: tuple[int, int, int, float]) -> tuple[np.ndarray, np.ndarray]:
 def test_peaks_are_the_highest_cells_around_them_best_first() -> None:
     heat, centre = field((0, 5, 7, 0.6), (0, 5, 8, 0.5), (0, 30, 20, 0.9), (1, 5, 7, 0.4), (1, 9, 9, 0.2))
     found = peaks(heat, centre, SIZE, 0.3)
-    assert [(k, score) for k, _, score in found] == [
+    assert [(x.object, x.score) for x in found] == [
         (0, pytest.approx(0.9)),
         (0, pytest.approx(0.6)),
         (1, pytest.approx(0.4)),
     ]
-    np.testing.assert_allclose([place for _, place, _ in found], [(163.5, 243.5), (59.5, 43.5), (59.5, 43.5)])
+    assert [x.cell for x in found] == [30 * SIDE + 20, 5 * SIDE + 7, 5 * SIDE + 7]
+    np.testing.assert_allclose([x.centre for x in found], [(163.5, 243.5), (59.5, 43.5), (59.5, 43.5)])
 
 
 def test_two_cells_that_mean_one_centre_are_one() -> None:
     heat, centre = field((0, 5, 7, 0.6), (0, 5, 9, 0.5), (1, 5, 9, 0.5))
     centre[5 * SIDE + 9] = centre[5 * SIDE + 7] + 3.0  # both cells of object 0 say so
-    assert [k for k, _, _ in peaks(heat, centre, SIZE, 0.3)] == [0, 1]
+    assert [x.object for x in peaks(heat, centre, SIZE, 0.3)] == [0, 1]
 
 
 def test_a_field_of_nonsense_gives_no_window() -> None:
@@ -86,6 +88,37 @@ def test_an_object_is_found_wherever_the_camera_shows_it(estimator: PoseEstimato
         assert {f.window.object for f in found} == {"left_box", "right_box"}
         assert all(np.hypot(f.window.u - u, f.window.v - v) < 1.5 * cell and f.score > 0.3 for f in found)
     assert estimator.detector.detect(np.zeros((camera.height, camera.width, 3), np.uint8), camera) == []
+
+
+@pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
+def test_windows_tell_the_distance_if_the_detector_does(
+    tmp_path: Path, estimator: PoseEstimator, camera: Camera
+) -> None:
+    """Along the ray, of an object that looks so large in the detector's image."""
+    bundle = toy.write_toy_bundle(tmp_path / "teller", detector=True, depth=True)
+    teller = PoseEstimator.load(bundle, EstimatorConfig(threads=1, views=1))
+    crop, R_camera_view = whole_image(camera, SIZE)
+    depth = np.exp(toy.LOG_DEPTH) * crop.focal / SIZE * np.linalg.norm(toy.MAXIMUM - toy.MINIMUM)
+    image = np.zeros((camera.height, camera.width, 3), np.uint8)
+    for x, y in ((0.5, 0.5), (0.3, 0.7)):
+        place = round(x * camera.width), round(y * camera.height)
+        cv2.circle(image, place, round(10 * camera.K[0, 0] / crop.focal), (255, 0, 0), -1)
+    windows = [found.window for found in teller.detector.detect(image, camera)]
+    assert len(windows) >= 2
+    for window in windows:
+        ray = camera.rays(np.array([[window.u, window.v]]))[0] @ R_camera_view
+        assert window.distance == pytest.approx(depth * np.linalg.norm(ray) / ray[2], rel=1e-4)
+    assert {found.window.distance for found in estimator.detector.detect(image, camera)} == {0.0}
+
+
+def test_a_depth_of_nonsense_is_not_told(estimator: PoseEstimator) -> None:
+    heat, centre = field((0, 5, 7, 0.9), (1, 20, 20, 0.8), (0, 30, 9, 0.7))
+    depth = np.full((1, SIDE * SIDE), 1.0, np.float32)
+    depth[0, [5 * SIDE + 7, 20 * SIDE + 20]] = np.nan, 1e9
+    answers = {"heat": heat[None], "centre": centre[None].astype(np.float32), "depth": depth}
+    detector = replace(estimator.detector, infer=lambda _: answers)
+    found = detector.detect(np.zeros((480, 640, 3), np.uint8), CAMERAS["ideal"])
+    assert [bool(x.window.distance) for x in found] == [False, False, True]
 
 
 def test_all_instances_get_a_pose(estimator: PoseEstimator) -> None:
@@ -142,10 +175,14 @@ def test_a_bundle_without_a_detector_says_so(toy_bundle: Path) -> None:
         ),
         (lambda d: d["contract"]["outputs"][1].update(shape=[]), r"detector\.contract\.outputs, heat"),
         (lambda d: d["contract"]["outputs"].clear(), r"detector\.contract\.outputs"),
+        (
+            lambda d: d["contract"]["outputs"].append({"name": "depth", "shape": [1599], "scale": 1.0, "shift": 0.0}),
+            r"detector\.contract\.outputs: .* and perhaps depth \(cells,\)",
+        ),
         (lambda d: d["contract"].update(channels=1), r"detector\.contract\.channels"),
         (lambda d: d.update(file="../network.onnx"), "a file name without folders"),
     ],
-    ids=["damaged", "head", "objects", "no_shape", "no_outputs", "depth", "elsewhere"],
+    ids=["damaged", "head", "objects", "no_shape", "no_outputs", "depth_of_others", "depth", "elsewhere"],
 )
 def test_a_detector_that_does_not_fit_is_refused(tmp_path: Path, change, told: str) -> None:
     path = toy.write_toy_bundle(tmp_path / "finder", ("a", "b"), detector=True)

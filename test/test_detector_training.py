@@ -14,15 +14,16 @@ pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[
 from rendered_bop import CAMERA, box_mesh, write_rendered_bop
 
 from fm_pose_core.cli import main
-from fm_pose_core.config import EstimatorConfig
-from fm_pose_core.contract import detector_contract
+from fm_pose_core.config import EstimatorConfig, from_dict
+from fm_pose_core.contract import DETECTED, DISTANCE_SCALE, detector_contract
 from fm_pose_core.errors import InputError
-from fm_pose_core.geometry import apply, box_corners, project
+from fm_pose_core.geometry import apply, box_corners, exp_so3, inverse_intrinsics, project
 from fm_pose_core.learning.heads import Centres, Field
+from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.detection.detector import peaks
+from fm_pose_core.objects.detection.detector import peaks, whole_image
 from fm_pose_core.objects.detection.experiment import DetectorExperiment
 from fm_pose_core.objects.detection.samples import (
     BARS,
@@ -41,6 +42,7 @@ from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConf
 from fm_pose_core.objects.viewpoints import ViewpointConfig
 from fm_pose_core.rendering.appearance import AppearanceConfig
 from fm_pose_core.rendering.backgrounds import Backgrounds
+from fm_pose_core.runtime.weights import named_weights
 from fm_pose_core.tasks import load_experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,17 +88,20 @@ def test_a_rendered_object_is_where_its_label_says() -> None:
     samples = RenderedScenes(list(assets().values()), SyntheticConfig(viewpoints=viewpoints), black(config))
     compared = 0
     for _ in range(30):
-        image, centres, objects = samples.draw()
+        image, places, objects = samples.draw()
         shown = image.any(-1)
-        if np.isnan(centres[0, 0]):  # too little of it is inside
+        if np.isnan(places[0, 0]):  # too little of it is inside
             continue
-        assert np.isnan(centres[1:]).all() and objects[0] in (0, 1)
+        assert np.isnan(places[1:]).all() and objects[0] in (0, 1)
         v, u = np.nonzero(shown)
         edge = 2 + int(max(BARS) * SIZE / 2)  # some images have black bars
         whole = u.min() > 1 and u.max() < SIZE - 2 and v.min() > edge and v.max() < SIZE - edge
         middle = np.array([u.min() + u.max(), v.min() + v.max()]) / 2
         if whole:  # a box is about the same on all sides of its centre
-            assert np.abs(centres[0] - middle).max() < 4.0
+            assert np.abs(places[0, :2] - middle).max() < 4.0
+            outline = np.column_stack([u, v])[:, None] - np.column_stack([u, v])[None, ::7]
+            across = np.linalg.norm(outline, axis=-1).max()  # of the box, which may be seen along its diagonal
+            assert 0.6 < across / (SIZE * np.exp(-places[0, 2])) < 1.15
             compared += 1
     assert compared > 5
     samples.close()
@@ -127,16 +132,33 @@ def test_a_photograph_is_prepared_with_models_on_their_places(dataset: BopDatase
             assert np.abs((centre - scene.K[:2, 2]) - (straight - [159.5, 119.5]) * scale).max() < 3.0
 
 
+def test_a_label_s_depth_is_that_of_a_camera_that_turns_and_zooms(dataset: BopDataset) -> None:
+    scene, instances = scene_of(dataset)[0], dataset.instances("test")
+    known, own = assets(), [x for x in instances if x.im_id == instances[0].im_id]
+    focal, R = 1.3 * scene.K[0, 0], exp_so3(np.array([0.15, -0.1, 0.4]))  # of the turned camera, in the scene's
+    K = np.array([[focal, 0.0, 79.5], [0.0, focal, 79.5], [0.0, 0.0, 1.0]])
+    canvas = Canvas([np.zeros((SIZE, SIZE, 3), np.uint8)])
+    canvas.take(scene, K @ R.T @ inverse_intrinsics(scene.K), focal)
+    for x in own:
+        k = known[x.object_id]
+        along = whole_image(x.camera, SIZE)[1] @ R  # R_camera_view
+        centre = along.T @ apply(x.T_camera_object, k.center[None])[0]
+        (place,) = (place for index, place in canvas.objects if index == k.index)
+        np.testing.assert_allclose(place[:2], project(K, centre[None])[0], atol=1e-6)
+        covered = focal * np.linalg.norm(np.ptp(k.corners, axis=0)) / centre[2]  # pixels
+        assert place[2] == pytest.approx(np.log(SIZE / covered), abs=1e-9)
+
+
 def test_a_real_sample_and_its_twin_show_the_same(dataset: BopDataset) -> None:
     config = DetectorConfig(size=SIZE, plain=1.0, objects=1)
     samples = PairedScenes(list(real_assets(dataset)), scene_of(dataset), RealConfig(), black(config))
     seen, differences = 0, []
     for _ in range(12):
-        real, twin, centres, objects = samples.draw()
-        count = int((~np.isnan(centres[:, 0])).sum())
-        assert np.isnan(centres[count:]).all() and set(objects[:count]) <= {0, 1}
+        real, twin, places, objects = samples.draw()
+        count = int((~np.isnan(places[:, 0])).sum())
+        assert np.isnan(places[count:]).all() and set(objects[:count]) <= {0, 1}
         seen += count
-        for u, v in centres[:count]:
+        for u, v, _ in places[:count]:
             i, j = int(np.clip(round(float(v)), 0, SIZE - 1)), int(np.clip(round(float(u)), 0, SIZE - 1))
             differences.append(np.abs(real[i, j].astype(int) - 0.8 * twin[i, j]).max())
             assert real[i, j].max() > 20  # it is there
@@ -152,15 +174,15 @@ def test_what_is_hidden_or_outside_has_no_label() -> None:
         layer[max(0, top) : top + side, max(0, left) : left + side] = 255
         return layer
 
-    canvas.paste([square(10, 10, 20)], 0, (20.0, 20.0))
-    canvas.paste([square(60, 60, 20)], 1, (70.0, 70.0))
-    canvas.paste([square(9, 9, 20)], 1, (19.0, 19.0))  # nearly covers the first
-    canvas.paste([square(-15, 100, 20)], 0, (-5.0, 110.0))  # its centre is outside
-    centres, objects = canvas.labels()
-    assert centres.shape == (MOST, 2) and np.isnan(centres[2:]).all()
-    assert sorted(zip(centres[:2].tolist(), objects[:2].tolist(), strict=True)) == [
-        ([19.0, 19.0], 1),
-        ([70.0, 70.0], 1),
+    canvas.paste([square(10, 10, 20)], 0, (20.0, 20.0, 2.0))
+    canvas.paste([square(60, 60, 20)], 1, (70.0, 70.0, 2.25))
+    canvas.paste([square(9, 9, 20)], 1, (19.0, 19.0, 1.5))  # nearly covers the first
+    canvas.paste([square(-15, 100, 20)], 0, (-5.0, 110.0, 2.0))  # its centre is outside
+    places, objects = canvas.labels()
+    assert places.shape == (MOST, 3) and np.isnan(places[2:]).all()
+    assert sorted(zip(places[:2].tolist(), objects[:2].tolist(), strict=True)) == [
+        ([19.0, 19.0, 1.5], 1),
+        ([70.0, 70.0, 2.25], 1),
     ]
     canvas.hide(np.ones((SIZE, SIZE), bool))
     assert np.isnan(canvas.labels()[0]).all()
@@ -171,35 +193,41 @@ def perfect(labels: dict[str, torch.Tensor], cells: int, objects: int) -> Field:
     side = int(cells**0.5)
     middles = (torch.arange(side) + 0.5) * 2 / side - 1
     anchors = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), -1).reshape(-1, 2)
-    y = (labels["y"] - (SIZE - 1) / 2) / (SIZE / 2)
+    y = (labels["y"][..., :2] - (SIZE - 1) / 2) / (SIZE / 2)
+    depth = torch.full((len(y), cells), 7.0)
     centre, heat = anchors.repeat(len(y), 1, 1), torch.full((len(y), cells, objects), -12.0)
     for n in range(len(y)):
         for m in range(y.shape[1]):
             if not y[n, m, 0].isnan():
                 away = (anchors - y[n, m]).norm(dim=-1)
                 centre[n, away < 0.2] = y[n, m]
+                depth[n, away < 0.2] = (labels["y"][n, m, 2] - DETECTED) / DISTANCE_SCALE
                 heat[n, away.argmin(), labels["k"][n, m]] = 12.0
-    return Field(centre, heat)
+    return Field(centre, heat, depth)
 
 
 def test_the_loss_wants_hills_of_the_right_object_on_the_centres() -> None:
-    cells, contract = 400, detector_contract(SIZE, 2, 400)
+    cells, contract = 400, detector_contract(SIZE, 2, 400, depth=True)
     head = Centres(16, cells, contract)
-    y = torch.full((1, 4, 2), torch.nan)
-    y[0, 0], y[0, 1] = torch.tensor([40.0, 52.0]), torch.tensor([121.0, 99.0])
+    y = torch.full((1, 4, 3), torch.nan)
+    y[0, 0], y[0, 1] = torch.tensor([40.0, 52.0, 1.7]), torch.tensor([121.0, 99.0, 2.4])
     labels = {"y": y, "k": torch.tensor([[0, 1, 0, 0]])}
     best = perfect(labels, cells, 2)
     assert head.loss(best, labels).pose.item() == pytest.approx(0.0, abs=1e-3)
     answers = {k: v[0].numpy() for k, v in head.decode(best).items()}
     found = peaks(answers["heat"], answers["centre"].astype(float), SIZE, 0.5)
-    assert sorted((k, *np.round(place, 3)) for k, place, _ in found) == [(0, 40.0, 52.0), (1, 121.0, 99.0)]
+    told = sorted((x.object, *np.round(x.centre, 3), round(float(answers["depth"][x.cell]), 3)) for x in found)
+    assert told == [(0, 40.0, 52.0, 1.7), (1, 121.0, 99.0, 2.4)]
     wrong_object = best._replace(heat=best.heat.flip(-1))
     elsewhere = best._replace(centre=best.centre + 0.1)  # one cell
     missed = best._replace(heat=torch.full_like(best.heat, -12.0))
     everywhere = best._replace(heat=torch.full_like(best.heat, 12.0))
+    assert best.depth is not None
+    farther = best._replace(depth=best.depth + 1.0)
+    assert head.loss(farther, labels).pose.item() == pytest.approx(1.0, abs=1e-3)
     for worse, least in ((wrong_object, 5.0), (elsewhere, 1.0), (missed, 5.0), (everywhere, 100.0)):
         assert head.loss(worse, labels).pose.item() > least
-    nothing = {"y": torch.full((1, 4, 2), torch.nan), "k": torch.zeros((1, 4), dtype=torch.int64)}
+    nothing = {"y": torch.full((1, 4, 3), torch.nan), "k": torch.zeros((1, 4), dtype=torch.int64)}
     assert head.loss(missed, nothing).pose.item() == pytest.approx(0.0, abs=1e-3)
     assert head.loss(best, nothing).pose.item() > 5.0
 
@@ -234,6 +262,11 @@ def test_from_a_run_to_a_bundle_that_finds_its_objects(
         scores.append([x.score for x in found])
     for other in scores[1:]:
         np.testing.assert_allclose(other, scores[0], atol=2e-3)
+    continued = from_dict(NetworkConfig, {"width": 8, "features": 32, "extractor": "fine", "weights": str(bundle)})
+    begun = FeatureMapping(continued, detector_contract(160, 2, 400, depth=True)).state_dict()
+    stored = named_weights(ObjectBundle.load(bundle).path / "detector.onnx")
+    assert all(np.array_equal(begun[k], stored[k].astype(np.float32)) for k in begun if k in stored)
+    assert {"h.heat.weight", "h.depth.weight"} <= begun.keys() & stored.keys()  # not those of the poses' network
     assert main(["train", "--resume", str(run), "--part", "detector"]) == 0  # it is finished
     capsys.readouterr()
     call = ["evaluate", "bop", "--bundle", str(bundle), "--root", str(dataset.root), "--window", "detect"]

@@ -30,6 +30,7 @@ CROP = Crop.around(DIAMETER, nearest=0.4)
 SPREAD = 0.5  # pixels
 DETECTOR_SIZE = 320  # pixels
 BLOB = 0.02  # radius of the drawn blob, radians
+LOG_DEPTH = 1.75  # that the toy detector answers, if it does
 
 
 def toy_pose(camera: Camera, u: float, v: float) -> Array:
@@ -113,9 +114,9 @@ def toy_network(objects: int = 1) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def toy_detector(objects: int = 1) -> bytes:
+def toy_detector(objects: int = 1, depth: bool = False) -> bytes:
     """The ONNX file of a detector: the brighter a cell of 8×8 pixels is in red, the likelier is each object there, and
-    its centre is the cell's middle."""
+    its centre is the cell's middle. depth: whether it answers LOG_DEPTH everywhere."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     side = DETECTOR_SIZE // 8
@@ -146,8 +147,14 @@ def toy_detector(objects: int = 1) -> bytes:
         node("Mul", ["sum", "zero"], ["nothing"]),
         node("Add", ["centres", "nothing"], ["centre"]),  # (N, L, 2)
     ]
+    shapes: dict[str, list[str | int]] = {"centre": ["N", side * side, 2], "heat": ["N", objects, side * side]}
+    if depth:
+        constants.append(numpy_helper.from_array(np.full((1, side * side), LOG_DEPTH, np.float32), "log_depth"))
+        constants.append(numpy_helper.from_array(np.array([2], np.int64), "last_axis"))
+        nodes.append(node("Squeeze", ["nothing", "last_axis"], ["flat_nothing"]))  # (N, 1)
+        nodes.append(node("Add", ["log_depth", "flat_nothing"], ["depth"]))  # (N, L)
+        shapes["depth"] = ["N", side * side]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", DETECTOR_SIZE, DETECTOR_SIZE, 3])
-    shapes = {"centre": ["N", side * side, 2], "heat": ["N", objects, side * side]}
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(nodes, "toy_detector", [image], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -165,9 +172,11 @@ def toy_mesh() -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def write_toy_bundle(path: str | os.PathLike, names: tuple[str, ...] = ("toy_box",), detector: bool = False) -> Path:
+def write_toy_bundle(
+    path: str | os.PathLike, names: tuple[str, ...] = ("toy_box",), detector: bool = False, depth: bool = False
+) -> Path:
     """Write the toy bundle to the folder `path` and return that path. names: of the objects, all of them toy boxes with
-    the ids 1, 2, … detector: whether it has one."""
+    the ids 1, 2, … detector: whether it has one; depth: whether that one tells how far away they are."""
     contract = object_contract(CROP.size, len(names))
     network = NetworkFile(toy_network(len(names)), {"name": "toy"}, contract, training={"note": "not trained"})
     objects = [
@@ -176,6 +185,6 @@ def write_toy_bundle(path: str | os.PathLike, names: tuple[str, ...] = ("toy_box
     ]
     if not detector:
         return write_object_bundle(Path(path), network, objects).path
-    cells = (DETECTOR_SIZE // 8) ** 2
-    finder = NetworkFile(toy_detector(len(names)), {"name": "toy"}, detector_contract(DETECTOR_SIZE, len(names), cells))
+    answers = detector_contract(DETECTOR_SIZE, len(names), (DETECTOR_SIZE // 8) ** 2, depth)
+    finder = NetworkFile(toy_detector(len(names), depth), {"name": "toy"}, answers)
     return write_object_bundle(Path(path), network, objects, {"detector": finder}).path

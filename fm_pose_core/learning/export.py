@@ -68,12 +68,11 @@ def fused_of(run: Path, experiment: Experiment) -> Fused:
 
 
 def read_checkpoint(run: Path, experiment: Experiment) -> dict[str, Any]:
-    """The last state of a run of this experiment. Raises InputError."""
+    """The last state of a run of this experiment, whatever its schedule was. Raises InputError."""
     path = run / checkpoints.LATEST
     state = checkpoints.read(path, torch.device("cpu"), "the checkpoint of a training run", type(experiment))
-    checkpoints.expect_same(
-        path, "a checkpoint of the run's config.yaml", experiment.own(state["config"]), experiment.own()
-    )
+    theirs, ours = ({**experiment.own(x), "schedule": {}} for x in (state["config"], None))
+    checkpoints.expect_same(path, "a checkpoint of the run's config.yaml", theirs, ours)
     return state
 
 

@@ -61,10 +61,11 @@ class Prediction(NamedTuple):
 
 class Field(NamedTuple):
     """Where each of G objects is, by L cells: centre (N, L, 2) in the network's own coordinates, heat (N, L, G) a
-    logit."""
+    logit, depth (N, L) in the contract's own numbers, of heads that answer it."""
 
     centre: Tensor
     heat: Tensor
+    depth: Tensor | None = None
 
 
 class HeadLoss(NamedTuple):
@@ -253,6 +254,7 @@ class Centres(Head):
         self.centre = nn.Linear(features, 2)
         self.heat = nn.Linear(features, contract.outputs[1].shape[0])
         nn.init.constant_(self.heat.bias, RARE)
+        self.depth = nn.Linear(features, 1) if len(contract.outputs) > 2 else None
         side = math.isqrt(cells)
         expect(cells == side * side > 1, "detector.network.extractor", "an extractor with cells", cells)
         self.pitch = 2.0 / side
@@ -262,22 +264,29 @@ class Centres(Head):
 
     def forward(self, features: Tensor) -> Field:
         """(N, L, D)."""
-        return Field(self.anchors + self.pitch * self.centre(features).float(), self.heat(features).float())
+        centre = self.anchors + self.pitch * self.centre(features).float()
+        depth = None if self.depth is None else self.depth(features).float().squeeze(-1)
+        return Field(centre, self.heat(features).float(), depth)
 
     def decode(self, prediction: Field) -> dict[str, Tensor]:
-        """Centres, and the heat of each object."""
-        centre, heat = self.contract.outputs
-        return {
+        """Centres, the heat of each object, and perhaps the depth."""
+        centre, heat, *rest = self.contract.outputs
+        answers = {
             centre.name: (prediction.centre * centre.scale + centre.shift).reshape(-1, *centre.shape),
             heat.name: prediction.heat.sigmoid().transpose(1, 2).reshape(-1, *heat.shape),  # else ONNX has no shape
         }
+        for depth in rest:
+            assert prediction.depth is not None
+            answers[depth.name] = (prediction.depth * depth.scale + depth.shift).reshape(-1, *depth.shape)
+        return answers
 
     def loss(self, prediction: Field, labels: Labels, huber: float = 0.0) -> HeadLoss:
-        """y (N, M, 2): the centres of up to M objects, window pixels, NaN beyond; k (N, M): which objects. The heat
-        shall be a hill over each centre, one cell wide, and cells near the top count the less the higher it is there
-        (the focal loss of Law and Deng, CornerNet, 2018); cells within 1.5 of a centre tell where it is."""
+        """y (N, M, 3): the centres of up to M objects, window pixels, and the logarithms of their depths, NaN beyond;
+        k (N, M): which objects. The heat shall be a hill over each centre, one cell wide, and cells near the top count
+        the less the higher it is there (the focal loss of Law and Deng, CornerNet, 2018); cells within 1.5 of a centre
+        tell where it is, and how deep."""
         output = self.contract.outputs[0]
-        y, k = (labels["y"] - output.shift) / output.scale, labels["k"]
+        y, k = (labels["y"][..., :2] - output.shift) / output.scale, labels["k"]
         there = ~y[..., 0].isnan()  # (N, M)
         away = (y.nan_to_num(1e3)[:, None] - self.anchors[:, None]) / self.pitch  # (N, L, M, 2) cells
         squared = away.square().sum(-1)
@@ -293,6 +302,10 @@ class Centres(Head):
         focal = -(found + absent).sum((1, 2)) / count
         near = (squared < 2.25) & there[:, None]
         missed = (prediction.centre[:, :, None] - y.nan_to_num()[:, None]).abs().sum(-1) / self.pitch * near
+        if prediction.depth is not None:
+            depth = self.contract.outputs[2]
+            deep = (labels["y"][..., 2].nan_to_num() - depth.shift) / depth.scale  # (N, M)
+            missed = missed + (prediction.depth[..., None] - deep[:, None]).abs() * near
         place = missed.sum((1, 2)) / near.sum((1, 2)).clamp_min(1)
         zero = torch.zeros_like(focal)
         return HeadLoss(focal + place, zero, zero.long())

@@ -48,10 +48,10 @@ class NetworkConfig:
     mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
         "",
-        "Where the weights begin: the folder of a bundle, of which all is taken that fits (that of other objects saves "
-        "a part of the training; that of a narrower network begins a wider one); for vgg16 also a torchvision state "
-        "dict file, or 'torchvision' for the published one; for efficientnet_lite0 also 'imagenet'. Empty: random "
-        "ones.",
+        "Where the weights begin: the folder of a bundle, of whose network of the same kind all is taken that fits "
+        "(that of other objects saves a part of the training; that of a narrower network begins a wider one); for "
+        "vgg16 also a torchvision state dict file, or 'torchvision' for the published one; for efficientnet_lite0 also "
+        "'imagenet'. Empty: random ones.",
     )
 
 
@@ -137,7 +137,7 @@ def _take_over(model: FeatureMapping, bundle: Path) -> None:
     """All weights of a bundle that have the name of one of the model's, and its shape or that of a narrower layer. What
     h has none for begins at zero: the features are large already, and random answers to them would be far off, and
     their errors would harm f. Raises InputError if f has none of them."""
-    stored, own = named_weights(network_file(bundle)), model.state_dict()
+    stored, own = named_weights(network_file(bundle, model.contract.head)), model.state_dict()
     begun = {k: _widened(own[k], torch.from_numpy(v.copy()).float(), k) for k, v in stored.items() if k in own}
     fitting = {k: v for k, v in begun.items() if v is not None}
     of_f = sum(k.startswith("f.") for k in fitting)

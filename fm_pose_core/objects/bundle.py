@@ -290,9 +290,11 @@ def _check_detector(contract: Contract, objects: int) -> None:
     expect(contract.channels == 3, f"{where}.channels", "3", contract.channels)
     expect(contract.head == "centres", f"{where}.head", "centres", repr(contract.head))
     shapes = [(x.name, x.shape) for x in contract.outputs]
-    cells = shapes[-1][1][-1]
-    fits = shapes == [("centre", (cells, 2)), ("heat", (objects, cells))] and math.isqrt(cells) ** 2 == cells
-    expect(fits, f"{where}.outputs", f"centre (cells, 2), heat ({objects}, cells), of a square number of cells", shapes)
+    cells = shapes[0][1][0]
+    wanted = [("centre", (cells, 2)), ("heat", (objects, cells)), ("depth", (cells,))]
+    fits = shapes in (wanted, wanted[:2]) and math.isqrt(cells) ** 2 == cells
+    told = f"centre (cells, 2), heat ({objects}, cells), and perhaps depth (cells,), of a square number of cells"
+    expect(fits, f"{where}.outputs", told, shapes)
 
 
 def _check_refiner(contract: Contract, size: int) -> None:

@@ -132,7 +132,7 @@ class Crop:
 
     def view_to_window(self, pixels: Array, R_window_view: Array) -> Array:
         """(…, N, 2) pixels of views -> pixels of the window. R_window_view: (…, 3, 3)."""
-        return project(self.K, self._rays(pixels) @ np.swapaxes(R_window_view, -1, -2))
+        return project(self.K, self.rays(pixels) @ np.swapaxes(R_window_view, -1, -2))
 
     def to_window(self, points_camera: Array, R_camera_window: Array) -> Array:
         """(N, 3) camera-frame points -> (N, 2) window pixels."""
@@ -140,10 +140,10 @@ class Crop:
 
     def to_image(self, pixels: Array, camera: Camera, R_camera_window: Array) -> Array:
         """(N, 2) window pixels -> (N, 2) image pixels, distortion applied."""
-        return camera.pixels(self._rays(pixels) @ R_camera_window.T)
+        return camera.pixels(self.rays(pixels) @ R_camera_window.T)
 
-    def _rays(self, pixels: Array) -> Array:
-        """(…, 2) pixels of the window -> (…, 3) directions with z = 1."""
+    def rays(self, pixels: Array) -> Array:
+        """(…, 2) pixels of the window -> (…, 3) directions with z = 1, window frame."""
         rays = np.ones((*pixels.shape[:-1], 3))
         rays[..., :2] = (pixels - self.K[:2, 2]) / self.focal
         return rays

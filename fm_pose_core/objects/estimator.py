@@ -67,8 +67,8 @@ class PoseEstimator:
             expect(network is not None, str(self.bundle.path), "a bundle with a detector", "one without")
             assert network is not None
             backend = load_backend(network, self.config)
-            names = [x.name for x in self.bundle.objects]
-            self._detector = Detector(names, network.contract.size, backend.infer)
+            boxes = {x.name: x.box_corners for x in self.bundle.objects}
+            self._detector = Detector(boxes, network.contract.size, backend.infer)
         return self._detector
 
     def find(self, image: NDArray[np.uint8], camera: Camera) -> list[tuple[Window, ObjectPose]]:

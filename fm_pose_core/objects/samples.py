@@ -103,6 +103,11 @@ class ObjectAssets:
         """(3,) of the box, metres."""
         return self.corners.mean(0)
 
+    @property
+    def diagonal(self) -> float:
+        """Of the box, metres."""
+        return float(np.linalg.norm(np.ptp(self.corners, axis=0)))
+
 
 class Labeller:
     """Labels of one object, for a network that may know several; corners in window pixels.

@@ -1,8 +1,9 @@
 """From a whole image to the windows in which objects are expected."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,13 @@ from fm_pose_core.types import Camera, Window
 BORDER = 17  # points along each side of an image
 WIDEST = 1.4  # tangent of half the largest angle of view, 109°: beyond, objects would become too small
 NEAR = 1.5  # cells: two centres of the same object that are nearer are one
+LARGEST_LOG = 8.0  # of a depth: an object would be smaller than a pixel
 
 
 @dataclass(frozen=True)
 class Found:
-    """window: at the centre of an object, which it names. score: in [0, 1]."""
+    """window: at the centre of an object, which it names, and whose distance it tells, if the network does. score: in
+    [0, 1]."""
 
     window: Window
     score: float
@@ -27,9 +30,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Detector:
-    """names: of the objects, in the order of the network's outputs. size: of its image, pixels. infer: runs it."""
+    """boxes: of the objects by their names, corners (8, 3) each, metres, in the order of the network's outputs. size:
+    of its image, pixels. infer: runs it."""
 
-    names: Sequence[str]
+    boxes: Mapping[str, Array]
     size: int
     infer: Infer
 
@@ -42,9 +46,22 @@ class Detector:
         found = peaks(outputs["heat"][0], outputs["centre"][0].astype(np.float64), self.size, least)
         if not found:
             return []
-        places = crop.to_image(np.array([place for _, place, _ in found]), camera, R_camera_view)
-        windows = [Window(float(u), float(v), self.names[k]) for (k, _, _), (u, v) in zip(found, places, strict=True)]
-        return [Found(w, score) for w, (_, _, score) in zip(windows, found, strict=True)]
+        names, centres = list(self.boxes), np.array([x.centre for x in found])
+        places = crop.to_image(centres, camera, R_camera_view)
+        distances = self._distances(crop, found, outputs["depth"][0]) if "depth" in outputs else np.zeros(len(found))
+        return [
+            Found(Window(float(u), float(v), names[x.object], float(distance)), x.score)
+            for x, (u, v), distance in zip(found, places, distances, strict=True)
+        ]
+
+    def _distances(self, crop: Crop, found: "Sequence[Peak]", depth: NDArray[np.float32]) -> Array:
+        """(N,) of the centres, metres; 0 where the network's answer makes no sense. depth (L,): of its cells."""
+        boxes, rays = list(self.boxes.values()), crop.rays(np.array([x.centre for x in found]))
+        logs = depth[[x.cell for x in found]].astype(np.float64)
+        known = np.abs(logs) < LARGEST_LOG
+        units = np.array([crop.unit_distance(boxes[x.object]) for x in found])
+        metres = np.exp(np.where(known, logs, 0.0)) * units * np.linalg.norm(rays, axis=1)
+        return np.where(known, metres, 0.0)
 
 
 def whole_image(camera: Camera, size: int) -> tuple[Crop, Array]:
@@ -60,9 +77,18 @@ def whole_image(camera: Camera, size: int) -> tuple[Crop, Array]:
     return Crop(size, float(size / 2 / min(tangents.max(initial=1e-3), WIDEST))), R
 
 
-def peaks(heat: NDArray[np.float32], centre: Array, size: int, least: float) -> list[tuple[int, Array, float]]:
-    """The cells whose heat is the highest around them: (object, centre (2,), score), best first. heat (G, L), centre
-    (L, 2) pixels of a square image with sides of `size`."""
+class Peak(NamedTuple):
+    """object: its number. cell: its number. centre (2,): pixels."""
+
+    object: int
+    cell: int
+    centre: Array
+    score: float
+
+
+def peaks(heat: NDArray[np.float32], centre: Array, size: int, least: float) -> list[Peak]:
+    """The cells whose heat is the highest around them, best first. heat (G, L), centre (L, 2) pixels of a square image
+    with sides of `size`."""
     import cv2
 
     side = math.isqrt(heat.shape[1])
@@ -70,11 +96,12 @@ def peaks(heat: NDArray[np.float32], centre: Array, size: int, least: float) -> 
     kernel = np.ones((3, 3), np.uint8)
     highest = np.stack([cv2.dilate(x, kernel) for x in maps])
     k, row, column = np.nonzero((maps >= highest) & (maps >= least))
-    scores, places = maps[k, row, column], centre[row * side + column]
-    kept: list[tuple[int, Array, float]] = []
+    scores, cells = maps[k, row, column], row * side + column
+    kept: list[Peak] = []
     for i in np.argsort(-scores):
-        finite = bool(np.isfinite(places[i]).all())
-        same = (place for other, place, _ in kept if other == k[i])
-        if finite and all(np.linalg.norm(place - places[i]) > NEAR * size / side for place in same):
-            kept.append((int(k[i]), places[i], float(min(scores[i], 1.0))))
+        one = Peak(int(k[i]), int(cells[i]), centre[cells[i]], float(min(scores[i], 1.0)))
+        same = (x.centre for x in kept if x.object == one.object)
+        apart = all(np.linalg.norm(other - one.centre) > NEAR * size / side for other in same)
+        if apart and bool(np.isfinite(one.centre).all()):
+            kept.append(one)
     return kept

@@ -28,16 +28,17 @@ class DetectorExperiment(PartExperiment):
         """With the network and the schedule that its section `detector` asks for."""
         c = experiment.detector
         batch = {"batch_synthetic": c.batch, "batch_pairs": c.batch, "batch_real": c.batch}
+        schedule = {"pretrain_images": c.pretrain_images, "learning_rate": c.learning_rate, **batch}
         sections = {
             "network": NetworkConfig(c.extractor, c.width, c.features, weights=c.weights),
             "loss": LossConfig(feature_variance=experiment.loss.feature_variance),
             "crop": replace(experiment.crop, zoom=0.0),
         }
-        return cls.made(experiment, c.images, {"pretrain_images": c.pretrain_images, **batch}, sections)
+        return cls.made(experiment, c.images, schedule, sections)
 
     def contract(self) -> Contract:
-        size = self.detector.size
-        return detector_contract(size, len(self.objects), (size // EXTRACTORS[self.network.extractor].cell) ** 2)
+        size, cell = self.detector.size, EXTRACTORS[self.network.extractor].cell
+        return detector_contract(size, len(self.objects), (size // cell) ** 2, self.detector.depth)
 
     def read_data(self) -> "DetectorData":  # type: ignore[override]
         """See ObjectExperiment.read_data."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, inverse_intrinsics
+from fm_pose_core.geometry import Array, apply, inverse_intrinsics
 from fm_pose_core.learning.ring import Ring
 from fm_pose_core.objects.photographs import RealView
 from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConfig, View, render_view, warp
@@ -43,6 +43,9 @@ class DetectorConfig:
     extractor: str = knob("fine", "f, as network.extractor.", choices=("compact", "fine", "efficientnet_lite0"))
     width: int = knob(12, "Channels w: as network.width.", 8, 256)
     features: int = knob(64, "Feature size D.", 16, 4096)
+    depth: bool = knob(
+        True, "Whether it also answers how far away an object is: a network that looks twice then looks once."
+    )
     weights: str = knob("", "Where the weights begin, as network.weights; empty: random ones.")
     field_of_view: tuple[float, float] = knob(
         (45.0, 75.0), "Of the rendered images' longer side, from and to, degrees.", 5.0, 150.0
@@ -51,6 +54,7 @@ class DetectorConfig:
     plain: float = knob(0.6, "Share of real images that are whole photographs.", 0.0, 1.0)
     pretrain_images: int = knob(4_000, "Images of its pretraining.", 0)
     images: int = knob(20_000, "Images of its training proper.", 1)
+    learning_rate: float = knob(1e-3, "As schedule.learning_rate, for its training.", 1e-8, 1.0)
     batch: int = knob(4, "Of each kind (synthetic, pairs, real) in a batch.", 1, 1000)
 
 
@@ -58,14 +62,19 @@ class DetectorConfig:
 class Scene:
     """A photograph of several objects by a virtual camera K (3, 3). photo, rendered: (P, P, 3) uint8, without and with
     the models drawn over it. owner: (P, P), which of the objects a pixel shows, or NOBODY. objects (M,): which these
-    are. centres (M, 2): of their boxes, pixels."""
+    are. centres (M, 2): of their boxes, pixels; depths (M,): of these, along the optical axis, in diagonals of the
+    box."""
 
     photo: Image
     rendered: Image
     owner: Owner
     objects: NDArray[np.int64]
     centres: Array
+    depths: Array
     K: Array
+
+
+Place = tuple[float, float, float]  # of the centre of an object's box: pixels u, v, and the logarithm of its depth
 
 
 class Canvas:
@@ -74,11 +83,12 @@ class Canvas:
     def __init__(self, images: Sequence[Image]) -> None:
         self.images, self.size = list(images), len(images[0])
         self.owner = np.full(images[0].shape[:2], NOBODY, np.int8)
-        self.objects: list[tuple[int, float, float]] = []
+        self.objects: list[tuple[int, Place]] = []
         self.areas: list[int] = []
 
-    def take(self, scene: Scene, H: Array) -> None:
-        """The objects of a photograph that the images show. H (3, 3): its pixels -> the images'."""
+    def take(self, scene: Scene, H: Array, focal: float) -> None:
+        """The objects of a photograph that the images show. H (3, 3): its pixels -> those of a camera with this focal
+        length, at the same place."""
         flags = cv2.INTER_NEAREST
         size, away = (self.size, self.size), (NOBODY,)
         self.owner = cv2.warpPerspective(
@@ -87,16 +97,16 @@ class Canvas:
         whole = np.bincount(scene.owner[scene.owner >= 0], minlength=len(scene.objects))
         determinant = abs(np.linalg.det(H))
         uvw = np.column_stack([scene.centres, np.ones(len(scene.centres))]) @ H.T
-        for k, (u, v, w), area in zip(scene.objects, uvw, whole, strict=True):
-            self.objects.append((int(k), u / w, v / w))
+        for k, (u, v, w), depth, area in zip(scene.objects, uvw, scene.depths, whole, strict=True):
+            self.objects.append((int(k), (u / w, v / w, float(np.log(depth * w * self.size / focal)))))
             self.areas.append(int(area * determinant / abs(w) ** 3))  # H changes areas by so much here
 
-    def paste(self, layers: Sequence[Image], index: int, centre: tuple[float, float]) -> None:
+    def paste(self, layers: Sequence[Image], index: int, place: Place) -> None:
         """An object over each of the images: (S, S, 4), premultiplied."""
         self.images = [over(layer, image) for layer, image in zip(layers, self.images, strict=True)]
         mask = layers[0][..., 3] > 127
         self.owner[mask] = len(self.objects)
-        self.objects.append((index, *centre))
+        self.objects.append((index, place))
         self.areas.append(int(mask.sum()))
 
     def hide(self, mask: NDArray[np.bool_]) -> None:
@@ -104,15 +114,15 @@ class Canvas:
         self.owner[mask] = NOBODY
 
     def labels(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Centres (MOST, 2) of the objects that can be seen, NaN beyond, and which they are (MOST,)."""
+        """Places (MOST, 3) of the objects that can be seen, NaN beyond, and which they are (MOST,)."""
         left = np.bincount(self.owner[self.owner >= 0], minlength=len(self.objects))
-        centres, objects, count = np.full((MOST, 2), np.nan, np.float32), np.zeros(MOST, np.int64), 0
-        for (k, u, v), area, seen in zip(self.objects, self.areas, left, strict=True):
-            inside = -0.5 < u < self.size - 0.5 and -0.5 < v < self.size - 0.5
+        places, objects, count = np.full((MOST, 3), np.nan, np.float32), np.zeros(MOST, np.int64), 0
+        for (k, place), area, seen in zip(self.objects, self.areas, left, strict=True):
+            inside = all(-0.5 < x < self.size - 0.5 for x in place[:2])
             if inside and seen > max(VISIBLE * area, 4) and count < MOST:
-                centres[count], objects[count] = (u, v), k
+                places[count], objects[count] = place, k
                 count += 1
-        return centres, objects
+        return places, objects
 
 
 class Pasting:
@@ -128,18 +138,21 @@ class Pasting:
         angle = np.radians(self.rng.uniform(*self.config.field_of_view))
         return float(self.config.size / 2 / np.tan(angle / 2))
 
-    def place(self, layers: Sequence[Image], scale: float, in_plane: float) -> tuple[list[Image], tuple[float, float]]:
+    def place(
+        self, layers: Sequence[Image], covered: float, scale: float, in_plane: float
+    ) -> tuple[list[Image], Place]:
         """Views of one object whose centre is in their middle, somewhere in an image: turned, and `scale` times as
-        large, within SIZES."""
+        large, within SIZES. covered: pixels of a view that the diagonal of its box would cover."""
         rng, size = self.rng, self.config.size
         u, v = rng.uniform(0.03, 0.97, 2) * (size - 1)
         middle, angle = (len(layers[0]) - 1) / 2, rng.uniform(-in_plane, in_plane)
         scale *= float(np.exp(rng.uniform(-SIZES, SIZES)))
+        place = u, v, float(np.log(size / (scale * covered)))
         while scale < HALVED:  # pixel (u, v) of the half is (2 u, 2 v) of the whole
             layers, middle, scale = [cv2.pyrDown(layer) for layer in layers], middle / 2, 2 * scale
         M = cv2.getRotationMatrix2D((middle, middle), angle, scale)
         M[:, 2] += (u - middle, v - middle)
-        return [cv2.warpAffine(layer, M, (size, size), flags=cv2.INTER_LINEAR) for layer in layers], (u, v)
+        return [cv2.warpAffine(layer, M, (size, size), flags=cv2.INTER_LINEAR) for layer in layers], place
 
     def finish(self, canvas: Canvas, bars: bool) -> Image:
         """The first image with jitter; and all of them with occluders, since what is hidden is not to be found, and
@@ -178,7 +191,7 @@ class RenderedScenes:
         return self.rings[k].draw()
 
     def draw(self) -> tuple[NDArray[Any], ...]:
-        """-> image (size, size, 3) uint8 RGB; centres (MOST, 2) float32 and objects (MOST,), see Canvas.labels."""
+        """-> image (size, size, 3) uint8 RGB; places (MOST, 3) float32 and objects (MOST,), see Canvas.labels."""
         rng, pasting = self.rng, self.pasting
         canvas, focal = Canvas([pasting.backgrounds.draw()]), pasting.focal()
         chosen = rng.integers(len(self.objects), size=int(rng.integers(1, pasting.config.objects + 1)))
@@ -186,8 +199,9 @@ class RenderedScenes:
         for k, view in sorted(views, key=lambda x: -x[1].T_view_object[2, 3]):  # the far ones first
             rgba = view.layers["cad"]
             rgba = repaint(rgba, rng) if rng.uniform() < self.config.appearance.repaint else rgba
-            layers, centre = pasting.place([rgba], focal / view.K[0, 0], self.config.viewpoints.in_plane)
-            canvas.paste(layers, k, centre)
+            covered = _covered(self.objects[k], view.K[0, 0], view.T_view_object)
+            layers, place = pasting.place([rgba], covered, focal / view.K[0, 0], self.config.viewpoints.in_plane)
+            canvas.paste(layers, k, place)
         image = pasting.finish(canvas, bars=True)
         return image, *canvas.labels()
 
@@ -211,7 +225,7 @@ class PairedScenes:
             expect(bool(views), "real training images", f"at least one of object number {k} with a known mask", "none")
 
     def draw(self) -> tuple[NDArray[Any], ...]:
-        """-> real image, the same with renderings of its objects, (size, size, 3) uint8 RGB each; centres and objects,
+        """-> real image, the same with renderings of its objects, (size, size, 3) uint8 RGB each; places and objects,
         see Canvas.labels."""
         rng, pasting, most = self.rng, self.pasting, self.pasting.config.objects
         plain = rng.uniform() < pasting.config.plain
@@ -234,7 +248,7 @@ class PairedScenes:
         K = np.array([[focal, 0.0, (size - 1) / 2], [0.0, focal, (size - 1) / 2], [0.0, 0.0, 1.0]])
         H = K @ window_rotation(rng, focal, TURN, SHIFT * size) @ inverse_intrinsics(scene.K)
         canvas = Canvas([warp(x, H, size) for x in (scene.photo, scene.rendered)])
-        canvas.take(scene, H)
+        canvas.take(scene, H, focal)
         return canvas, focal
 
     def _cut_and_paste(self, canvas: Canvas, k: int, focal: float) -> None:
@@ -242,11 +256,18 @@ class PairedScenes:
         assert assets.patch is not None
         view: RealView = views[int(self.rng.integers(len(views)))]
         photo = np.dstack([blend(view.photo, view.visible, np.zeros_like(view.photo)), view.visible])
-        layers, centre = self.pasting.place([photo, view.cad], focal / assets.patch.focal, self.config.in_plane)
-        canvas.paste(layers, k, centre)
+        covered, scale = _covered(assets, assets.patch.focal, view.T_view_object), focal / assets.patch.focal
+        layers, place = self.pasting.place([photo, view.cad], covered, scale, self.config.in_plane)
+        canvas.paste(layers, k, place)
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _covered(assets: ObjectAssets, focal: float, T_view_object: Array) -> float:
+    """Pixels that the diagonal of an object's box would cover where the object stands."""
+    depth = apply(T_view_object, assets.center[None])[0, 2]
+    return float(focal * assets.diagonal / depth)
 
 
 @dataclass(frozen=True)

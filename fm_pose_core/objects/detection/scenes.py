@@ -42,7 +42,7 @@ def _scene(
     rendered, owner = photo, np.full((size, size), NOBODY, np.int8)
     T_view_camera = transform(R_camera_view.T, np.zeros(3))
     group = sorted(group, key=lambda x: -x.T_camera_object[2, 3])[:MOST]  # the far ones are drawn first
-    nearest, centres = np.full((size, size), np.inf, np.float32), []
+    nearest, centres, depths = np.full((size, size), np.inf, np.float32), [], []
     for number, x in enumerate(group):
         own = assets[x.object_id]
         if x.object_id not in renderers:
@@ -56,6 +56,8 @@ def _scene(
         front = (depth > 0) & (depth < nearest)
         owner[front] = number if shown else NOBODY
         nearest[front] = depth[front]
-        centres.append(project(crop.K, apply(T, own.center[None]))[0])
+        centre = apply(T, own.center[None])
+        centres.append(project(crop.K, centre)[0])
+        depths.append(centre[0, 2] / own.diagonal)
     objects = np.array([assets[x.object_id].index for x in group])
-    return Scene(photo, rendered, owner, objects, np.array(centres), crop.K)
+    return Scene(photo, rendered, owner, objects, np.array(centres), np.array(depths), crop.K)

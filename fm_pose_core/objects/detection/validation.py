@@ -18,7 +18,7 @@ VISIBLE = 0.1  # instances that show less are left out, as in the BOP benchmark
 
 
 class DetectorValidation:
-    """assets: of the known objects by id, and their names in the order of the network's outputs."""
+    """assets: of the known objects by id, in the order of the network's outputs, and their names likewise."""
 
     def __init__(
         self, instances: Sequence[Instance], assets: dict[int, ObjectAssets], names: Sequence[str], size: int
@@ -30,9 +30,12 @@ class DetectorValidation:
 
     def run(self, network: Fused) -> dict[str, float]:
         """found: share of the visible objects with a window within NEAR; false: windows of an image on no such object,
-        in the mean; off_px: median distance of those that are found from the centre."""
-        detector = Detector(self.names, self.size, network.infer)
+        in the mean; off_px: median distance of those that are found from the centre; off_depth: median error of their
+        distance, as a share of it, if the network tells it."""
+        boxes = {name: x.corners for name, x in zip(self.names, self.assets.values(), strict=True)}
+        detector = Detector(boxes, self.size, network.infer)
         distances: list[float] = []
+        depths: list[float] = []
         wanted = wrong = 0
         for path, group in self.images.items():
             left = [(self.names[self.assets[x.object_id].index], _centre(x, self.assets)) for x in group]
@@ -46,13 +49,19 @@ class DetectorValidation:
                     wrong += 1
                 elif shown[best]:
                     distances.append(float(away[best]))
+                    depths += [found.window.distance / _distance(group[best], self.assets) - 1.0]
                     left[best] = ("", left[best][1])
         return {
             "validation/found": len(distances) / max(1, wanted),
             "validation/false": wrong / max(1, len(self.images)),
             **({"validation/off_px": float(np.median(distances))} if distances else {}),
+            **({"validation/off_depth": float(np.median(np.abs(depths)))} if max(depths, default=-1.0) > -1.0 else {}),
         }
 
 
 def _centre(x: Instance, assets: dict[int, ObjectAssets]) -> np.ndarray:
     return np.asarray(x.camera.pixels(apply(x.T_camera_object, assets[x.object_id].center[None]))[0])
+
+
+def _distance(x: Instance, assets: dict[int, ObjectAssets]) -> float:
+    return float(np.linalg.norm(apply(x.T_camera_object, assets[x.object_id].center[None])))
