@@ -263,15 +263,12 @@ def test_backgrounds_from_a_folder(tmp_path: Path) -> None:
     assert background[..., 1].min() > 100 and background[..., 0].max() == 0
 
 
-def test_in_the_window_of_a_second_look_objects_have_one_size(
-    dataset: BopDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_the_window_of_a_second_look_objects_have_one_size(dataset: BopDataset) -> None:
     """Within a quarter, at any distance; renderings, novel views and photographs alike. The label is the projection by
     a camera of that zoom."""
-    monkeypatch.setattr("fm_pose_core.objects.samples.ZOOMED", 1.0)
     patch = CROP.patch(1.5)
     views, colours = prepare_real_views(dataset, "test", dataset.instances("test"), MESH, patch, np.zeros(3))
-    assets = ObjectAssets(MESH, CORNERS, CROP, fill=0.4, patch=patch, views=views, colours=colours)
+    assets = ObjectAssets(MESH, CORNERS, CROP, fill=0.4, zoomed=1.0, patch=patch, views=views, colours=colours)
     far = replace(VIEWS, distance=(0.3, 1.2))
     rng, around = np.random.default_rng(3), black()
     synthetic = SyntheticSamples(assets, SyntheticConfig(viewpoints=far), around, rng)

@@ -68,10 +68,11 @@ class CropConfig:
     zoom: float = knob(
         0.0,
         "Width of the window of a second look relative to the object's diameter: it is zoomed by what the first one "
-        "finds. Half of the training windows are such then. 0: there is no second look.",
+        "finds, or at once if the detector tells the distance. 0: there is no second look.",
         0.0,
         10.0,
     )
+    zoomed: float = knob(0.5, "Share of the training windows that are zoomed so, with `zoom`.", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     mesh = load_mesh(model.mesh_path, MM).simplified(config.faces)
     rule, (crop, fill) = experiment.crop, experiment.windows(model.diameter)
     box = box_corners(model.minimum, model.maximum)
-    assets = ObjectAssets(mesh, box, crop, index, model.symmetries if config.symmetries else (), fill)
+    assets = ObjectAssets(mesh, box, crop, index, model.symmetries if config.symmetries else (), fill, rule.zoomed)
     own = [x for x in training if x.object_id == config.id]
     if not experiment.how.sees_real:
         return assets

@@ -27,7 +27,7 @@ from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.renderer import Renderer
 
 Image = NDArray[np.uint8]
-ZOOMED, JITTER = 0.5, np.log(1.25)  # share of windows that are zoomed; how the object's size varies in them
+JITTER = np.log(1.25)  # logarithm: how the object's size varies in zoomed windows
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class View:
 class ObjectAssets:
     """All that is drawn of one object. index: of its output among the network's. corners: (8, 3) of its box, metres.
     symmetries: (4, 4) each, without the identity. fill: the distance at which the object fills its window, metres, if
-    there is to be a second look; else 0. views, colours: from photographs.prepare_real_views with the rule `patch`;
-    empty without real images."""
+    there is to be a second look; else 0; zoomed: share of the training windows that are of such a look. views, colours:
+    from photographs.prepare_real_views with the rule `patch`; empty without real images."""
 
     mesh: Mesh
     corners: Array
@@ -94,6 +94,7 @@ class ObjectAssets:
     index: int = 0
     symmetries: tuple[Array, ...] = ()
     fill: float = 0.0
+    zoomed: float = 0.5
     patch: Crop | None = None
     views: list[RealView] = field(default_factory=list)
     colours: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
@@ -146,7 +147,7 @@ class Zoom:
 
     def draw(self, T_view_object: Array) -> Crop:
         """The rule of a window on an object at this pose (4, 4)."""
-        if not self.assets.fill or self.rng.uniform() >= ZOOMED:
+        if not self.assets.fill or self.rng.uniform() >= self.assets.zoomed:
             return self.assets.crop
         distance = float(apply(T_view_object, self.assets.center[None])[0, 2])
         return self.assets.crop.zoomed(distance / self.assets.fill * np.exp(self.rng.uniform(-JITTER, JITTER)))
