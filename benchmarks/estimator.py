@@ -24,12 +24,12 @@ from hardware import hardware
 
 from fm_pose_core import Camera, EstimatorConfig, PoseEstimator, Window, __version__
 from fm_pose_core.config import HandEstimatorConfig
-from fm_pose_core.errors import InputError
+from fm_pose_core.errors import InputError, expect
 from fm_pose_core.geometry import apply, exp_so3, transform
 from fm_pose_core.hands.bundle import HandBundle
 from fm_pose_core.hands.estimator import HandEstimator
 from fm_pose_core.hands.frames import read_frames
-from fm_pose_core.hands.locate import Search
+from fm_pose_core.hands.locate import Search, Tracked
 from fm_pose_core.objects.pnp import solve_pnp
 from fm_pose_core.runtime import Backend
 from fm_pose_core.tasks import load_bundle
@@ -106,6 +106,10 @@ def measure_hand(bundle: Path, backend: str, options: argparse.Namespace) -> dic
     depth, camera = frames.depth(0), frames.camera
     search = Search(estimator.search, estimator.bundle.hand.cube)
     single = HandEstimator(estimator.bundle, estimator.backend, HandEstimatorConfig(views=1))
+    found = estimator.estimate(depth, camera)
+    expect(found is not None, "the depth map", "a hand", "none")
+    assert found is not None
+    tracked = Tracked(search, found.joints.mean(0))
     size = estimator.bundle.contract.image_shape
     windows = {n: np.zeros((n, *size), np.float32) for n in (1, 4)}
     infer = estimator.backend.infer
@@ -120,6 +124,7 @@ def measure_hand(bundle: Path, backend: str, options: argparse.Namespace) -> dic
             **{f"network_of_{n}": percentiles(lambda x=x: infer(x), options.runs) for n, x in windows.items()},
             "estimate": percentiles(lambda: single.estimate(depth, camera), options.runs),
             "estimate_of_4_views": percentiles(lambda: estimator.estimate(depth, camera), options.runs),
+            "tracked_of_4_views": percentiles(lambda: estimator.estimate(depth, camera, tracked), options.runs),
         },
     }
 

@@ -14,8 +14,9 @@ class HandNodeConfig:
     bundle: str = knob("", "Folder of the hand's bundle.")
     window_source: str = knob(
         "nearest",
-        "Where to look: nearest (blob in the depth range) or detections (2D detections).",
-        choices=("nearest", "detections"),
+        "Where to look: nearest (blob in the depth range), tracking (the same; while a hand is found, where it was "
+        "just now, which takes less time) or detections (2D detections).",
+        choices=("nearest", "tracking", "detections"),
     )
     detection_class: str = knob("*", "Class id of the 2D detections to use; '*': any.")
     detection_min_score: float = knob(0.0, "2D detections below this score are left out.", 0.0, 1.0)

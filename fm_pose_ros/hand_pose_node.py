@@ -16,7 +16,7 @@ from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.bundle import HandEntry
 from fm_pose_core.hands.estimator import HandEstimator, HandPose
-from fm_pose_core.hands.locate import Detected, Locator, Search, SearchConfig
+from fm_pose_core.hands.locate import Detected, Locator, Search, SearchConfig, Tracked
 from fm_pose_ros.camera_input import DEPTH, NO_FRAME, CameraInput, Frame, ImageMessage
 from fm_pose_ros.conversions import detections_from_msg, point_msg, rgb_to_image
 from fm_pose_ros.diagnostics import Diagnostics
@@ -34,6 +34,7 @@ class HandPoseNode(PoseNode):
         super().__init__("hand_pose_node", PARAMETERS, **kwargs)
         self._estimator: HandEstimator | None = None
         self._matcher = Matcher(1, 0.0)
+        self._last: Array | None = None  # where the hand was in the last depth map: the mean of its joints
         self.diagnostics = Diagnostics(self, self._report)
         self.camera_input = CameraInput(
             self, self.diagnostics, DEPTH, take=self._take, process=self._process, reset=self._reset
@@ -73,7 +74,8 @@ class HandPoseNode(PoseNode):
         self._estimator = None
 
     def _reset(self) -> None:
-        """Forget the depth maps that wait."""
+        """Forget the depth maps that wait, and the hand."""
+        self._last = None
         self._matcher = Matcher(self.settings.detection_queue, self.settings.detection_tolerance)
 
     def _report(self) -> dict[str, str]:
@@ -85,7 +87,7 @@ class HandPoseNode(PoseNode):
 
     def _take(self, msg: ImageMessage) -> None:
         """Process the depth map, or keep it until its detections come."""
-        if self.settings.window_source == "nearest":
+        if self.settings.window_source != "detections":
             self.camera_input.run(msg)
         elif pair := self._matcher.add_image(msg):
             self.camera_input.run(*pair)
@@ -102,13 +104,16 @@ class HandPoseNode(PoseNode):
         estimator.config = self.parameters.get(HandEstimatorConfig)
         estimator.refine, estimator.mirror = self.settings.refine, self.settings.mirror
         pose = estimator.estimate(frame.image, frame.camera, self._locator(estimator.bundle.hand.cube, detections))
+        tracked = self.settings.window_source == "tracking" and pose is not None and pose.accepted
+        self._last = pose.joints.mean(0) if pose is not None and tracked else None
         self._publish(frame, estimator.bundle.hand, pose)
         return pose is not None and pose.accepted
 
     def _locator(self, cube: float, msg: Detection2DArray | None) -> Locator:
         search = self.parameters.get(SearchConfig)
         if msg is None:
-            return Search(search, cube)
+            everywhere = Search(search, cube)
+            return everywhere if self._last is None else Tracked(everywhere, self._last)
         wanted, least = self.settings.detection_class, self.settings.detection_min_score
         detections = detections_from_msg(msg, self.diagnostics.warn_of)
         return Detected(detections, wanted, least, search, cube)

@@ -8,7 +8,7 @@ from launch import LaunchDescription
 from fm_pose_ros.launching import INPUTS, PoseLaunch, parameter, params_file
 
 PARAMETERS = {
-    "window_source": parameter("Where to look: nearest or detections."),
+    "window_source": parameter("Where to look: nearest, tracking or detections."),
     "image_transport": parameter("raw or compressed."),
     "views": parameter("Views of each cube, whose answers are averaged: 1 is the fastest, 4 the default."),
     "mirror": parameter("true for left hands, with a bundle of right ones."),

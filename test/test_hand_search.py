@@ -8,7 +8,7 @@ pytest.importorskip("pyrender", reason="rendering needs the extra [train]")
 pytest.importorskip("skimage", reason="the hand's skin needs the extra [train]")
 
 from fm_pose_core.hands.crop import HandCrop, HandCropConfig
-from fm_pose_core.hands.locate import SearchConfig, centre_of_mass, find_hand, hand_near
+from fm_pose_core.hands.locate import Search, SearchConfig, Tracked, centre_of_mass, find_hand, hand_near
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
 from fm_pose_core.hands.model.skeleton import Skeleton, joint_sets
 from fm_pose_core.hands.model.skin import SkinnedHand, build_skin
@@ -133,6 +133,24 @@ def test_both_ends_of_an_arm_may_be_the_hand() -> None:
     arm = np.where(arm < 1, np.float32(0.7), arm)
     near = hand_near(arm, CAMERA, np.array([[0.1, 0.1, 0.7]]))
     assert near is not None and near.center[0] > 0.05
+
+
+def test_a_tracked_hand_is_taken_without_a_choice() -> None:
+    """Of the ends of an arm, and of two things side by side, the one where it has just been; if it is gone, all."""
+    v, u = np.mgrid[:480, :640]
+    x, y = (u - 320) / 588.03 * 0.7, (v - 240) / 587.07 * 0.7
+    along, across = (x + y) / np.sqrt(2), (x - y) / np.sqrt(2)
+    arm = np.where((np.abs(along) < 0.2) & (np.abs(across) < 0.04), 0.7, 2.0).astype(np.float32)  # 40 cm long
+    end = np.array([0.08, 0.08, 0.7])
+    for last in (end, -end * [1, 1, -1]):
+        (hand,) = Tracked(Search(), last + np.array([0.03, -0.03, 0.0])).locate(arm, CAMERA)
+        assert np.linalg.norm(hand.center - last) < 0.03
+    two = np.minimum(ball((0.15, 0.0, 0.6), 0.05), ball((-0.15, 0.0, 0.65), 0.05))
+    (hand,) = Tracked(Search(), np.array([-0.13, 0.02, 0.66])).locate(two, CAMERA)
+    np.testing.assert_allclose(hand.center[:2], [-0.15, 0.0], atol=0.01)
+    for depth, last in ((two, [0.0, 0.3, 0.6]), (arm, [0.0, 0.0, 1.2]), (np.zeros_like(arm), end)):
+        found, all_of_them = Tracked(Search(), np.array(last)).locate(depth, CAMERA), find_hand(depth, CAMERA)
+        assert [tuple(c.center) for c in found] == [tuple(c.center) for c in all_of_them]
 
 
 def test_gaps_of_a_pixel_part_nothing() -> None:

@@ -180,6 +180,28 @@ def test_a_detection_says_where_to_look(hand_rig: Callable[..., Rig]) -> None:
             assert np.linalg.norm(positions(joints).mean(0) - toy_hand.PATTERN.mean(0) - far) < 0.06
 
 
+def test_a_hand_is_tracked_lost_and_found_elsewhere(hand_rig: Callable[..., Rig]) -> None:
+    """Two hands abreast: the one that was there first is kept, even when the other comes nearer, until it is gone."""
+    r = hand_rig(window_source="tracking")
+    r.send_info()
+    left, right = np.array([-0.12, 0.0, 0.6]), np.array([0.12, 0.02, 0.63])
+    nearer = np.array([0.12, 0.02, 0.55])
+    both = np.minimum(toy_hand.toy_depth(CAMERA, left), toy_hand.toy_depth(CAMERA, nearer))
+    shown = [
+        (toy_hand.toy_depth(CAMERA, left), left),
+        (both, left),
+        (toy_hand.toy_depth(CAMERA, nearer), nearer),
+        (both, nearer),
+        (EMPTY, None),
+        (toy_hand.toy_depth(CAMERA, right), right),
+    ]
+    for i, (depth, where) in enumerate(shown):
+        msg = r.send(depth_msg(depth, 1.0 + i, "32FC1"), "joints")
+        assert msg.valid == (where is not None)
+        if where is not None:
+            np.testing.assert_allclose(positions(msg).mean(0)[:2], (where + toy_hand.PATTERN.mean(0))[:2], atol=0.02)
+
+
 def test_bad_messages_give_one_warning_each_and_no_joints(hand_rig: Callable[..., Rig]) -> None:
     r = hand_rig()
     r.send_info()
