@@ -5,7 +5,7 @@ each image at once. Prints JSON, or with --markdown the rows of a table.
 
     dev/with_ros .venv/bin/python benchmarks/node.py [--bundle models/duck] [--sizes 640x480 1280x720] [--rates 30 60]
     [--photographs demo/scene] [--publishers best_effort reliable] [--seconds 10] [--views 1] [--threads 1]
-    [--profile {none,publisher,both}] [--markdown]
+    [--queue 1] [--profile {none,publisher,both}] [--markdown]
 
 --photographs: a dataset in BOP format whose images are published in turn, in place of noise of the --sizes; the bundle
 finds its objects itself. --profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
@@ -111,13 +111,15 @@ class Camera:
 
 
 def start_node(
-    bundle: str, views: int, source: str = "fixed", threads: int = 1, profile: bool = False
+    bundle: str, views: int, source: str = "fixed", threads: int = 1, profile: bool = False, queue: int = 1
 ) -> subprocess.Popen[bytes]:
-    """A node in a process of its own. source: of its windows. profile: whether it has config/fastdds.xml."""
+    """A node in a process of its own. source: of its windows. profile: whether it has config/fastdds.xml. queue: images
+    that wait, at most."""
     environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
     if profile:
         environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
     parameters = {"bundle": bundle, "window_source": source, "views": views, "threads": threads}
+    parameters["qos_overrides./image_raw.subscription.depth"] = queue
     options = [x for k, v in parameters.items() for x in ("-p", f"{k}:={v}")]
     command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", *options, "--log-level", "error"]
     return subprocess.Popen(command, cwd=ROOT, env=environment)
@@ -173,7 +175,7 @@ def measure(
 ) -> dict[str, Any]:
     """One case, with processes of its own."""
     both, source = arguments.profile == "both", "own" if arguments.photographs else "fixed"
-    how = arguments.bundle, arguments.views, source, arguments.threads, both
+    how = arguments.bundle, arguments.views, source, arguments.threads, both, arguments.queue
     alone = listen(lambda: start_echo(reliability, both), arguments, pictures, rate, reliability)
     node = listen(lambda: start_node(*how), arguments, pictures, rate, reliability)
     height, width = pictures[0][0].shape[:2]
@@ -236,6 +238,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, metavar="BOP_DIR")
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--queue", type=int, default=1, help="images that wait for the node, at most (its default: 1)")
     parser.add_argument("--profile", choices=("none", "publisher", "both"), default="none")
     parser.add_argument("--markdown", action="store_true", help="print a table in place of JSON")
     parser.add_argument("--echo", choices=("best_effort", "reliable"), help=argparse.SUPPRESS)
@@ -249,7 +252,7 @@ def main() -> None:
     sizes = [tuple(int(x) for x in size.split("x")) for size in arguments.sizes]
     shown = [photographs(arguments.photographs)] if arguments.photographs else [noise(size) for size in sizes]
     cases = [measure(arguments, *case) for case in itertools.product(shown, arguments.rates, arguments.publishers)]
-    what = {k: getattr(arguments, k) for k in ("bundle", "views", "threads", "profile")}
+    what = {k: getattr(arguments, k) for k in ("bundle", "views", "threads", "queue", "profile")}
     if arguments.markdown:
         print(f"{cpu()}, {os.cpu_count()} cores; {what}\n\n{table(cases)}")
         return

@@ -42,10 +42,12 @@ class Absent:
         return HandView([depth], camera, center, self.nowhere)
 
     def seen(self) -> HandView:
-        """As a sensor sees them, and nothing."""
-        view = self.rendered()
+        """As a sensor sees them, a rough one or an exact one too, and nothing."""
+        view, kind = self.rendered(), self.rng.uniform()
         (depth,) = view.layers
-        if self.rng.uniform() < 0.2:
+        if kind < 0.2:
+            seen = depth
+        elif kind < 0.4:
             seen = self._rough(depth)
         else:
             seen = sense(depth, view.camera.K, SENSORS[int(self.rng.integers(len(SENSORS)))], self.rng)

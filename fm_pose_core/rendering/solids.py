@@ -10,6 +10,7 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.rendering.renderer import DepthRenderer
 
 COUNT = 10  # solids, at most
+ALONE = 0.3  # how often there is but one, as large as a fist
 BEHIND = np.array([0.0, 0.0, -1.0])  # the camera, where nothing is seen
 
 
@@ -26,16 +27,16 @@ class Solids:
     def draw(self, at: Array, K: Array, rng: np.random.Generator) -> NDArray[np.float32]:
         """Depth (size, size), metres, 0 where there is nothing: a few solids about the point `at` (3,), metres in the
         frame of the camera K (3, 3)."""
-        walled = rng.uniform() < 0.6
-        count = int(rng.integers(0 if walled else 1, COUNT + 1))
-        together, spread = rng.uniform() < 0.4, rng.uniform(0.01, 0.15)
-        usual = np.exp(rng.normal(np.log(0.02), 0.5))  # metres: half a solid's size
+        walled, alone = rng.uniform() < 0.6, rng.uniform() < ALONE
+        shown = set(rng.permutation(COUNT)[: 1 if alone else int(rng.integers(0 if walled else 1, COUNT + 1))])
+        together, spread = not alone and rng.uniform() < 0.4, 0.01 if alone else rng.uniform(0.01, 0.15)
+        usual = rng.uniform(0.02, 0.07) if alone else np.exp(rng.normal(np.log(0.02), 0.5))  # metres: half its size
         placed = []
         for k, corners in enumerate(self._corners[:-1]):
-            if k >= count:
+            if k not in shown:
                 placed.append(np.broadcast_to(BEHIND, corners.shape))
                 continue
-            half = np.clip(usual * np.exp(rng.normal(0, 0.5, 3)), 0.003, 0.2)
+            half = np.clip(usual * np.exp(rng.normal(0, 0.25 if alone else 0.5, 3)), 0.003, 0.2)
             if together:  # fingers, branches, legs: long ones that begin at one place
                 half[2] *= rng.uniform(1.5, 4.0)
                 half[:2] *= 0.6
