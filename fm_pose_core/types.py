@@ -126,7 +126,7 @@ class Window:
 
     object: name of the object that is expected there; empty for the only one that the bundle knows. distance: of the
     centre of its box from the camera, metres, where it is known about (as from the last image): a network that looks
-    twice then looks once, at the window of its second look. 0: unknown.
+    twice then looks once, at the window of its second look, and again only if that was far off. 0: unknown.
     """
 
     u: float

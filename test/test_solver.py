@@ -171,8 +171,9 @@ def test_an_object_whose_distance_is_known_is_looked_at_once(toy_bundle: Path) -
 
         def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
             seen.append(images)
-            ahead = transform(exp_so3(np.array([0.3, 0.4, 0.1])), np.array([0.0, 0.0, 0.7]))
-            corners = toy.CROP.to_window(apply(ahead, bundle.object().box_corners), np.eye(3)).astype(np.float32)
+            box = bundle.object().box_corners
+            ahead = (box - box.mean(0)) @ exp_so3(np.array([0.3, 0.4, 0.1])).T + np.array([0.0, 0.0, 0.8])
+            corners = toy.CROP.zoomed(0.8 / 0.4).to_window(ahead, np.eye(3)).astype(np.float32)
             return {"corners": np.tile(corners, (len(images), 1, 1, 1)), "spread": np.ones((len(images), 1, 8, 2))}
 
     for known, distance, looks in ((zooming, 0.0, 2), (zooming, 0.8, 1), (bundle, 0.8, 1)):
@@ -181,6 +182,38 @@ def test_an_object_whose_distance_is_known_is_looked_at_once(toy_bundle: Path) -
         crop = toy.CROP.zoomed(0.8 / 0.4) if (known, looks) == (zooming, 1) else toy.CROP
         assert [len(x) for x in seen] == [1, CONFIG.views][2 - looks :], (known, distance)  # of two, the first has one
         np.testing.assert_array_equal(seen[0][0], crop.cut(image, CAMERA, WINDOW, crop.views(len(seen[0]))[0])[0])
+
+
+@pytest.mark.parametrize(
+    ("told", "moved", "looks"),
+    [(0.9, 0.0, 1), (1.05, 6.0, 1), (1.2, 0.0, 2), (0.7, 0.0, 2), (0.9, 20.0, 2), (0.0, 0.0, 2)],
+    ids=["right", "nearly", "too_far", "too_near", "beside", "unknown"],
+)
+def test_a_zoomed_window_that_was_far_off_is_looked_at_again(told: float, moved: float, looks: int) -> None:
+    """Of a network that sees every corner right, whose windows were told a distance, and displaced by `moved` of their
+    pixels. The last look is right in any case, and as many views as there are to be are of it."""
+    box = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
+    T = transform(exp_so3(np.array([0.3, -0.7, 0.2])), np.array([0.05, -0.04, 0.9]))
+    center = apply(T, box.mean(0)[None])[0]
+    solver = ObjectSolver(box, toy.CROP, views=2, fill=0.45).for_distance(told and told * np.linalg.norm(center) / 0.9)
+    pixel = CAMERA.pixels(center[None])[0] + [moved * CAMERA.K[0, 0] / solver.crop.focal, 0.0]
+    asked = [(solver, solver.look(np.zeros((480, 640, 3), np.uint8), CAMERA, Window(*pixel)))]
+
+    def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        own, look = asked[-1]
+        corners = np.stack([own.crop.to_window(apply(T, box), look.R_camera_window @ R) for R in own._views])
+        again = own.second_look(look, Answer(own.crop.to_window(apply(T, box), look.R_camera_window), np.ones((8, 2))))
+        asked.extend([again] if again else [])
+        assert len(pixels) == len(corners)
+        return {"corners": corners[:, None].astype(np.float32), "spread": np.ones((len(corners), 1, 8, 2), np.float32)}
+
+    ((last, *_),) = see_again(infer, see(infer, asked[:1]))
+    assert len(asked) == looks
+    middle = last.solver.crop.to_window(center[None], last.look.R_camera_window)
+    assert np.abs(middle - (toy.CROP.size - 1) / 2).max() < 10.0
+    assert last.solver.crop.focal / toy.CROP.focal == pytest.approx(np.linalg.norm(center) / 0.45, rel=0.25)
+    assert len(last.look.pixels) == 2
+    np.testing.assert_allclose(last.solve().T_camera_object, T, atol=1e-3)
 
 
 @pytest.mark.parametrize("distance", [-1.0, np.nan, np.inf])

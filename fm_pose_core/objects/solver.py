@@ -19,6 +19,7 @@ from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surfac
 from fm_pose_core.types import Camera, Visible, Window
 
 FINEST_LOG, LARGEST_LOG = 2e-3, 5.0  # of a distance: none is known better, none is farther off
+ASTRAY = 10 / 128, math.log(1.25)  # of a zoomed window: share of its side, and of its scale; beyond, one looks again
 
 Outputs = Mapping[str, NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]
@@ -40,7 +41,8 @@ class Answer(NamedTuple):
 class ObjectSolver:
     """box_corners (8, 3): of the object, metres. crop: the rule of its window. index: of its output among the
     network's. views: of each window, whose answers are averaged; the first of two looks has but one. fill: the distance
-    at which the object fills the window, metres, if the network was trained for a second look; else 0."""
+    at which the object fills the window, metres, if the network was trained for a second look; else 0. told: the
+    distance for which `crop` is zoomed, metres; 0: it is not."""
 
     box_corners: Array
     crop: Crop
@@ -48,10 +50,16 @@ class ObjectSolver:
     views: int = 1
     refiner: Refiner | None = None
     fill: float = 0.0
+    told: float = 0.0
+
+    @property
+    def _in_passing(self) -> bool:
+        """Whether this look only tells where to look again."""
+        return self.fill > 0 and not self.told
 
     @cached_property
     def _views(self) -> list[Array]:
-        return self.crop.views(1 if self.fill else self.views)
+        return self.crop.views(1 if self._in_passing else self.views)
 
     @cached_property
     def _center(self) -> Array:
@@ -129,26 +137,33 @@ class ObjectSolver:
         if presence is not None:
             visible = Visible(presence, self.crop.K, self.crop.size, look.R_camera_window @ np.array(self._views))
         solution = Solution(T, image_corners, error, covariance, expected, visible=visible)
-        return self.refiner.refine(look, solution) if self.refiner and not self.fill else solution
+        return self.refiner.refine(look, solution) if self.refiner and not self._in_passing else solution
 
     def for_distance(self, distance: float) -> "ObjectSolver":
-        """For a single look, zoomed so that an object so far away (metres) fills the window; the same for a network
-        that was not trained for it, or an unknown distance (0)."""
+        """Zoomed so that an object so far away (metres) fills the window; the same for a network that was not trained
+        for it, or an unknown distance (0)."""
         if not self.fill or not distance:
             return self
-        return replace(self, crop=self.crop.zoomed(distance / self.fill), fill=0.0)
+        return replace(self, crop=self.crop.zoomed(distance / (self.told or self.fill)), told=distance)
 
     def second_look(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> "tuple[ObjectSolver, Look] | None":
         """At where the answer to the first look has the object: centred, and zoomed so that the object fills the
-        window. None if the answer makes no sense, or for a network that was not trained for it."""
+        window. None if the answer makes no sense, if the first look was such already, about as well as in the training,
+        or for a network that was not trained for it."""
         if not self.fill:
             return None
         center = self._whereabouts(answer, spread_scale)
-        if center is None:
+        if center is None or (self.told and not self._astray(center)):
             return None
         solver, ahead = self.for_distance(float(np.linalg.norm(center))), look.R_camera_window @ center
         window = Window(*look.camera.pixels(ahead[None])[0])
         return solver, solver.look(look.image(), look.camera, window, look.image)
+
+    def _astray(self, center: Array) -> bool:
+        """Whether a zoomed window was farther off the object's `center` (3,), window frame, than those of the
+        training."""
+        off = float(np.abs(center[:2] / center[2]).max()) * self.crop.focal / self.crop.size
+        return off > ASTRAY[0] or abs(math.log(float(np.linalg.norm(center)) / self.told)) > ASTRAY[1]
 
     def _whereabouts(self, answer: Answer, spread_scale: float) -> Array | None:
         """The box's centre (3,), metres, window frame, well enough to look there: in the middle of the corners, as far
