@@ -26,6 +26,8 @@ from fm_pose_ros.lifecycle import PoseNode, run_nodes
 from fm_pose_ros.matching import Matcher
 from fm_pose_ros.msg import HandJoints
 
+RECENT = 0.5  # seconds: where a hand was longer ago says nothing
+
 
 class HandPoseNode(PoseNode):
     """3D joints of the nearest hand."""
@@ -34,7 +36,7 @@ class HandPoseNode(PoseNode):
         super().__init__("hand_pose_node", PARAMETERS, **kwargs)
         self._estimator: HandEstimator | None = None
         self._matcher = Matcher(1, 0.0)
-        self._last: Array | None = None  # where the hand was in the last depth map: the mean of its joints
+        self._last: tuple[float, Array] | None = None  # when and where the hand was last: the mean of its joints
         self.diagnostics = Diagnostics(self, self._report)
         self.camera_input = CameraInput(
             self, self.diagnostics, DEPTH, take=self._take, process=self._process, reset=self._reset
@@ -103,17 +105,19 @@ class HandPoseNode(PoseNode):
         assert estimator is not None
         estimator.config = self.parameters.get(HandEstimatorConfig)
         estimator.refine, estimator.mirror = self.settings.refine, self.settings.mirror
-        pose = estimator.estimate(frame.image, frame.camera, self._locator(estimator.bundle.hand.cube, detections))
+        pose = estimator.estimate(frame.image, frame.camera, self._locator(frame, detections))
         tracked = self.settings.window_source == "tracking" and pose is not None and pose.accepted
-        self._last = pose.joints.mean(0) if pose is not None and tracked else None
+        self._last = (frame.stamp, pose.joints.mean(0)) if pose is not None and tracked else None
         self._publish(frame, estimator.bundle.hand, pose)
         return pose is not None and pose.accepted
 
-    def _locator(self, cube: float, msg: Detection2DArray | None) -> Locator:
-        search = self.parameters.get(SearchConfig)
+    def _locator(self, frame: Frame, msg: Detection2DArray | None) -> Locator:
+        assert self._estimator is not None
+        search, cube = self.parameters.get(SearchConfig), self._estimator.bundle.hand.cube
         if msg is None:
-            everywhere = Search(search, cube)
-            return everywhere if self._last is None else Tracked(everywhere, self._last)
+            everywhere, (last, self._last) = Search(search, cube), (self._last, None)
+            recent = last is not None and frame.stamp - last[0] < RECENT
+            return Tracked(everywhere, last[1]) if last is not None and recent else everywhere
         wanted, least = self.settings.detection_class, self.settings.detection_min_score
         detections = detections_from_msg(msg, self.diagnostics.warn_of)
         return Detected(detections, wanted, least, search, cube)

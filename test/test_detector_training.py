@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,9 +19,10 @@ from fm_pose_core.config import EstimatorConfig, from_dict
 from fm_pose_core.contract import DETECTED, DISTANCE_SCALE, detector_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import apply, box_corners, exp_so3, inverse_intrinsics, project
+from fm_pose_core.learning.export import read_checkpoint
 from fm_pose_core.learning.heads import Centres, Field
 from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
-from fm_pose_core.objects.bop import BopDataset
+from fm_pose_core.objects.bop import BopDataset, Instance
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.detection.detector import peaks, whole_image
@@ -34,8 +36,10 @@ from fm_pose_core.objects.detection.samples import (
     Pasting,
     RenderedScenes,
     Scene,
+    Seen,
 )
 from fm_pose_core.objects.detection.scenes import prepare_scenes
+from fm_pose_core.objects.detection.validation import DetectorValidation
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.photographs import prepare_real_views
 from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConfig
@@ -149,6 +153,25 @@ def test_a_label_s_depth_is_that_of_a_camera_that_turns_and_zooms(dataset: BopDa
         assert place[2] == pytest.approx(np.log(SIZE / covered), abs=1e-9)
 
 
+def test_what_is_pasted_off_the_axis_has_the_depth_of_a_ball_that_looks_so_large() -> None:
+    """A ball is seen as an ellipse off the axis: as wide as ever across, wider by 1 / cos along."""
+    config = DetectorConfig(size=320, field_of_view=(75.0, 75.0))
+    pasting, aside = black(config), 0
+    for _ in range(30):
+        disc = np.zeros((160, 160, 4), np.uint8)
+        cv2.circle(disc, (80, 80), 30, (255, 255, 255, 255), -1)
+        focal = pasting.focal()
+        (image,), (u, v, log) = pasting.place([disc], Seen(400.0, 400.0 / 61.0), focal, 0.0)  # 61 pixels wide
+        rows, columns = np.nonzero(image[..., 3] > 127)
+        if min(rows.min(), columns.min()) == 0 or max(rows.max(), columns.max()) == 319:
+            continue
+        cosine = 1 / np.sqrt(1 + ((u - 159.5) ** 2 + (v - 159.5) ** 2) / focal**2)
+        depth = focal / np.sqrt(4 / np.pi * len(rows) * cosine)  # in diameters of the ball
+        assert log == pytest.approx(np.log(depth * 320 / focal), abs=0.03)
+        aside += cosine < 0.85
+    assert aside > 3
+
+
 def test_a_real_sample_and_its_twin_show_the_same(dataset: BopDataset) -> None:
     config = DetectorConfig(size=SIZE, plain=1.0, objects=1)
     samples = PairedScenes(list(real_assets(dataset)), scene_of(dataset), RealConfig(), black(config))
@@ -232,6 +255,36 @@ def test_the_loss_wants_hills_of_the_right_object_on_the_centres() -> None:
     assert head.loss(best, nothing).pose.item() > 5.0
 
 
+def test_the_validation_compares_with_where_the_objects_are(dataset: BopDataset) -> None:
+    """A network that knows all, of two objects of different size, off the axis; and one that puts them 10 % deeper."""
+    known, names = assets(), ["box", "brick"]
+    crop, R = whole_image(CAMERA, SIZE)
+
+    class Network:
+        def __init__(self, instances: list[Instance], deeper: float) -> None:
+            images = sorted({x.im_id for x in instances})
+            self.images, self.deeper = iter([[x for x in instances if x.im_id == i] for i in images]), deeper
+
+        def infer(self, _: np.ndarray) -> dict[str, np.ndarray]:
+            heat, centre = np.zeros((1, 2, 400), np.float32), np.zeros((1, 400, 2), np.float32)
+            depth = np.zeros((1, 400), np.float32)
+            for x in next(self.images):
+                own = known[x.object_id]
+                at = R.T @ apply(x.T_camera_object, own.center[None])[0]
+                u, v = project(crop.K, at[None])[0]
+                cell = int(v // 8) * 20 + int(u // 8)
+                heat[0, own.index, cell], centre[0, cell] = 1.0, (u, v)
+                depth[0, cell] = np.log(self.deeper * at[2] / crop.unit_distance(own.corners))
+            return {"heat": heat, "centre": centre, "depth": depth}
+
+    instances = dataset.instances("test")
+    for deeper, off in ((1.0, 0.0), (1.1, 0.1)):
+        network: Any = Network(instances, deeper)
+        told = DetectorValidation(instances, known, names, SIZE).run(network)
+        assert told["validation/found"] == 1.0 and told["validation/false"] == 0.0
+        assert told["validation/off_px"] < 0.01 and told["validation/off_depth"] == pytest.approx(off, abs=1e-4)
+
+
 CONFIG = """
 data: {{dataset: {root}, training_frames: 0-5, validation_frames: 6-7}}
 objects: [{{id: 1}}, {{id: 2, name: brick}}]
@@ -240,7 +293,8 @@ synthetic: {{viewpoints: {{distance: [0.3, 0.5]}}}}
 network: {{width: 8, features: 16}}
 schedule: {{pretrain_images: 8, images: 16, batch_synthetic: 2, batch_pairs: 2, workers: 0, precision: fp32,
   learning_rate: 0.003}}
-detector: {{size: 160, width: 8, features: 32, pretrain_images: 120, images: {images}, batch: 4, objects: 3}}
+detector: {{size: 160, width: 8, features: 32, pretrain_images: 120, images: {images}, batch: 4, objects: 3,
+  depth: true}}
 """
 
 
@@ -262,6 +316,10 @@ def test_from_a_run_to_a_bundle_that_finds_its_objects(
         scores.append([x.score for x in found])
     for other in scores[1:]:
         np.testing.assert_allclose(other, scores[0], atol=2e-3)
+    other = load_experiment(config, ["schedule.learning_rate=0.001"]).parts()["detector"]
+    assert read_checkpoint(run / "detector", other, ("schedule",))  # it is a detector, however it was trained
+    with pytest.raises(InputError, match=r"schedule\.learning_rate"):
+        read_checkpoint(run / "detector", other)
     continued = from_dict(NetworkConfig, {"width": 8, "features": 32, "extractor": "fine", "weights": str(bundle)})
     begun = FeatureMapping(continued, detector_contract(160, 2, 400, depth=True)).state_dict()
     stored = named_weights(ObjectBundle.load(bundle).path / "detector.onnx")

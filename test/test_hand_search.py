@@ -145,6 +145,9 @@ def test_a_tracked_hand_is_taken_without_a_choice() -> None:
     for last in (end, -end * [1, 1, -1]):
         (hand,) = Tracked(Search(), last + np.array([0.03, -0.03, 0.0])).locate(arm, CAMERA)
         assert np.linalg.norm(hand.center - last) < 0.03
+    for step in (0.03, 0.06, 0.09):  # since the last depth map: the cube does not lag behind
+        (hand,) = Tracked(Search(), np.array([0.02 - step, 0.0, 0.55])).locate(ball((0.02, 0.0, 0.6), 0.07), CAMERA)
+        assert abs(hand.center[0] - 0.02) < 0.004
     two = np.minimum(ball((0.15, 0.0, 0.6), 0.05), ball((-0.15, 0.0, 0.65), 0.05))
     (hand,) = Tracked(Search(), np.array([-0.13, 0.02, 0.66])).locate(two, CAMERA)
     np.testing.assert_allclose(hand.center[:2], [-0.15, 0.0], atol=0.01)

@@ -190,8 +190,9 @@ def test_an_object_whose_distance_is_known_is_looked_at_once(toy_bundle: Path) -
     ids=["right", "nearly", "too_far", "too_near", "beside", "unknown"],
 )
 def test_a_zoomed_window_that_was_far_off_is_looked_at_again(told: float, moved: float, looks: int) -> None:
-    """Of a network that sees every corner right, whose windows were told a distance, and displaced by `moved` of their
-    pixels. The last look is right in any case, and as many views as there are to be are of it."""
+    """Of a network that sees every corner and the distance right, whose windows were told another distance, and
+    displaced by `moved` of their pixels. The last look is right in any case, and has as many views as there are to
+    be."""
     box = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
     T = transform(exp_so3(np.array([0.3, -0.7, 0.2])), np.array([0.05, -0.04, 0.9]))
     center = apply(T, box.mean(0)[None])[0]
@@ -202,10 +203,16 @@ def test_a_zoomed_window_that_was_far_off_is_looked_at_again(told: float, moved:
     def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
         own, look = asked[-1]
         corners = np.stack([own.crop.to_window(apply(T, box), look.R_camera_window @ R) for R in own._views])
-        again = own.second_look(look, Answer(own.crop.to_window(apply(T, box), look.R_camera_window), np.ones((8, 2))))
+        log = np.log(np.linalg.norm(center) / own.crop.unit_distance(box))
+        answers = {
+            "corners": corners[:, None].astype(np.float32),
+            "spread": np.ones((len(pixels), 1, 8, 2), np.float32),
+        }
+        answers["distance"] = np.full((len(pixels), 1), log, np.float32)
+        answers["distance_spread"] = np.full((len(pixels), 1), 0.01, np.float32)
+        again = own.second_look(look, own.decode(answers))
         asked.extend([again] if again else [])
-        assert len(pixels) == len(corners)
-        return {"corners": corners[:, None].astype(np.float32), "spread": np.ones((len(corners), 1, 8, 2), np.float32)}
+        return answers
 
     ((last, *_),) = see_again(infer, see(infer, asked[:1]))
     assert len(asked) == looks
@@ -214,6 +221,19 @@ def test_a_zoomed_window_that_was_far_off_is_looked_at_again(told: float, moved:
     assert last.solver.crop.focal / toy.CROP.focal == pytest.approx(np.linalg.norm(center) / 0.45, rel=0.25)
     assert len(last.look.pixels) == 2
     np.testing.assert_allclose(last.solve().T_camera_object, T, atol=1e-3)
+
+
+def test_where_a_zoomed_window_shows_nothing_the_place_is_looked_at_anew() -> None:
+    """As if no distance had been told."""
+    box = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
+    solver, image = ObjectSolver(box, toy.CROP, views=2, fill=0.45), np.zeros((480, 640, 3), np.uint8)
+    zoomed = solver.for_distance(9.0)
+    nothing = Answer(np.full((8, 2), np.nan), np.ones((8, 2)), None, (np.nan, 1.0))
+    own, look = zoomed.second_look(zoomed.look(image, CAMERA, WINDOW), nothing) or (zoomed, None)
+    first = solver.look(image, CAMERA, WINDOW)
+    assert look is not None and own.told == 0.0 and own.crop.focal == pytest.approx(solver.crop.focal)
+    np.testing.assert_allclose(look.R_camera_window, first.R_camera_window, atol=1e-12)
+    assert look.pixels.shape == first.pixels.shape
 
 
 @pytest.mark.parametrize("distance", [-1.0, np.nan, np.inf])

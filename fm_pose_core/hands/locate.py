@@ -82,7 +82,7 @@ class Tracked:
         if min(away, default=np.inf) > REACH:
             return found
         hand = found[int(np.argmin(away))]
-        center = centre_of_mass(hand.depth, camera, self.last, self.search.cube)
+        center = centre_of_mass(hand.depth, camera, hand.center, self.search.cube)
         return [hand if center is None else hand._replace(center=center)]
 
 

@@ -28,7 +28,7 @@ FP16_LARGEST = 65504.0
 def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp16") -> Bundle:
     """Write the bundle of a finished run. Raises InputError if the run's files or its data are missing."""
     state = read_checkpoint(run, experiment)
-    network = _fused(state, experiment)
+    network = _fused(run, state, experiment)
     architecture = _architecture(experiment)
     trained_parts = {k: x for k, x in experiment.parts().items() if (run / k / checkpoints.LATEST).is_file()}
     parts = {k: _part(run / k, x, precision) for k, x in trained_parts.items()}
@@ -47,7 +47,8 @@ def _architecture(experiment: Experiment) -> dict[str, Any]:
 
 
 def _part(run: Path, experiment: Experiment, precision: str) -> Part:
-    network = fused_of(run, experiment)
+    state = read_checkpoint(run, experiment, ("schedule",))  # however it was trained
+    network = _fused(run, state, experiment)
     return Part(network, NetworkFile(to_onnx(network, precision), _architecture(experiment), network.contract))
 
 
@@ -64,21 +65,23 @@ def sample(source: Source) -> NDArray[np.generic]:
 
 def fused_of(run: Path, experiment: Experiment) -> Fused:
     """The fused network of a run. Without a mapping g it is h∘f."""
-    return _fused(read_checkpoint(run, experiment), experiment)
+    return _fused(run, read_checkpoint(run, experiment), experiment)
 
 
-def read_checkpoint(run: Path, experiment: Experiment) -> dict[str, Any]:
-    """The last state of a run of this experiment, whatever its schedule was. Raises InputError."""
+def read_checkpoint(run: Path, experiment: Experiment, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The last state of a run of this experiment. ignored: sections of its configuration that may be others. Raises
+    InputError."""
     path = run / checkpoints.LATEST
     state = checkpoints.read(path, torch.device("cpu"), "the checkpoint of a training run", type(experiment))
-    theirs, ours = ({**experiment.own(x), "schedule": {}} for x in (state["config"], None))
+    theirs, ours = ({k: v for k, v in experiment.own(x).items() if k not in ignored} for x in (state["config"], None))
     checkpoints.expect_same(path, "a checkpoint of the run's config.yaml", theirs, ours)
     return state
 
 
-def _fused(state: dict[str, Any], experiment: Experiment) -> Fused:
+def _fused(run: Path, state: dict[str, Any], experiment: Experiment) -> Fused:
     model = experiment.untrained().model()
-    model.load_state_dict(checkpoints.weights(state))
+    with checkpoints.expected(run / checkpoints.LATEST, "weights of the network of this configuration"):
+        model.load_state_dict(checkpoints.weights(state))
     return Fused(model).eval()
 
 

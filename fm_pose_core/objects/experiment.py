@@ -131,6 +131,8 @@ class ObjectExperiment(Experiment):
         source = ObjectSource(assets, self.synthetic, self.real, photos, self.backgrounds.procedural, cell)
         models = [dataset.model(x.id) for x in self.objects]
         named = tuple(replace(m, name=x.name or m.name) for x, m in zip(self.objects, models, strict=True))
+        names = [x.name for x in named]
+        expect(len(set(names)) == len(names), "objects", "a different name each", names)
         return ObjectData(source, named, training, validation)
 
 
@@ -188,9 +190,7 @@ def _check(experiment: ObjectExperiment) -> None:
     ids, size = [x.id for x in experiment.objects], experiment.crop.size
     expect(bool(ids), "objects", "at least one, such as [{id: 9}]", "none")
     expect(len(set(ids)) == len(ids), "objects", "a different id each", ids)
-    names = [x.name for x in experiment.objects if x.name]
-    expect(len(set(names)) == len(names), "objects", "a different name each", names)
-    for name in names:
+    for name in (x.name for x in experiment.objects if x.name):
         fits = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None
         expect(fits, "objects", "names of letters, digits and _ (they become topics and frames)", repr(name))
     expect(size % 16 == 0, "crop.size", "a multiple of 16", size)

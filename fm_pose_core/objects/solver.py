@@ -18,8 +18,11 @@ from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Visible, Window
 
+AHEAD = np.array([0.0, 0.0, 1.0])
 FINEST_LOG, LARGEST_LOG = 2e-3, 5.0  # of a distance: none is known better, none is farther off
-ASTRAY = 10 / 128, math.log(1.25)  # of a zoomed window: share of its side, and of its scale; beyond, one looks again
+# Of a zoomed window, how far it may be off: share of its side, and of its scale. As far as the training's are by
+# default, see synthetic.displacement and samples.JITTER.
+ASTRAY = 10 / 128, math.log(1.25)
 
 Outputs = Mapping[str, NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]
@@ -149,33 +152,40 @@ class ObjectSolver:
     def second_look(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> "tuple[ObjectSolver, Look] | None":
         """At where the answer to the first look has the object: centred, and zoomed so that the object fills the
         window. None if the answer makes no sense, if the first look was such already, about as well as in the training,
-        or for a network that was not trained for it."""
+        or for a network that was not trained for it. Where a zoomed window shows nothing, the same place as in a first
+        look."""
         if not self.fill:
             return None
         center = self._whereabouts(answer, spread_scale)
-        if center is None or (self.told and not self._astray(center)):
+        if center is None and not self.told:
             return None
-        solver, ahead = self.for_distance(float(np.linalg.norm(center))), look.R_camera_window @ center
-        window = Window(*look.camera.pixels(ahead[None])[0])
+        if center is None:
+            solver, center = replace(self, crop=self.crop.zoomed(self.fill / self.told), told=0.0), AHEAD
+        elif self.told and not self._astray(center):
+            return None
+        else:
+            solver = self.for_distance(float(np.linalg.norm(center)))
+        window = Window(*look.camera.pixels((look.R_camera_window @ center)[None])[0])
         return solver, solver.look(look.image(), look.camera, window, look.image)
 
     def _astray(self, center: Array) -> bool:
         """Whether a zoomed window was farther off the object's `center` (3,), window frame, than those of the
         training."""
-        off = float(np.abs(center[:2] / center[2]).max()) * self.crop.focal / self.crop.size
+        off = float(np.hypot(*center[:2]) / center[2]) * self.crop.focal / self.crop.size
         return off > ASTRAY[0] or abs(math.log(float(np.linalg.norm(center)) / self.told)) > ASTRAY[1]
 
     def _whereabouts(self, answer: Answer, spread_scale: float) -> Array | None:
         """The box's centre (3,), metres, window frame, well enough to look there: in the middle of the corners, as far
-        away as the network says; by PnP if it does not say."""
-        if answer.distance is None:
+        away as the network says, or as was told before; by PnP if nobody says."""
+        distance = self.told if answer.distance is None else answer.distance[0]
+        if not distance:
             found = self.pose(answer, spread_scale)
             return apply(found.T_camera_object, self._center[None])[0] if found.accepted else None
         offset = answer.corners.mean(0) - self.crop.K[:2, 2]
-        if not (np.abs(offset) < self.crop.size).all() or not np.isfinite(answer.distance[0]):
+        if not (np.abs(offset) < self.crop.size).all() or not np.isfinite(distance):
             return None
         ray = np.append(offset / self.crop.focal, 1.0)
-        return ray * (answer.distance[0] / np.linalg.norm(ray))
+        return ray * (distance / np.linalg.norm(ray))
 
 
 @cache

@@ -16,7 +16,7 @@ from fm_pose_core.types import Camera, Window
 BORDER = 17  # points along each side of an image
 WIDEST = 1.4  # tangent of half the largest angle of view, 109°: beyond, objects would become too small
 NEAR = 1.5  # cells: two centres of the same object that are nearer are one
-LARGEST_LOG = 8.0  # of a depth: an object would be smaller than a pixel
+NEAREST_LOG = -1.0  # of a depth: an object would be much larger than the image
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Detector:
         """(N,) of the centres, metres; 0 where the network's answer makes no sense. depth (L,): of its cells."""
         boxes, rays = list(self.boxes.values()), crop.rays(np.array([x.centre for x in found]))
         logs = depth[[x.cell for x in found]].astype(np.float64)
-        known = np.abs(logs) < LARGEST_LOG
+        known = (logs > NEAREST_LOG) & (logs < np.log(self.size))  # beyond, it would be smaller than a pixel
         units = np.array([crop.unit_distance(boxes[x.object]) for x in found])
         metres = np.exp(np.where(known, logs, 0.0)) * units * np.linalg.norm(rays, axis=1)
         return np.where(known, metres, 0.0)

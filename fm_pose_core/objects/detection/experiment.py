@@ -28,7 +28,8 @@ class DetectorExperiment(PartExperiment):
         """With the network and the schedule that its section `detector` asks for."""
         c = experiment.detector
         batch = {"batch_synthetic": c.batch, "batch_pairs": c.batch, "batch_real": c.batch}
-        schedule = {"pretrain_images": c.pretrain_images, "learning_rate": c.learning_rate, **batch}
+        rate = c.learning_rate or experiment.schedule.learning_rate
+        schedule = {"pretrain_images": c.pretrain_images, "learning_rate": rate, **batch}
         sections = {
             "network": NetworkConfig(c.extractor, c.width, c.features, weights=c.weights),
             "loss": LossConfig(feature_variance=experiment.loss.feature_variance),

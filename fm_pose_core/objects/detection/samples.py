@@ -7,7 +7,7 @@ image there is the same with renderings in place of the photographed objects.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,7 +44,7 @@ class DetectorConfig:
     width: int = knob(12, "Channels w: as network.width.", 8, 256)
     features: int = knob(64, "Feature size D.", 16, 4096)
     depth: bool = knob(
-        True, "Whether it also answers how far away an object is: a network that looks twice then looks once."
+        False, "Whether it also answers how far away an object is: a network that looks twice then looks once."
     )
     weights: str = knob("", "Where the weights begin, as network.weights; empty: random ones.")
     field_of_view: tuple[float, float] = knob(
@@ -54,7 +54,7 @@ class DetectorConfig:
     plain: float = knob(0.6, "Share of real images that are whole photographs.", 0.0, 1.0)
     pretrain_images: int = knob(4_000, "Images of its pretraining.", 0)
     images: int = knob(20_000, "Images of its training proper.", 1)
-    learning_rate: float = knob(1e-3, "As schedule.learning_rate, for its training.", 1e-8, 1.0)
+    learning_rate: float = knob(0.0, "As schedule.learning_rate, for its training; 0: the same.", 0.0, 1.0)
     batch: int = knob(4, "Of each kind (synthetic, pairs, real) in a batch.", 1, 1000)
 
 
@@ -75,6 +75,13 @@ class Scene:
 
 
 Place = tuple[float, float, float]  # of the centre of an object's box: pixels u, v, and the logarithm of its depth
+
+
+class Seen(NamedTuple):
+    """How a view shows an object: by which focal length, pixels, and how deep, in diagonals of the object's box."""
+
+    focal: float
+    depth: float
 
 
 class Canvas:
@@ -138,16 +145,16 @@ class Pasting:
         angle = np.radians(self.rng.uniform(*self.config.field_of_view))
         return float(self.config.size / 2 / np.tan(angle / 2))
 
-    def place(
-        self, layers: Sequence[Image], covered: float, scale: float, in_plane: float
-    ) -> tuple[list[Image], Place]:
-        """Views of one object whose centre is in their middle, somewhere in an image: turned, and `scale` times as
-        large, within SIZES. covered: pixels of a view that the diagonal of its box would cover."""
+    def place(self, layers: Sequence[Image], view: Seen, focal: float, in_plane: float) -> tuple[list[Image], Place]:
+        """Views of one object whose centre is in their middle, somewhere in an image of a camera with this focal
+        length: turned, and as large as there, within SIZES."""
         rng, size = self.rng, self.config.size
         u, v = rng.uniform(0.03, 0.97, 2) * (size - 1)
         middle, angle = (len(layers[0]) - 1) / 2, rng.uniform(-in_plane, in_plane)
-        scale *= float(np.exp(rng.uniform(-SIZES, SIZES)))
-        place = u, v, float(np.log(size / (scale * covered)))
+        scale = focal / view.focal * float(np.exp(rng.uniform(-SIZES, SIZES)))
+        # Aside of the axis a camera stretches what it sees by 1 / √cos on the mean; a view that is pasted there is not.
+        stretch = 0.25 * np.log(1 + ((u - (size - 1) / 2) ** 2 + (v - (size - 1) / 2) ** 2) / focal**2)
+        place = u, v, float(np.log(size / (scale * view.focal / view.depth)) + stretch)
         while scale < HALVED:  # pixel (u, v) of the half is (2 u, 2 v) of the whole
             layers, middle, scale = [cv2.pyrDown(layer) for layer in layers], middle / 2, 2 * scale
         M = cv2.getRotationMatrix2D((middle, middle), angle, scale)
@@ -199,8 +206,8 @@ class RenderedScenes:
         for k, view in sorted(views, key=lambda x: -x[1].T_view_object[2, 3]):  # the far ones first
             rgba = view.layers["cad"]
             rgba = repaint(rgba, rng) if rng.uniform() < self.config.appearance.repaint else rgba
-            covered = _covered(self.objects[k], view.K[0, 0], view.T_view_object)
-            layers, place = pasting.place([rgba], covered, focal / view.K[0, 0], self.config.viewpoints.in_plane)
+            seen = _seen(self.objects[k], view.K[0, 0], view.T_view_object)
+            layers, place = pasting.place([rgba], seen, focal, self.config.viewpoints.in_plane)
             canvas.paste(layers, k, place)
         image = pasting.finish(canvas, bars=True)
         return image, *canvas.labels()
@@ -256,18 +263,16 @@ class PairedScenes:
         assert assets.patch is not None
         view: RealView = views[int(self.rng.integers(len(views)))]
         photo = np.dstack([blend(view.photo, view.visible, np.zeros_like(view.photo)), view.visible])
-        covered, scale = _covered(assets, assets.patch.focal, view.T_view_object), focal / assets.patch.focal
-        layers, place = self.pasting.place([photo, view.cad], covered, scale, self.config.in_plane)
+        seen = _seen(assets, assets.patch.focal, view.T_view_object)
+        layers, place = self.pasting.place([photo, view.cad], seen, focal, self.config.in_plane)
         canvas.paste(layers, k, place)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def _covered(assets: ObjectAssets, focal: float, T_view_object: Array) -> float:
-    """Pixels that the diagonal of an object's box would cover where the object stands."""
-    depth = apply(T_view_object, assets.center[None])[0, 2]
-    return float(focal * assets.diagonal / depth)
+def _seen(assets: ObjectAssets, focal: float, T_view_object: Array) -> Seen:
+    return Seen(focal, float(apply(T_view_object, assets.center[None])[0, 2]) / assets.diagonal)
 
 
 @dataclass(frozen=True)
