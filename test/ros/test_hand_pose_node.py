@@ -196,10 +196,13 @@ def test_a_hand_is_tracked_lost_and_found_elsewhere(hand_rig: Callable[..., Rig]
         (toy_hand.toy_depth(CAMERA, right), right),
     ]
     for i, (depth, where) in enumerate(shown):
-        msg = r.send(depth_msg(depth, 1.0 + i, "32FC1"), "joints")
+        msg = r.send(depth_msg(depth, 1.0 + 0.1 * i, "32FC1"), "joints")
         assert msg.valid == (where is not None)
         if where is not None:
             np.testing.assert_allclose(positions(msg).mean(0)[:2], (where + toy_hand.PATTERN.mean(0))[:2], atol=0.02)
+    msg = r.send(depth_msg(toy_hand.toy_depth(CAMERA, left), 2.0, "32FC1"), "joints")
+    msg = r.send(depth_msg(both, 3.0, "32FC1"), "joints")  # a second later it may be anywhere: the nearest is taken
+    np.testing.assert_allclose(positions(msg).mean(0)[:2], (nearer + toy_hand.PATTERN.mean(0))[:2], atol=0.02)
 
 
 def test_bad_messages_give_one_warning_each_and_no_joints(hand_rig: Callable[..., Rig]) -> None:
