@@ -126,7 +126,8 @@ def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refi
     found = {}
     for k in (x.id for x in experiment.objects):
         mesh, box, diameter = thing(dataset, k)
-        refiner = FeatureRefiner(network.infer, mesh, box, *experiment.windows(diameter), args.times)
+        window, lit = experiment.windows(diameter), experiment.refiner.together
+        refiner = FeatureRefiner(network.infer, mesh, box, *window, args.times, lit=lit)
         found[k] = partial(refined, refiner)
     return found
 

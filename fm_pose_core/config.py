@@ -66,9 +66,9 @@ class EstimatorConfig(EngineConfig):
     refine: str = knob(
         "none",
         "Whether poses are refined (slower): none; edges: by those in the image; features: by the bundle's own network "
-        "that compares it with a rendering; auto: as the objects' poses got better on real images, if embreex is "
-        "installed.",
-        choices=("none", "auto", "edges", "features"),
+        "that compares it with a rendering; both: by features, then by edges; auto: as the objects' poses got better "
+        "on real images, if embreex is installed.",
+        choices=("none", "auto", "edges", "features", "both"),
     )
     min_detection: float = knob(
         0.3, "Smallest score of what the bundle's own detector finds that is given a window.", 0.01, 1.0

@@ -65,6 +65,7 @@ def test_the_published_network_has_the_published_layers() -> None:
         ("compact", (16, 256)),
         ("fine", (64, 256)),
         ("efficientnet_lite0", (64, 256)),
+        ("efficientnet_lite0_whole", (64, 256)),
         ("compact_global", (1, 1024)),
         ("vgg16", (1, 1024)),
     ],

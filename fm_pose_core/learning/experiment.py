@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fm_pose_core.bundle import Bundle, NetworkFile
 from fm_pose_core.config import knob, to_dict
 from fm_pose_core.contract import Contract
+from fm_pose_core.errors import expect
 from fm_pose_core.learning.adaptation import METHODS, Method
 from fm_pose_core.learning.adaptation.method import MixtureConfig
 from fm_pose_core.learning.loader import Source
@@ -154,7 +155,11 @@ class Experiment:
         return FeatureMapping(config, self.contract(), unshared=method.unshared)
 
     def prepare(self, model: FeatureMapping, run: Path) -> None:
-        """Put into a new model what it begins with, beside `network.weights`. run: its folder."""
+        """Put into a new model what it begins with, beside `network.weights`. run: its folder. Raises InputError where
+        it lacks something."""
+        begins = bool(self.network.weights) or not model.f.published
+        wanted = f"what {self.network.extractor} begins with: imagenet, or a bundle"
+        expect(begins, f"{self.SECTION}.weights", wanted, "none")
 
     def untrained(self) -> "Experiment":
         """The same without weights to begin with: those of a checkpoint are put in."""

@@ -7,13 +7,15 @@
 | L_g, Eq. 4 | pairs (x_r, x_m) of T^M | g(f(x_r)) − f(x_m) | f, g; through f(x_m) too unless `target_gradient` is off |
 | L_u (beyond the paper) | all | error output of h | that output alone |
 | L_p (beyond the paper, an option) | all | points(f(x_s)), points(g(f(x_r))) | f, g |
+| L_r (beyond the paper, an option) | all | corners and points of h(f(x_s)), h(g(f(x_r))) | f, g, h |
 | L_z (beyond the paper, an option) | all | distance(f(x_s)), distance(g(f(x_r))) | f, g, h |
 | L_c (beyond the paper, an option) | all | presence(f(x_s)), presence(g(f(x_r))) | f, g, h |
 
 Terms of other methods are in `adaptation`. Sums over the training set become means over a batch; sums over coordinates
 and features stay. With several cells per image h's prediction is the weighted mean of their votes, and Eq. 4 is
 averaged evenly over cells. L_u teaches h to expect its error. L_p asks each cell's features which point of the object
-it shows, if any: a dense task beside the pose, which f learns much sooner. L_z asks for the object's distance: its
+it shows, if any: a dense task beside the pose, which f learns much sooner. L_r asks for the rotation of the pose that
+PnP would make of corners and points. L_z asks for the object's distance: its
 apparent size, of which the corners' errors in pixels say little (Li et al., CDPN, ICCV 2019). L_c asks whether there is
 a hand in the window.
 """
@@ -26,10 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from fm_pose_core.config import knob
-from fm_pose_core.contract import SURFACE_SCALE
+from fm_pose_core.contract import CORNERS, SURFACE_SCALE
 from fm_pose_core.errors import expect
 from fm_pose_core.learning.heads import LOG_OF_NORMAL, HeadLoss
 from fm_pose_core.learning.networks import FeatureMapping
+from fm_pose_core.learning.rotation import project, turn
 
 Batch = Mapping[str, Tensor]
 
@@ -50,6 +53,7 @@ class LossConfig:
     )
     points: float = knob(0.0, "Weight of L_p, beyond the paper: the object's surface point in each cell.", 0.0, 1e6)
     distance: float = knob(4.0, "Weight of L_z, for network.distance: how far away the object is.", 0.0, 1e6)
+    rotation: float = knob(0.0, "Weight of L_r, for network.surface: how far the pose is turned.", 0.0, 1e6)
     presence: float = knob(1.0, "Weight of L_c, for network.presence: whether there is a hand.", 0.0, 1e6)
     huber: float = knob(
         0.0,
@@ -308,7 +312,64 @@ class HandPresence(Term):
         return nn.functional.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(there).float())
 
 
-BESIDE: tuple[type[Term], ...] = (ExpectedError, SurfacePoints, ObjectDistance, HandPresence)  # the paper's
+FLOOR = 0.5  # pixels: no measurement is better, as in objects.pnp
+SLIGHT, TURN = 0.05, 0.1  # radians: from where on an angle counts linearly; one that costs 1
+
+
+class PoseRotation(Term):
+    """L_r: the angle by which the pose is turned that corners and surface points make together, to first order
+    (`rotation.turn`), where h answers with the surface. The errors of single points may be small and yet all turn the
+    object alike; L_p does not mind. Labels: m (N, 3, 4), K [R t] of the window's camera; b (N, 8, 3), the box.
+
+    Corners and points have the weights of `objects.surface.solve_surface`: all points together count as much as all
+    corners."""
+
+    name, knobs = "L_r", ("rotation",)
+
+    def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
+        super().__init__(model, config)
+        wanted = "0 without network.surface (L_r)"
+        expect(model.contract.head == "surface", "loss.rotation", wanted, config.rotation)
+        self.output = model.contract.outputs[0]
+
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        return config.rotation
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        parts = [self.turned(x) for x in seen.answers if getattr(x.prediction, "surface", None) is not None]
+        if not parts:
+            return None
+        squared = torch.cat(parts).square().sum(-1)
+        return ((squared + SLIGHT**2).sqrt() - SLIGHT).mean() / TURN
+
+    def turned(self, x: Answers) -> Tensor:
+        """(N, 3) radians, about the object's axes."""
+        image, k, surface = torch.arange(len(x.features), device=x.features.device), x.labels["k"], x.prediction.surface
+        E = x.labels["e"][image, x.loss.choice]  # to the frame of the equivalent pose that counted: all comes back
+        R, t = E[:, :, :3], E[:, None, :, 3]
+        box, points = (x.labels["b"] - t) @ R, x.labels["p"]
+        shown, points = ~points[..., 0].isnan(), points.nan_to_num()
+        _, motion = project(torch.cat([box, points], 1), x.labels["m"])
+        at_points = motion[:, CORNERS:]
+
+        corners = x.prediction.mean[image, k] * self.output.scale + self.output.shift
+        off = (surface.points[image, :, k] * SURFACE_SCALE - t) @ R - points
+        seen_elsewhere = -(at_points @ off[..., None]).squeeze(-1)  # as if the right point were there
+        errors = torch.cat([corners - x.labels["y"][image, x.loss.choice], seen_elsewhere], 1)
+
+        spread = x.prediction.log_error[image, k].exp() * self.output.scale
+        doubt = surface.log_error[image, :, k].exp() * SURFACE_SCALE
+        pixels_per_metre = at_points.square().sum((2, 3)).div(2).sqrt()
+        share = shown * (CORNERS / shown.sum(1, keepdim=True).clamp_min(1))
+        of_points = (FLOOR**2 + (doubt * pixels_per_metre) ** 2) / share  # infinite where nothing is shown
+        of_corners = (FLOOR**2 + spread**2)[:, None].expand(-1, CORNERS)
+        variance = torch.cat([of_corners, of_points], 1)
+        return turn(errors, variance, torch.cat([box, points], 1), motion, box.mean(1))
+
+
+# Beside the paper's terms.
+BESIDE: tuple[type[Term], ...] = (ExpectedError, SurfacePoints, ObjectDistance, PoseRotation, HandPresence)
 POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, *BESIDE)
 
 

@@ -32,8 +32,9 @@ class NetworkConfig:
     extractor: str = knob(
         "compact",
         "f: compact (one feature for each cell of 16 pixels), fine (of 8 pixels), efficientnet_lite0 (of 8 pixels, "
-        "begins with weights from ImageNet: `weights`), compact_global (the paper's global feature), vgg16 (as "
-        "published for objects) or resnet50 (as published for hands).",
+        "begins with weights from ImageNet: `weights`), efficientnet_lite0_whole (the same, with cells of 32 pixels "
+        "that tell of the whole window), compact_global (the paper's global feature), vgg16 (as published for objects) "
+        "or resnet50 (as published for hands).",
         choices=tuple(EXTRACTORS),
     )
     width: int = knob(
@@ -45,13 +46,17 @@ class NetworkConfig:
     )
     distance: bool = knob(False, "Whether h also answers how far away the object is, for objects (beyond the paper).")
     presence: bool = knob(False, "Whether h also answers if there is a hand, for hands (beyond the paper).")
+    together: bool = knob(
+        False,
+        "Whether f sees both images together, of a network that compares two; else h compares the features of each.",
+    )
     mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
         "",
         "Where the weights begin: the folder of a bundle, of whose network of the same kind all is taken that fits "
         "(that of other objects saves a part of the training; that of a narrower network begins a wider one); for "
         "vgg16 also a torchvision state dict file, or 'torchvision' for the published one; for efficientnet_lite0 also "
-        "'imagenet'. Empty: random ones.",
+        "'imagenet'. Several with commas between: the later one's, where both have such. Empty: random ones.",
     )
 
 
@@ -112,17 +117,18 @@ class FeatureMapping(nn.Module):
     def __init__(self, config: NetworkConfig, contract: Contract, unshared: bool = False) -> None:
         super().__init__()
         self.config, self.contract = config, contract
-        two = contract.channels == 6
+        two = contract.channels == 6 and not config.together
         f = EXTRACTORS[config.extractor](3 if two else contract.channels, contract.size, config.width, config.features)
         g = Mapping(f.feature_size) if config.mapping else nn.Identity()
         self.f: Extractor = Compared(f) if two else f
         self.g: nn.Module = MappedFirst(g) if two else g
         self.h = HEADS[contract.head](self.f.feature_size, self.f.cells, contract)
         self.f.initialise()
-        if config.weights and (expanded(config.weights) / MANIFEST).is_file():
-            _take_over(self, expanded(config.weights))
-        elif config.weights:
-            self.f.load_weights(config.weights)
+        for source in filter(None, (x.strip() for x in config.weights.split(","))):
+            if (expanded(source) / MANIFEST).is_file():
+                _take_over(self, expanded(source))
+            else:
+                self.f.load_weights(source)
         self.f_s: Extractor | None = deepcopy(self.f) if unshared else None
 
     @staticmethod
@@ -134,23 +140,30 @@ class FeatureMapping(nn.Module):
 
 
 def _take_over(model: FeatureMapping, bundle: Path) -> None:
-    """All weights of a bundle that have the name of one of the model's, and its shape or that of a narrower layer. What
-    h has none for begins at zero: the features are large already, and random answers to them would be far off, and
-    their errors would harm f. Raises InputError if f has none of them."""
-    stored, own = named_weights(network_file(bundle, model.contract.head)), model.state_dict()
-    begun = {k: _widened(own[k], torch.from_numpy(v.copy()).float(), k) for k, v in stored.items() if k in own}
+    """What fits of a bundle's network of the same kind. What h has none for begins at zero: the features are large
+    already, and random answers to them would be far off, and their errors would harm f. Raises InputError if f has none
+    of it."""
+    stored = named_weights(network_file(bundle, model.contract.head))
+    begun = begin_with(model, {k: torch.from_numpy(v.copy()).float() for k, v in stored.items()}, str(bundle))
+    with torch.no_grad():
+        for name, p in model.h.named_parameters(prefix="h"):
+            if name not in begun:
+                p.zero_()
+
+
+def begin_with(model: FeatureMapping, stored: dict[str, Tensor], source: str) -> set[str]:
+    """Take over all weights that have the name of one of the model's, and its shape or that of a narrower layer; which
+    ones. source: where they are from, for the InputError that is raised if f has none of them."""
+    own = model.state_dict()
+    begun = {k: _widened(own[k], v, k) for k, v in stored.items() if k in own}
     fitting = {k: v for k, v in begun.items() if v is not None}
     of_f = sum(k.startswith("f.") for k in fitting)
     fixed = {k for k, p in model.named_parameters() if k.startswith("f.") and not p.requires_grad}  # never learned
-    expect(
-        of_f > 0 and fixed <= fitting.keys(),
-        str(bundle),
-        f"weights to begin with, of an f like {model.config.extractor}",
-        "another f",
-    )
-    fresh = {k: torch.zeros_like(v) for k, v in model.h.named_parameters(prefix="h") if k not in fitting}
-    model.load_state_dict({**fresh, **fitting}, strict=False)
-    log.info("%s: %d of %d parameters begin as there, %d of them of f", bundle, len(fitting), len(own), of_f)
+    wanted = f"weights to begin with, of an f like {model.config.extractor}"
+    expect(of_f > 0 and fixed <= fitting.keys(), source, wanted, "another f")
+    model.load_state_dict(fitting, strict=False)
+    log.info("%s: %d of %d parameters begin as there, %d of them of f", source, len(fitting), len(own), of_f)
+    return set(fitting)
 
 
 def _widened(own: Tensor, stored: Tensor, name: str) -> Tensor | None:

@@ -50,9 +50,6 @@ class Trainer:
         method = experiment.how
         begun = (run / checkpoints.LATEST).is_file()
         self.model = (experiment.untrained() if begun else experiment).model()
-        begins = begun or bool(experiment.network.weights) or not self.model.f.published
-        wanted = f"what {experiment.network.extractor} begins with: imagenet, or a bundle"
-        expect(begins, f"{experiment.SECTION}.weights", wanted, "none")
         self.objective = Objective(self.model, experiment.loss, (*method.terms, *method.pretraining))
         self.objective.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = phases(experiment, self.ranks.world)

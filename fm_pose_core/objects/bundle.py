@@ -29,7 +29,8 @@ from fm_pose_core.geometry import Array, box_corners
 from fm_pose_core.objects.crop import Crop
 
 OBJECT_POSE, DETECTOR, REFINER = "object_pose", "detector", "refiner"
-REFINED_BY = ("", "edges", "features")
+REFINED_BY = ("", "edges", "features", "both")
+LEARNED = ("features", "both")  # those that need a refiner in the bundle
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ObjectEntry:
     row-major, metres, the identity left out); focal: of its window's virtual camera, pixels (crop.Crop); mesh in
     metres, or None; fill: the distance in metres at which the object fills its window, if the network was trained for a
     second look, else 0; size, size_sigma, edge_scale: what its edges are worth (edges.EdgeNoise); refined_by: what made
-    poses better on real images, "edges", "features" or nothing."""
+    poses better on real images, "edges", "features", "both" in turn, or nothing."""
 
     name: str
     id: int
@@ -87,7 +88,7 @@ class ObjectManifest(Manifest):
             _check_refiner(self.refiner.contract, self.network.contract.size)
         expect(1e-3 <= self.refiner_scale <= 1e3, "refiner_scale", "from 0.001 to 1000", self.refiner_scale)
         for i, entry in enumerate(self.objects):
-            known = entry.refined_by != "features" or self.refiner is not None
+            known = entry.refined_by not in LEARNED or self.refiner is not None
             expect(known, f"objects[{i}].refined_by", "edges, or nothing, without a refiner", entry.refined_by)
 
 

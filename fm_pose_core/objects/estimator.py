@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.errors import expect
-from fm_pose_core.objects.bundle import BundledObject, ObjectBundle
+from fm_pose_core.objects.bundle import LEARNED, BundledObject, ObjectBundle
 from fm_pose_core.objects.detection.detector import Detector
 from fm_pose_core.objects.pnp import score
-from fm_pose_core.objects.refine import Refiner
+from fm_pose_core.objects.refine import InTurn, Refiner
 from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
 from fm_pose_core.rendering.mesh import load_mesh
 from fm_pose_core.rendering.raycaster import raycaster_installed
@@ -49,8 +49,8 @@ class PoseEstimator:
         wanted = "none, auto, or the Python packages embreex and trimesh"
         expect(possible, "refine", wanted, f"{config.refine} without them; try: pip install embreex trimesh")
         bundle = ObjectBundle.load(bundle_dir)
-        learned = config.refine != "features" or bundle.refiner is not None
-        expect(learned, str(bundle.path), "a bundle with a refiner, for refine: features", "one without")
+        learned = config.refine not in LEARNED or bundle.refiner is not None
+        expect(learned, str(bundle.path), f"a bundle with a refiner, for refine: {config.refine}", "one without")
         return cls(bundle, load_backend(bundle, config), config)
 
     @property
@@ -123,7 +123,9 @@ class PoseEstimator:
         key = x.name, wanted
         if key not in self._refiners:
             expect(x.mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
-            self._refiners[key] = self._by_edges(x) if wanted == "edges" else self._by_features(x)
+            learned = (self._by_features(x),) if wanted in LEARNED else ()
+            drawn = (self._by_edges(x),) if wanted != "features" else ()
+            self._refiners[key] = InTurn((*learned, *drawn))
         return self._refiners[key]
 
     def _by_edges(self, x: BundledObject) -> Refiner:
@@ -136,10 +138,11 @@ class PoseEstimator:
     def _by_features(self, x: BundledObject) -> Refiner:
         from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 
-        assert x.mesh_path is not None
-        scale = self.bundle.manifest.refiner_scale
+        assert x.mesh_path is not None and self.bundle.refiner is not None
+        scale, lit = self.bundle.manifest.refiner_scale, bool(self.bundle.refiner.network.architecture.get("together"))
         mesh, fill = load_mesh(x.mesh_path), x.entry.fill
-        return FeatureRefiner(self._comparison.infer, mesh, x.box_corners, x.crop, fill, spread_scale=scale)
+        infer = self._comparison.infer
+        return FeatureRefiner(infer, mesh, x.box_corners, x.crop, fill, spread_scale=scale, lit=lit)
 
     @cached_property
     def _comparison(self) -> Backend:

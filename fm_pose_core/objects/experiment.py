@@ -160,8 +160,10 @@ class ObjectData:
         scale = spread_scale(export.network, known, self.validation)
         parts = {k: x.file for k, x in export.parts.items()}
         compare = export.parts[REFINER].network.infer if REFINER in parts else None
+        lit = REFINER in parts and bool(parts[REFINER].architecture["together"])
         things = list(zip(known, self.source.objects, strict=True))
-        choices, refiner_scale = choose_refiners(export.network, compare, things, self.training, self.validation, scale)
+        images = self.training, self.validation
+        choices, refiner_scale = choose_refiners(export.network, compare, things, *images, scale, lit)
         if REFINER in parts:
             parts[REFINER] = replace(parts[REFINER], spread_scale=refiner_scale)
         objects = [

@@ -52,3 +52,16 @@ class Refiner(Protocol):
         """look: what the network saw, and the whole image. solution: an accepted one. Returns a better one, or the same
         where it finds none; pose, covariance and errors belong together."""
         ...
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """One after the other: what the first says of the pose, with its covariance, is where the next one begins."""
+
+    refiners: tuple[Refiner, ...]
+
+    def refine(self, look: Look, solution: Solution) -> Solution:
+        """See Refiner."""
+        for refiner in self.refiners:
+            solution = refiner.refine(look, solution)
+        return solution

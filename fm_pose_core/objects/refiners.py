@@ -10,7 +10,7 @@ from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, measure_edges
-from fm_pose_core.objects.refine import Refiner, Solution
+from fm_pose_core.objects.refine import InTurn, Refiner, Solution
 from fm_pose_core.objects.samples import ObjectAssets
 from fm_pose_core.objects.solver import Infer
 from fm_pose_core.objects.validation import Case, KnownObject, fitting_scale, judged, nearest_truth, solved
@@ -32,16 +32,17 @@ def choose_refiners(
     training: Sequence[Instance],
     validation: Sequence[Instance],
     scale: float,
+    lit: bool = False,
 ) -> tuple[list[Choice], float]:
     """For each object, and the factor on the spread of the learned refiner (1 without one). compare: runs that one, if
-    there is one. scale: the factor on the spread of the network for poses."""
+    there is one, and lit: what it sees, see Raycaster. scale: the factor on the spread of the network for poses."""
     noises, poses, learned = [], [], []
     for known, x in objects:
         own, others = ([i for i in part if i.object_id == known.model.id] for part in (training, validation))
         noises.append(measure_edges(x.mesh, x.corners, known.model.diameter, own))
         poses.append(solved(network, known, others, scale))
         if compare is not None and raycaster_installed():
-            learned.append(FeatureRefiner(compare, x.mesh, x.corners, x.crop, x.fill))
+            learned.append(FeatureRefiner(compare, x.mesh, x.corners, x.crop, x.fill, lit=lit))
     learned_scale = fitting_scale([s for r, found in zip(learned, poses, strict=False) for s in _squares(r, found)])
     choices = []
     for i, ((known, x), noise, found) in enumerate(zip(objects, noises, poses, strict=True)):
@@ -50,6 +51,7 @@ def choose_refiners(
             refiners["edges"] = EdgeRefiner(x.mesh, x.corners, known.model.diameter, noise)
         if learned:
             refiners["features"] = replace(learned[i], spread_scale=learned_scale)
+            refiners["both"] = InTurn((refiners["features"], refiners["edges"]))
         ratios = {name: improvement(refiner, found) for name, refiner in refiners.items()}
         choices.append(Choice(noise, min((n for n in ratios if ratios[n] < 1), key=ratios.__getitem__, default="")))
     return choices, learned_scale

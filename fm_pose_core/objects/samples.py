@@ -122,6 +122,7 @@ class Labeller:
         S += [np.eye(4)] * (equivalents - len(S))
         self.index = np.array(assets.index)  # () int64
         self.center, self.size = assets.center, assets.crop.size
+        self.box = assets.corners.astype(np.float32)
         self.corners = np.stack([apply(s, assets.corners) for s in S])  # (S, 8, 3)
         self.frames = np.stack([inverse(s)[:3] for s in S]).astype(np.float32)  # (S, 3, 4)
 
@@ -136,6 +137,12 @@ class Labeller:
         crop = Crop(self.size, float(np.sqrt(np.linalg.det(K))))
         distance = np.linalg.norm(apply(T_view_object, self.center[None]))
         return np.log(distance / crop.unit_distance(self.corners[0])).astype(np.float32)
+
+    def labels(self, K: Array, T_view_object: Array) -> tuple[NDArray[Any], ...]:
+        """For a camera K (3, 3): corners, distance, the object's index, the frames (S, 3, 4) of the equivalent poses,
+        the whole camera (3, 4), and the box (8, 3), metres; float32 but for the index."""
+        camera = (K @ T_view_object[:3]).astype(np.float32)
+        return self.label(K, T_view_object), self.distance(K, T_view_object), self.index, self.frames, camera, self.box
 
 
 class Zoom:
@@ -157,7 +164,7 @@ class SyntheticSamples:
     """T^S: renderings over random backgrounds, with their corners. Labels as heads.CornerVotes and
     losses.SurfacePoints want them."""
 
-    names: tuple[str, ...] = ("x_s", "y_s", "d_s", "k_s", "e_s", "p_s")
+    names: tuple[str, ...] = ("x_s", "y_s", "d_s", "k_s", "e_s", "m_s", "b_s", "p_s")
 
     def __init__(
         self,
@@ -182,8 +189,7 @@ class SyntheticSamples:
         return render_view(self.renderer, T, K, {"cad": 0}, self.config.appearance, self.rng)
 
     def draw(self) -> tuple[NDArray[Any], ...]:
-        """-> image (size, size, 3) uint8 RGB; corners (S, 8, 2) float32 in window pixels; the logarithm of the distance
-        () float32; the object's index; frames (S, 3, 4) of the equivalent poses; points (L, 3) float32, see
+        """-> image (size, size, 3) uint8 RGB; the six labels of `Labeller.labels`; points (L, 3) float32, see
         `cell_points`."""
         if self._ring.wants_more():
             view = self._render()
@@ -199,7 +205,7 @@ class SyntheticSamples:
         image = self.around.finish(image, points, self.index, config.appearance, rng)
         label = self.labeller
         camera = K, view.T_view_object
-        return image, label.label(*camera), label.distance(*camera), label.index, label.frames, points
+        return image, *label.labels(*camera), points
 
     def _aim(self, view: View) -> tuple[Array, Array]:
         """Where a window looks: H (3, 3), view pixels -> window pixels, and K (3, 3) of the window in the view's
@@ -215,7 +221,7 @@ class SyntheticSamples:
 class PairSamples:
     """T^M: a real image and the CAD rendering of the same pose over the same real image. The real half is T^R."""
 
-    names: tuple[str, ...] = ("x_r", "x_m", "y_r", "d_r", "k_r", "e_r", "p_r", "p_m")
+    names: tuple[str, ...] = ("x_r", "x_m", "y_r", "d_r", "k_r", "e_r", "m_r", "b_r", "p_r", "p_m")
 
     def __init__(
         self,
@@ -250,9 +256,8 @@ class PairSamples:
             expect(bool(self.variants), "photographs for novel views", wanted, "none")
 
     def draw(self) -> tuple[NDArray[Any], ...]:
-        """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; corners (S, 8, 2) float32,
-        window pixels; the logarithm of the distance () float32; the object's index; frames (S, 3, 4) of the equivalent
-        poses; points (L, 3) float32 of either image, see `cell_points`.
+        """-> real image, synthetic image of the same pose, (size, size, 3) uint8 RGB each; the six labels of
+        `Labeller.labels`; points (L, 3) float32 of either image, see `cell_points`.
 
         The synthetic image is clean: the whole object drawn over the real image (section 3.1), over what occludes it
         there too, and without the occluders and the jitter that `appearance` adds to the real one. g learns to see
@@ -267,8 +272,7 @@ class PairSamples:
         points = cell_points(view.surface, H, self.crop.size, self.cell, view.hidden)
         real_image = self.around.finish(images[0], points, self.index, config.appearance, self.rng)
         camera = K, view.T_view_object
-        told = label.label(*camera), label.distance(*camera), label.index, label.frames
-        return real_image, images[1], *told, points, whole_points
+        return real_image, images[1], *label.labels(*camera), points, whole_points
 
     def _novel(self) -> tuple[View, Array, Array, Image, Image, Image]:
         """A view that nobody photographed, H (view pixels -> window pixels), K of the window, both layers there, and

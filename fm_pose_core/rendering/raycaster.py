@@ -9,23 +9,24 @@ from numpy.typing import NDArray
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, project
+from fm_pose_core.rendering.appearance import head_light
 from fm_pose_core.rendering.mesh import Mesh
 
 NEAR = 0.02  # metres: what is nearer is not seen
 
 
 class Raycaster:
-    """Draws a coloured mesh with a pinhole camera K (3, 3) into (height, width) pixels, unlit, as `Renderer` does.
-    rays: along each side of a pixel. Raises InputError if embreex is not installed."""
+    """Draws a coloured mesh with a pinhole camera K (3, 3) into (height, width) pixels, as `Renderer` does. rays: along
+    each side of a pixel. lit: by a lamp at the camera (appearance.head_light). Raises InputError if embreex is not
+    installed."""
 
-    def __init__(self, mesh: Mesh, K: Array, width: int, height: int, rays: int = 2) -> None:
+    def __init__(self, mesh: Mesh, K: Array, width: int, height: int, rays: int = 2, lit: bool = False) -> None:
         scene, triangles = _import_embree()
-        self.mesh, self.K, self.width, self.height, self.rays = mesh, K, width, height, rays
+        self.mesh, self.K, self.width, self.height, self.rays, self.lit = mesh, K, width, height, rays, lit
         self._scene = scene.EmbreeScene()
         faces = np.ascontiguousarray(mesh.faces, np.int32)
         self._geometry = triangles.TriangleMesh(self._scene, np.ascontiguousarray(mesh.vertices, np.float32), faces)
-        corners = mesh.colours.astype(np.float32)[faces.T]  # (3, F, 3)
-        self._colours = np.concatenate([corners[:1], corners[1:] - corners[0]])  # of a corner, and along two edges
+        self._colours, self._normals = (_along(x.astype(np.float32)[faces.T]) for x in (mesh.colours, mesh.normals))
         self._box = np.array(list(itertools.product(*zip(*mesh.box, strict=True))))
 
     def render(self, T_camera_object: Array) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -71,15 +72,29 @@ class Raycaster:
         found = self._scene.run(origins, directions, output=True)
         hit = (found["primID"] >= 0) & (found["tfar"] > NEAR)
         at = np.flatnonzero(hit)
-        corner, first, second = self._colours[:, found["primID"][at]]
         colour, far = np.zeros((len(hit), 3), np.float32), np.zeros(len(hit), np.float32)
-        colour[at] = corner + found["u"][at, None] * first + found["v"][at, None] * second
+        colour[at] = _there(self._colours, found, at)
+        if self.lit:
+            normals = _there(self._normals, found, at)
+            length = np.maximum(np.linalg.norm(normals, axis=1) * np.linalg.norm(R[:, 2]), 1e-6)
+            colour[at] *= head_light(normals @ R[:, 2] / length)[:, None]
         far[at] = found["tfar"][at]
         shape = (self.rays**2, height, width)
         return colour.reshape(*shape, 3), hit.reshape(shape), far.reshape(shape)
 
     def close(self) -> None:
         """Nothing is held that Python would not free."""
+
+
+def _along(corners: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of triangles' corners (3, F, C): values at a corner, and their change along two edges."""
+    return np.concatenate([corners[:1], corners[1:] - corners[0]])
+
+
+def _there(values: NDArray[np.float32], found: Any, at: NDArray[np.intp]) -> NDArray[np.float32]:
+    """(len(at), C): values `_along` where rays meet the mesh."""
+    corner, first, second = values[:, found["primID"][at]]
+    return np.asarray(corner + found["u"][at, None] * first + found["v"][at, None] * second)
 
 
 def raycaster_installed() -> bool:

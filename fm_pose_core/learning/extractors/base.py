@@ -87,9 +87,12 @@ class Pyramid(Extractor):
         self.smooth = Residual(self.side)
         self.project = nn.Conv2d(self.side, features, 1)
 
-    def joined(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """(N, 4w, S/8, S/8), (N, coarse, S/16, S/16) -> (N, L, D)."""
-        fine = F.relu(fine + F.interpolate(self.lateral(coarse), scale_factor=2.0, mode="nearest"))
+    def joined(self, fine: Tensor, coarse: Tensor, whole: Tensor | None = None) -> Tensor:
+        """(N, 4w, S/8, S/8), (N, coarse, S/16, S/16), perhaps (N, 4w, S/32, S/32) -> (N, L, D)."""
+        seen = self.lateral(coarse)
+        if whole is not None:
+            seen = seen + F.interpolate(whole, scale_factor=2.0, mode="nearest")
+        fine = F.relu(fine + F.interpolate(seen, scale_factor=2.0, mode="nearest"))
         return F.relu(self.project(self.smooth(fine))).flatten(2).transpose(1, 2)
 
 

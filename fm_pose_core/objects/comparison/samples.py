@@ -11,7 +11,8 @@ from fm_pose_core.config import knob
 from fm_pose_core.geometry import Array, apply, exp_so3, inverse_intrinsics, rotation_looking_along, transform
 from fm_pose_core.objects.comparison.update import compared, update_between, updated, window_at
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, PairSamples, SyntheticSamples, View, warp
+from fm_pose_core.objects.samples import Mixed, ObjectAssets, ObjectSource, PairSamples, SyntheticSamples, View, warp
+from fm_pose_core.rendering.appearance import head_light
 from fm_pose_core.rendering.renderer import Renderer
 
 SMALLEST, LARGEST = np.log(0.25), np.log(1.6)  # of estimates' errors, in UNITS: logarithms
@@ -21,6 +22,11 @@ USES, KEPT = 4, 512  # samples that a rendered estimate serves, and how many are
 @dataclass(frozen=True)
 class RefinerConfig:
     mapped: bool = knob(True, "Whether it compares g(f(x_r)) with the rendering's features; else f(x_r).")
+    together: bool = knob(
+        False,
+        "Whether f learns to see both images together, the rendering lit by a lamp at the camera; else h_Δ compares "
+        "the features of each.",
+    )
     images: int = knob(60_000, "Images of its training; each is compared with a rendering.", 1)
     batch: int = knob(12, "Renderings, and as many photographs, in a batch.", 2, 1000)
     learning_rate: float = knob(1e-3, "Adam's step size at its peak.", 1e-8, 1.0)
@@ -40,10 +46,11 @@ class Guess:
 
 
 class Estimates:
-    """Poses near the true ones of an object. A rendering serves several samples, turned about the line of sight."""
+    """Poses near the true ones of an object. A rendering serves several samples, turned about the line of sight. lit:
+    whether by a lamp at the camera."""
 
     def __init__(self, assets: ObjectAssets, rng: np.random.Generator) -> None:
-        self.assets, self.rng = assets, rng
+        self.assets, self.rng, self.lit = assets, rng, False
         self.renderer = Renderer(assets.mesh, assets.crop.K, assets.crop.size, assets.crop.size)
         self._guesses: dict[int, Guess] = {}  # by the identity of the view's surface
         self._shown: tuple[Guess, Array] | None = None
@@ -70,7 +77,11 @@ class Estimates:
         crop = window_at(T, center, self.assets.crop, self.assets.fill)
         R = rotation_looking_along(apply(T, center[None])[0]).T
         self.renderer.look_through(crop.K)
-        rgba, _ = self.renderer.render(transform(R, np.zeros(3)) @ T)
+        T_window_object = transform(R, np.zeros(3)) @ T
+        rgba, _ = self.renderer.render(T_window_object)
+        if self.lit:
+            light = head_light(self.renderer.render_normals(T_window_object)[..., 2:])
+            rgba = np.dstack([np.rint(rgba[..., :3] * light).astype(np.uint8), rgba[..., 3]])
         return Guess(view, T, crop, R, rgba)
 
     def compare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -130,5 +141,16 @@ class ComparedPhotographs(PairSamples):
 
 @dataclass(frozen=True)
 class ComparisonSource(ObjectSource):
+    """lit: whether the estimates are drawn with a lamp at the camera."""
+
+    lit: bool = False
     SYNTHETIC: ClassVar[type[SyntheticSamples]] = ComparedRenderings
     PAIRS: ClassVar[type[PairSamples]] = ComparedPhotographs
+
+    def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
+        """T^S and T^R."""
+        opened = super().open(synthetic, pairs, rng)
+        for part in (x for mixed in opened if mixed is not None for x in mixed.parts):
+            assert isinstance(part, ComparedRenderings | ComparedPhotographs)
+            part.estimates.lit = self.lit
+        return opened

@@ -22,11 +22,13 @@ VISIBLE = 0.1  # instances that show less are left out, as in the BOP benchmark
 
 
 class ComparisonValidation:
-    """known, assets: of the objects. Without embreex there is nothing to draw with, and no figures."""
+    """known, assets: of the objects. lit: see Raycaster. Without embreex there is nothing to draw with, and no
+    figures."""
 
     def __init__(
-        self, instances: Sequence[Instance], known: Sequence[KnownObject], assets: Sequence[ObjectAssets]
+        self, instances: Sequence[Instance], known: Sequence[KnownObject], assets: Sequence[ObjectAssets], lit: bool
     ) -> None:
+        self.lit = lit
         self.objects = {x.model.id: (x, a) for x, a in zip(known, assets, strict=True)}
         shown = [x for x in instances if not x.visible_fraction < VISIBLE]
         rng = np.random.default_rng(0)
@@ -38,11 +40,14 @@ class ComparisonValidation:
         return transform(exp_so3(e[3:]) @ T[:3, :3], T[:3, 3] + e[:3])
 
     def run(self, network: Fused) -> dict[str, float]:
-        """Median ADD(-S) relative to the diameter, shares with ADD(-S) below 10 % of it, and with a 2D projection below
-        5 px; before, and after each of three looks."""
-        rows: list[list[tuple[float, float, float]]] = []
+        """Medians of ADD(-S) relative to the diameter and of the rotation's error, shares with ADD(-S) below 10 % of
+        the diameter, and with a 2D projection below 5 px; before, and after each of three looks."""
+        rows: list[list[tuple[float, ...]]] = []
         refiners = {
-            k: [FeatureRefiner(network.infer, a.mesh, a.corners, a.crop, a.fill, times) for times in range(1, 4)]
+            k: [
+                FeatureRefiner(network.infer, a.mesh, a.corners, a.crop, a.fill, times, lit=self.lit)
+                for times in range(1, 4)
+            ]
             for k, (_, a) in self.objects.items()
         }
         for x, start in self.starts:
@@ -59,9 +64,11 @@ class ComparisonValidation:
             name = f"validation/after_{times}" if times else "validation/before"
             result[f"{name}/add"] = float(np.median(column[0]))
             result[f"{name}/add_10pct"], result[f"{name}/proj_5px"] = float(column[1].mean()), float(column[2].mean())
+            result[f"{name}/rotation_deg"] = float(np.median(column[3]))
         return result
 
-    def _judged(self, x: Instance, T: Array) -> tuple[float, float, float]:
+    def _judged(self, x: Instance, T: Array) -> tuple[float, ...]:
         model = self.objects[x.object_id][0].model
         errors = pose_errors(T, x.T_camera_object, model_vertices(model), model.diameter, x.camera, model.symmetries)
-        return errors.add / model.diameter, float(errors.add_correct), float(errors.projection_correct)
+        rates = float(errors.add_correct), float(errors.projection_correct)
+        return errors.add / model.diameter, *rates, float(np.degrees(errors.rotation))
