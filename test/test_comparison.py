@@ -18,13 +18,14 @@ from rendered_bop import CAMERA, box_mesh, write_rendered_bop
 from fm_pose_core.bundle import network_file
 from fm_pose_core.cli import main
 from fm_pose_core.config import EstimatorConfig
-from fm_pose_core.contract import object_contract, update_contract
+from fm_pose_core.contract import flow_contract, object_contract, update_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, transform
 from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig, begin_with
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.objects.comparison.flow import FlowRefiner
 from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.comparison.samples import ComparedRenderings
 from fm_pose_core.objects.comparison.update import compared, motion, update_between, updated, window_at
@@ -166,34 +167,20 @@ def test_f_that_sees_both_together_begins_as_that_of_the_photograph() -> None:
     torch.manual_seed(0)
     config = NetworkConfig("efficientnet_lite0_whole", width=8, features=32)
     poses = FeatureMapping(config, object_contract(64))
-    model = FeatureMapping(replace(config, together=True), update_contract(64))
+    model = FeatureMapping(config, flow_contract(64, 64))
     begun = begin_with(model, {k: v for k, v in poses.state_dict().items() if k[:2] != "h."}, "a test")
     assert {k for k in model.state_dict() if k[:2] != "h."} == begun
     a, b = (torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8) for _ in range(2))
     features = model.f(model.normalise(torch.cat([a, b], -1)))
     torch.testing.assert_close(features, poses.f(poses.normalise(a)), atol=1e-4, rtol=1e-4)
-    update, _ = model.h(model.g(features))
-    update.square().sum().backward()
+    flow, _ = model.h(model.g(features))
+    flow.square().sum().backward()
     project = model.f.blocks[3].project.weight  # of the first block that sees both
     inner = project.shape[1] // 2
     assert not project[:, inner:].any() and project.grad[:, inner:].abs().sum() > 0
     assert {k.split(".")[2] for k, p in model.named_parameters() if k[:9] == "f.blocks." and p.requires_grad} == {
         str(i) for i in range(3, 16)
     }
-
-
-def test_a_lit_estimate_is_darker_where_it_turns_away() -> None:
-    plain = AppearanceConfig(light=0.0, repaint=0.0, occluders=0.0, colour=0.0, blur=0.0, noise=0.0)
-    samples = renderings(plain)
-    samples.estimates.lit = True
-    window, _ = samples.draw()
-    guess, turn = samples.estimates._shown
-    T = transform(turn @ guess.R_window_view, np.zeros(3)) @ guess.T_view_object
-    drawn = {lit: Raycaster(MESH, guess.crop.K, CROP.size, CROP.size, lit=lit).render(T)[0] for lit in (False, True)}
-    samples.close()
-    inside = drawn[True][..., 3] == 255
-    off = {lit: np.abs(window[inside][:, 3:].astype(int) - x[inside][:, :3]).mean() for lit, x in drawn.items()}
-    assert off[True] < 12.0 and off[True] < 0.5 * off[False]
 
 
 LOOK = Look(np.zeros((1, 64, 64, 3), np.uint8), CAMERA, np.eye(3), lambda: np.full((240, 320, 3), 60, np.uint8))
@@ -384,11 +371,11 @@ def test_the_bundle_refines_by_it(run: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(other, answers[0], atol=2e-3)
 
 
-def test_a_refiner_that_sees_both_together(run: Path, tmp_path: Path) -> None:
-    """Trained on the same network for poses: f learns, and the bundle draws the estimate lit."""
+def test_a_refiner_that_finds_the_models_points(run: Path, tmp_path: Path) -> None:
+    """Trained on the same network for poses: f learns, and the bundle knows which kind it is."""
     state = torch.load(run / checkpoints.LATEST, weights_only=True)
     config = json.loads(state["config"])
-    config["refiner"]["together"] = True
+    config["refiner"]["flow"] = True
     state["config"] = json.dumps(config)
     torch.save(state, tmp_path / checkpoints.LATEST)
     (tmp_path / "config.yaml").write_text(state["config"])
@@ -404,7 +391,7 @@ def test_a_refiner_that_sees_both_together(run: Path, tmp_path: Path) -> None:
         estimator = PoseEstimator.load(tmp_path / "bundle", EstimatorConfig(backend, threads=1, views=1, refine="both"))
         answers.append(estimator.estimate(picture, CAMERA, Window(160, 120)).T_camera_object)
         learned, drawn = next(iter(estimator._refiners.values())).refiners
-        assert learned.lit and isinstance(drawn, EdgeRefiner)
+        assert isinstance(learned, FlowRefiner) and isinstance(drawn, EdgeRefiner)
     for other in answers[1:]:
         np.testing.assert_allclose(other, answers[0], atol=2e-3)
 

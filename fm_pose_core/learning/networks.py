@@ -46,10 +46,6 @@ class NetworkConfig:
     )
     distance: bool = knob(False, "Whether h also answers how far away the object is, for objects (beyond the paper).")
     presence: bool = knob(False, "Whether h also answers if there is a hand, for hands (beyond the paper).")
-    together: bool = knob(
-        False,
-        "Whether f sees both images together, of a network that compares two; else h compares the features of each.",
-    )
     mapping: bool = knob(True, "Whether g exists. The method decides; a bundle records it.")
     weights: str = knob(
         "",
@@ -117,7 +113,7 @@ class FeatureMapping(nn.Module):
     def __init__(self, config: NetworkConfig, contract: Contract, unshared: bool = False) -> None:
         super().__init__()
         self.config, self.contract = config, contract
-        two = contract.channels == 6 and not config.together
+        two = contract.head == "update"  # h compares the features of two images; else f sees both together
         f = EXTRACTORS[config.extractor](3 if two else contract.channels, contract.size, config.width, config.features)
         g = Mapping(f.feature_size) if config.mapping else nn.Identity()
         self.f: Extractor = Compared(f) if two else f

@@ -7,7 +7,7 @@ square instead, which agrees with this to first order.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,3 +147,10 @@ class Crop:
         rays = np.ones((*pixels.shape[:-1], 3))
         rays[..., :2] = (pixels - self.K[:2, 2]) / self.focal
         return rays
+
+
+@cache
+def cell_middles(size: int, side: int) -> Array:
+    """Middles (side², 2) of the square cells of a window, row by row, pixels."""
+    middles = (np.arange(side) + 0.5) * (size / side) - 0.5
+    return np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)

@@ -136,13 +136,16 @@ class PoseEstimator:
         return EdgeRefiner(load_mesh(x.mesh_path), x.box_corners, x.diameter, noise)
 
     def _by_features(self, x: BundledObject) -> Refiner:
-        from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+        from fm_pose_core.objects.comparison.refiner import learned_refiner
 
         assert x.mesh_path is not None and self.bundle.refiner is not None
-        scale, lit = self.bundle.manifest.refiner_scale, bool(self.bundle.refiner.network.architecture.get("together"))
+        infer, contract, scale = (
+            self._comparison.infer,
+            self.bundle.refiner.contract,
+            self.bundle.manifest.refiner_scale,
+        )
         mesh, fill = load_mesh(x.mesh_path), x.entry.fill
-        infer = self._comparison.infer
-        return FeatureRefiner(infer, mesh, x.box_corners, x.crop, fill, spread_scale=scale, lit=lit)
+        return learned_refiner(infer, contract, mesh, x.box_corners, x.crop, fill, spread_scale=scale)
 
     @cached_property
     def _comparison(self) -> Backend:

@@ -159,11 +159,10 @@ class ObjectData:
         known = self.known()
         scale = spread_scale(export.network, known, self.validation)
         parts = {k: x.file for k, x in export.parts.items()}
-        compare = export.parts[REFINER].network.infer if REFINER in parts else None
-        lit = REFINER in parts and bool(parts[REFINER].architecture["together"])
+        compare = export.parts[REFINER].network if REFINER in parts else None
         things = list(zip(known, self.source.objects, strict=True))
         images = self.training, self.validation
-        choices, refiner_scale = choose_refiners(export.network, compare, things, *images, scale, lit)
+        choices, refiner_scale = choose_refiners(export.network, compare, things, *images, scale)
         if REFINER in parts:
             parts[REFINER] = replace(parts[REFINER], spread_scale=refiner_scale)
         objects = [

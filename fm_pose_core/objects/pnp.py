@@ -98,7 +98,7 @@ def fit(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) 
 
     R, t = T_camera_object[:3, :3], T_camera_object[:3, 3]
     weight, damping = 1.0 / variance.reshape(-1), 1e-4
-    pixels, J = _project(R, t, X, K)
+    pixels, J = projected(R, t, X, K)
     residual = (pixels - uv).reshape(-1)
     cost = residual @ (weight * residual)
     for _ in range(ITERATIONS):
@@ -111,7 +111,7 @@ def fit(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) 
             break
         new_R, new_t = exp_so3(step[3:]) @ R, t + step[:3]
         if (X @ new_R[2] + new_t[2]).min() > NEAR:
-            new_pixels, new_J = _project(new_R, new_t, X, K)
+            new_pixels, new_J = projected(new_R, new_t, X, K)
             new_residual = (new_pixels - uv).reshape(-1)
             new_cost = new_residual @ (weight * new_residual)
             if new_cost < cost:
@@ -150,7 +150,7 @@ def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
 def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> float:
     """Mean over `points` (N, 3; metres, object frame) of the RMS displacement in pixels that a pose error distributed
     as `covariance` (6, 6) causes in the image of a pinhole camera with K (3, 3), to first order."""
-    _, J = _project(T_camera_object[:3, :3], T_camera_object[:3, 3], points, K)
+    _, J = projected(T_camera_object[:3, :3], T_camera_object[:3, 3], points, K)
     variance = ((J @ covariance) * J).sum(axis=1)  # diagonal of J C Jᵀ
     return float(np.sqrt(variance.reshape(-1, 2).sum(axis=1)).mean())
 
@@ -183,7 +183,7 @@ def _closed_form(X: Array, uv: Array, K: Array) -> tuple[Array, Array] | None:
         if len(poses) == 1:
             return poses[0]
         if poses:
-            return min(poses, key=lambda pose: float(np.square(_project(pose[0], pose[1], X, K)[0] - uv).sum()))
+            return min(poses, key=lambda pose: float(np.square(projected(pose[0], pose[1], X, K)[0] - uv).sum()))
     return None
 
 
@@ -200,7 +200,7 @@ def inverse_spd(information: Array) -> Array | None:
     return half @ half.T
 
 
-def _project(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array]:
+def projected(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array]:
     """Pixels (N, 2) of the points X (N, 3) and their Jacobian (2N, 6) with respect to the left perturbation (d, w)."""
     q = X @ R.T
     uvw = (q + t) @ K.T

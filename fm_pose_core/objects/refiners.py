@@ -8,11 +8,10 @@ import numpy as np
 
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+from fm_pose_core.objects.comparison.refiner import LearnedRefiner, learned_refiner
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, measure_edges
 from fm_pose_core.objects.refine import InTurn, Refiner, Solution
 from fm_pose_core.objects.samples import ObjectAssets
-from fm_pose_core.objects.solver import Infer
 from fm_pose_core.objects.validation import Case, KnownObject, fitting_scale, judged, nearest_truth, solved
 from fm_pose_core.rendering.raycaster import raycaster_installed
 
@@ -27,22 +26,21 @@ class Choice:
 
 def choose_refiners(
     network: Fused,
-    compare: Infer | None,
+    compare: Fused | None,
     objects: Sequence[tuple[KnownObject, ObjectAssets]],
     training: Sequence[Instance],
     validation: Sequence[Instance],
     scale: float,
-    lit: bool = False,
 ) -> tuple[list[Choice], float]:
-    """For each object, and the factor on the spread of the learned refiner (1 without one). compare: runs that one, if
-    there is one, and lit: what it sees, see Raycaster. scale: the factor on the spread of the network for poses."""
+    """For each object, and the factor on the spread of the learned refiner (1 without one). compare: its network, if
+    there is one. scale: the factor on the spread of the network for poses."""
     noises, poses, learned = [], [], []
     for known, x in objects:
         own, others = ([i for i in part if i.object_id == known.model.id] for part in (training, validation))
         noises.append(measure_edges(x.mesh, x.corners, known.model.diameter, own))
         poses.append(solved(network, known, others, scale))
         if compare is not None and raycaster_installed():
-            learned.append(FeatureRefiner(compare, x.mesh, x.corners, x.crop, x.fill, lit=lit))
+            learned.append(learned_refiner(compare.infer, compare.contract, x.mesh, x.corners, x.crop, x.fill))
     learned_scale = fitting_scale([s for r, found in zip(learned, poses, strict=False) for s in _squares(r, found)])
     choices = []
     for i, ((known, x), noise, found) in enumerate(zip(objects, noises, poses, strict=True)):
@@ -69,7 +67,7 @@ def improvement(refiner: Refiner, poses: Sequence[tuple[Case, Solution]]) -> flo
     return float(np.median(after[:, 0]) / np.median(before[:, 0]))
 
 
-def _squares(refiner: FeatureRefiner, poses: Sequence[tuple[Case, Solution]]) -> list[float]:
+def _squares(refiner: LearnedRefiner, poses: Sequence[tuple[Case, Solution]]) -> list[float]:
     """What h_Δ is off by at the network's poses."""
     found = []
     for case, x in poses:

@@ -4,7 +4,7 @@ estimator, the validation during training and the calibration all go this way; w
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, apply, transform
-from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.crop import Crop, cell_middles
 from fm_pose_core.objects.pnp import PnpSolution, expected_projection_error, rotate_covariance, solve_pnp, with_distance
 from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
@@ -110,7 +110,7 @@ class ObjectSolver:
     def _surface(self, outputs: Outputs) -> Measured:
         """The points of all cells, of all views, that show the object."""
         points, doubt, presence = (outputs[k][:, self.index] for k in ("points", "doubt", "presence"))
-        pixels, shown = _cells(self.crop.size, math.isqrt(points.shape[1])), presence > PRESENT
+        pixels, shown = cell_middles(self.crop.size, math.isqrt(points.shape[1])), presence > PRESENT
         seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
         return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
 
@@ -186,13 +186,6 @@ class ObjectSolver:
             return None
         ray = np.append(offset / self.crop.focal, 1.0)
         return ray * (distance / np.linalg.norm(ray))
-
-
-@cache
-def _cells(size: int, side: int) -> Array:
-    """Middles (side², 2) of the cells of a window, pixels."""
-    middles = (np.arange(side) + 0.5) * (size / side) - 0.5
-    return np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
 
 
 @dataclass(frozen=True)

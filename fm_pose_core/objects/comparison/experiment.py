@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from fm_pose_core.contract import Contract, update_contract
+from fm_pose_core.contract import Contract, flow_contract, update_contract
 from fm_pose_core.errors import expect
 from fm_pose_core.learning import checkpoints
+from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import FeatureMapping, begin_with
 from fm_pose_core.objects.bop import Instance
@@ -34,23 +35,26 @@ class RefinerExperiment(PartExperiment):
         batch = {"batch_synthetic": c.batch, "batch_pairs": 1, "batch_real": c.batch - 1}  # pairs have no x_m here
         sections = {
             "method": "feature_mapping" if c.mapped and experiment.how.mapping else "without_mapping",
-            "network": replace(experiment.network, surface=False, distance=False, weights="", together=c.together),
+            "network": replace(experiment.network, surface=False, distance=False, weights=""),
             "loss": LossConfig(gamma=0.0, distance=0.0, huber=HUBER),
         }
         schedule = {"pretrain_images": 0, "learning_rate": c.learning_rate, **batch}
         return cls.made(experiment, c.images, schedule, sections)
 
     def contract(self) -> Contract:
-        return update_contract(self.crop.size)
+        if not self.refiner.flow:
+            return update_contract(self.crop.size)
+        cell = EXTRACTORS[self.network.extractor].cell
+        return flow_contract(self.crop.size, (self.crop.size // cell) ** 2)
 
     def prepare(self, model: FeatureMapping, run: Path) -> None:
-        """f and g of the network for poses: the folder of this run is in that of its."""
+        """f and g of the network for poses, or an f that begins with its: the folder of this run is in that of its."""
         path, what = run.parent / checkpoints.LATEST, "the checkpoint of the network whose poses are to be refined"
         state = checkpoints.read(path, torch.device("cpu"), what, ObjectExperiment)
         seen, of = (state.get("trained", {}).get(k, 0) for k in ("images", "of"))
         expect(seen >= of, str(path), "a training that is finished", f"{seen} of {of} images")
         own = model.state_dict()
-        if self.network.together:
+        if self.refiner.flow:
             begin_with(model, {k: v for k, v in checkpoints.weights(state).items() if k[:2] != "h."}, str(path))
             return
         with checkpoints.expected(path, what):
@@ -62,7 +66,7 @@ class RefinerExperiment(PartExperiment):
         """See ObjectExperiment.read_data."""
         data = super().read_data()
         kept = {f.name: getattr(data.source, f.name) for f in fields(data.source)}
-        source = ComparisonSource(**kept, lit=self.network.together)
+        source = ComparisonSource(**kept, cells=self.contract().outputs[0].shape[0] if self.refiner.flow else 0)
         return RefinerData(source, data.known(), data.validation)
 
 
@@ -78,4 +82,4 @@ class RefinerData(PartData):
     def validator(self) -> ComparisonValidation | None:
         if not self.validation:
             return None
-        return ComparisonValidation(self.validation, self.known, self.source.objects, self.source.lit)
+        return ComparisonValidation(self.validation, self.known, self.source.objects)

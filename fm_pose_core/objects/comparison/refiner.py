@@ -6,7 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from fm_pose_core.contract import Contract
 from fm_pose_core.geometry import Array, apply, transform
+from fm_pose_core.objects.comparison.flow import FlowRefiner
 from fm_pose_core.objects.comparison.update import compared, motion, update_between, updated, window_at
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.pnp import expected_projection_error, inverse_spd, rotate_covariance
@@ -37,8 +39,8 @@ class FeatureRefiner:
     pose, with its covariance, is another one, which holds where h_Δ is not sure.
 
     infer: runs the network of `update_contract`. box_corners (8, 3), metres. crop, fill: of the object's windows, see
-    ObjectSolver. times: how often it looks. spread_scale: see CalibrationEntry. lit: see Raycaster. For one thread at a
-    time. Raises InputError if embreex is not installed."""
+    ObjectSolver. times: how often it looks. spread_scale: see CalibrationEntry. For one thread at a time. Raises
+    InputError if embreex is not installed."""
 
     infer: Infer
     mesh: Mesh
@@ -47,11 +49,10 @@ class FeatureRefiner:
     fill: float
     times: int = 2
     spread_scale: float = 1.0
-    lit: bool = False
 
     @cached_property
     def _raycaster(self) -> Raycaster:
-        return Raycaster(self.mesh, self.crop.K, self.crop.size, self.crop.size, lit=self.lit)
+        return Raycaster(self.mesh, self.crop.K, self.crop.size, self.crop.size)
 
     @property
     def center(self) -> Array:
@@ -107,3 +108,21 @@ class FeatureRefiner:
         T, T_true = (told.T_window_camera @ x for x in (T_camera_object, truth))
         wanted = update_between(T, T_true, self.center, told.crop)
         return float(np.square((told.update - wanted) / told.deviation).sum())
+
+
+LearnedRefiner = FeatureRefiner | FlowRefiner
+
+
+def learned_refiner(
+    infer: Infer,
+    contract: Contract,
+    mesh: Mesh,
+    box_corners: Array,
+    crop: Crop,
+    fill: float,
+    times: int = 2,
+    spread_scale: float = 1.0,
+) -> LearnedRefiner:
+    """The refiner that a network of this contract is for. Otherwise see it."""
+    kind = FlowRefiner if contract.head == "flow" else FeatureRefiner
+    return kind(infer, mesh, box_corners, crop, fill, times, spread_scale)

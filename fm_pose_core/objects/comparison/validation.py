@@ -9,7 +9,7 @@ from fm_pose_core.files import read_image
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+from fm_pose_core.objects.comparison.refiner import learned_refiner
 from fm_pose_core.objects.edges import NETWORK, about
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
@@ -22,13 +22,11 @@ VISIBLE = 0.1  # instances that show less are left out, as in the BOP benchmark
 
 
 class ComparisonValidation:
-    """known, assets: of the objects. lit: see Raycaster. Without embreex there is nothing to draw with, and no
-    figures."""
+    """known, assets: of the objects. Without embreex there is nothing to draw with, and no figures."""
 
     def __init__(
-        self, instances: Sequence[Instance], known: Sequence[KnownObject], assets: Sequence[ObjectAssets], lit: bool
+        self, instances: Sequence[Instance], known: Sequence[KnownObject], assets: Sequence[ObjectAssets]
     ) -> None:
-        self.lit = lit
         self.objects = {x.model.id: (x, a) for x, a in zip(known, assets, strict=True)}
         shown = [x for x in instances if not x.visible_fraction < VISIBLE]
         rng = np.random.default_rng(0)
@@ -45,7 +43,7 @@ class ComparisonValidation:
         rows: list[list[tuple[float, ...]]] = []
         refiners = {
             k: [
-                FeatureRefiner(network.infer, a.mesh, a.corners, a.crop, a.fill, times, lit=self.lit)
+                learned_refiner(network.infer, network.contract, a.mesh, a.corners, a.crop, a.fill, times)
                 for times in range(1, 4)
             ]
             for k, (_, a) in self.objects.items()
