@@ -83,10 +83,11 @@ def finder(T_true: Array, spoiled: int = 0, spread: float = 0.5) -> FlowRefiner:
         _, depth = found._raycaster.render(asked[-1])
         u, v = np.rint(cell_middles(SIZE, SIDE)).astype(int).T
         K = found._raycaster.K
-        rays = np.column_stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(len(u))])
+        middles = cell_middles(SIZE, SIDE)
+        rays = np.column_stack([(middles - K[:2, 2]) / np.diag(K)[:2], np.ones(len(u))])
         points = apply(inverse(asked[-1]), rays * depth[v, u][:, None])
         window_camera = asked[-1] @ inverse(poses[-1])
-        flow = project(K, apply(window_camera @ T_true, points)) - cell_middles(SIZE, SIDE)
+        flow = project(K, apply(window_camera @ T_true, points)) - middles
         flow[depth[v, u] == 0] = 77.0  # must not be read
         flow[rng.permutation(len(flow))[:spoiled]] += 12.0
         return {"flow": flow[None].astype(np.float32), "doubt": np.full((1, SIDE**2), spread, np.float32)}

@@ -96,7 +96,7 @@ class FlowRefiner:
         shown = (depth[v, u] > 0) & np.isfinite(flow).all(1) & np.isfinite(doubt)
         if shown.sum() < FEWEST:
             return None
-        rays = np.column_stack([u, v, np.ones(len(u))])[shown] @ inverse_intrinsics(crop.K).T
+        rays = np.column_stack([middles, np.ones(len(u))])[shown] @ inverse_intrinsics(crop.K).T
         points = apply(inverse(T_window_camera @ T_camera_object), rays * depth[v, u][shown, None])
         deviation = np.clip(doubt[shown], FLOOR, crop.size)
         return Found(points, middles[shown] + flow[shown], deviation, T_window_camera, crop)
