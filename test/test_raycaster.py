@@ -8,8 +8,7 @@ pytest.importorskip("embreex", reason="needs embreex (pip install '.[refine]')")
 from rendered_bop import box_mesh
 
 from fm_pose_core.geometry import apply, exp_so3, project, transform
-from fm_pose_core.rendering.appearance import head_light
-from fm_pose_core.rendering.raycaster import Raycaster
+from fm_pose_core.rendering.raycaster import Raycaster, head_light
 
 K = np.array([[300.0, 0.0, 63.5], [0.0, 310.0, 60.0], [0.0, 0.0, 1.0]])
 POSES = {

@@ -73,7 +73,8 @@ def test_the_label_of_a_sample_is_where_the_picture_shows_the_object(cell: int) 
     samples = SyntheticSamples(assets, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2), cell=cell)
     renderer = Renderer(white, CROP.K, CROP.size, CROP.size)
     for _ in range(10):
-        image, (corners,), _, index, frames, points = samples.draw()
+        image, (corners,), _, index, frames, camera, box, points = samples.draw()
+        assert np.abs(project(np.eye(3), box @ camera[:, :3].T + camera[:, 3]) - corners).max() < 1e-2  # float32
         assert index == 0 and frames.shape == (1, 3, 4) and (frames[0] == np.eye(4)[:3]).all()
         pose = solve_pnp(CORNERS, corners.astype(float), CROP.K)
         assert pose.reprojection_error < 0.1  # pixels: the label is the projection of a rigid box
@@ -136,7 +137,7 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
     def first(seed: int, **options: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(**options))
         samples = SyntheticSamples(ASSETS, config, black(), np.random.default_rng(seed))
-        image, corners, _, _, _, points = samples.draw()
+        image, corners, *_, points = samples.draw()
         samples.close()
         return image, corners, points
 

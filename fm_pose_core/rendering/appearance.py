@@ -38,9 +38,6 @@ class AppearanceConfig:
     noise: float = knob(0.0, "Largest Gaussian noise, standard deviation in grey levels.", 0.0, 100.0)
 
 
-AMBIENT = 0.3  # of a head light: what a surface has that it does not reach
-
-
 def shade(rgba: Image, normals: NDArray[np.float32], rng: np.random.Generator) -> Image:
     """Light a view: ambient, 1–3 directional lights, Lambert and Blinn–Phong with a random material.
 
@@ -69,12 +66,6 @@ def shade(rgba: Image, normals: NDArray[np.float32], rng: np.random.Generator) -
     lit = rgba[inside, :3] * diffuse + (strength * specular)[:, None] * alpha
     out[inside, :3] = np.minimum(lit, alpha)
     return out
-
-
-def head_light(away: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How bright a surface is (...) in the light of a lamp at the camera: full where it faces the camera. away: the z
-    of its unit normal in the camera's frame."""
-    return np.asarray(AMBIENT + (1.0 - AMBIENT) * np.clip(-away, 0.0, 1.0), np.float32)
 
 
 def repaint(rgba: Image, rng: np.random.Generator) -> Image:

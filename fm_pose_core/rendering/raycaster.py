@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, project
-from fm_pose_core.rendering.appearance import head_light
 from fm_pose_core.rendering.mesh import Mesh
 
 NEAR = 0.02  # metres: what is nearer is not seen
+AMBIENT = 0.3  # of a head light: what a surface has that it does not reach
 
 
 class Raycaster:
     """Draws a coloured mesh with a pinhole camera K (3, 3) into (height, width) pixels, as `Renderer` does. rays: along
-    each side of a pixel. lit: by a lamp at the camera (appearance.head_light). Raises InputError if embreex is not
+    each side of a pixel. lit: by a lamp at the camera (`head_light`). Raises InputError if embreex is not
     installed."""
 
     def __init__(self, mesh: Mesh, K: Array, width: int, height: int, rays: int = 2, lit: bool = False) -> None:
@@ -95,6 +95,12 @@ def _there(values: NDArray[np.float32], found: Any, at: NDArray[np.intp]) -> NDA
     """(len(at), C): values `_along` where rays meet the mesh."""
     corner, first, second = values[:, found["primID"][at]]
     return np.asarray(corner + found["u"][at, None] * first + found["v"][at, None] * second)
+
+
+def head_light(away: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How bright a surface is (...) in the light of a lamp at the camera: full where it faces the camera. away: the z
+    of its unit normal in the camera's frame."""
+    return np.asarray(AMBIENT + (1.0 - AMBIENT) * np.clip(-away, 0.0, 1.0), np.float32)
 
 
 def raycaster_installed() -> bool:

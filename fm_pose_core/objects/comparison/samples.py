@@ -23,7 +23,7 @@ from fm_pose_core.objects.samples import (
     cell_points,
     warp,
 )
-from fm_pose_core.rendering.appearance import head_light
+from fm_pose_core.rendering.raycaster import head_light
 from fm_pose_core.rendering.renderer import Renderer
 
 SMALLEST, LARGEST = np.log(0.25), np.log(1.6)  # of estimates' errors, in UNITS: logarithms
