@@ -9,14 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from fm_pose_core.geometry import Array, apply, exp_so3, inverse, inverse_intrinsics, log_so3, transform
-from fm_pose_core.objects.comparison.update import compared, window_at
+from fm_pose_core.objects.comparison.update import compared, seen_at
 from fm_pose_core.objects.crop import Crop, cell_middles
 from fm_pose_core.objects.pnp import expected_projection_error, inverse_spd, projected, rotate_covariance
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.objects.solver import Infer
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster
-from fm_pose_core.types import Window
 
 FEWEST = 6  # cells that show the model
 FLOOR = 0.5  # window pixels: no cell is better
@@ -80,16 +79,13 @@ class FlowRefiner:
 
     def find(self, look: Look, T_camera_object: Array) -> Found | None:
         """At a pose (4, 4). None where the camera does not see the object."""
-        camera, at = look.camera, apply(T_camera_object, self.center[None])
-        pixels = camera.pixels(at)[0] if at[0, 2] > 0 else np.full(2, np.nan)
-        if not np.isfinite(pixels).all():
+        seen = seen_at(look, T_camera_object, self.center, self.crop, self.fill)
+        if seen is None:
             return None
-        crop = window_at(T_camera_object, self.center, self.crop, self.fill)
-        seen, R_camera_window = crop.cut(look.image(), camera, Window(*pixels))
-        T_window_camera = transform(R_camera_window.T, np.zeros(3))
+        crop, T_window_camera = seen.crop, seen.T_window_camera
         self._raycaster.K = crop.K
         rgba, depth = self._raycaster.render(T_window_camera @ T_camera_object)
-        outputs = self.infer(compared(seen, rgba)[None])
+        outputs = self.infer(compared(seen.window, rgba)[None])
         flow, doubt = (outputs[k][0].astype(np.float64) for k in ("flow", "doubt"))
         middles = cell_middles(crop.size, math.isqrt(len(flow)))
         u, v = np.rint(middles).astype(int).T

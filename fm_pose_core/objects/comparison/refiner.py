@@ -7,16 +7,15 @@ from functools import cached_property
 import numpy as np
 
 from fm_pose_core.contract import Contract
-from fm_pose_core.geometry import Array, apply, transform
+from fm_pose_core.geometry import Array
 from fm_pose_core.objects.comparison.flow import FlowRefiner
-from fm_pose_core.objects.comparison.update import compared, motion, update_between, updated, window_at
+from fm_pose_core.objects.comparison.update import compared, motion, seen_at, update_between, updated
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.pnp import expected_projection_error, inverse_spd, rotate_covariance
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.objects.solver import Infer
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster
-from fm_pose_core.types import Window
 
 SUREST, UNSUREST = 1e-3, 1e3  # units: the least and the most of a deviation
 FARTHEST = 4.0  # units of an update: beyond, there is nothing like the object
@@ -84,16 +83,13 @@ class FeatureRefiner:
 
     def measure(self, look: Look, T_camera_object: Array) -> Told | None:
         """At a pose (4, 4). None where the camera does not see the object, or where the answer leads far away."""
-        camera, at = look.camera, apply(T_camera_object, self.center[None])
-        pixels = camera.pixels(at)[0] if at[0, 2] > 0 else np.full(2, np.nan)
-        if not np.isfinite(pixels).all():
+        seen = seen_at(look, T_camera_object, self.center, self.crop, self.fill)
+        if seen is None:
             return None
-        crop = window_at(T_camera_object, self.center, self.crop, self.fill)
-        seen, R_camera_window = crop.cut(look.image(), camera, Window(*pixels))
-        T_window_camera = transform(R_camera_window.T, np.zeros(3))
+        crop, T_window_camera = seen.crop, seen.T_window_camera
         self._raycaster.K = crop.K
         rgba, _ = self._raycaster.render(T_window_camera @ T_camera_object)
-        outputs = self.infer(compared(seen, rgba)[None])
+        outputs = self.infer(compared(seen.window, rgba)[None])
         update, spread = (outputs[k][0].astype(np.float64) for k in ("update", "spread"))
         if not np.abs(update).max() <= FARTHEST or np.isnan(spread).any():  # nor NaN
             return None

@@ -1,12 +1,16 @@
 """From an estimated pose to a better one, as h_Δ tells it: in numbers that do not depend on the object's size and
 distance, with rotation and translation apart (Li et al., DeepIM, ECCV 2018, section 3.3)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.geometry import Array, apply, exp_so3, log_so3, skew, transform
 from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.refine import Look
 from fm_pose_core.objects.surroundings import over
+from fm_pose_core.types import Window
 
 # What one unit of an update is; about the deviations of the poses that are to be refined.
 TURN = 0.1  # radians
@@ -22,6 +26,27 @@ def window_at(T_camera_object: Array, center: Array, crop: Crop, fill: float) ->
     if not fill:
         return crop
     return crop.zoomed(float(np.linalg.norm(apply(T_camera_object, center[None]))) / fill)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What the camera sees where a pose has the object: a window (S, S, 3) of the rule `crop`, and T_window_camera
+    (4, 4), a rotation."""
+
+    window: Image
+    crop: Crop
+    T_window_camera: Array
+
+
+def seen_at(look: Look, T_camera_object: Array, center: Array, crop: Crop, fill: float) -> Sighting | None:
+    """At a pose (4, 4); see `window_at`. None where the camera does not see the object."""
+    at = apply(T_camera_object, center[None])
+    pixels = look.camera.pixels(at)[0] if at[0, 2] > 0 else np.full(2, np.nan)
+    if not np.isfinite(pixels).all():
+        return None
+    crop = window_at(T_camera_object, center, crop, fill)
+    window, R_camera_window = crop.cut(look.image(), look.camera, Window(*pixels))
+    return Sighting(window, crop, transform(R_camera_window.T, np.zeros(3)))
 
 
 def compared(image: Image, rgba: Image) -> Image:
