@@ -106,6 +106,15 @@ def trained(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Objec
     return experiment, run
 
 
+def test_photographs_that_no_rendering_is_like_are_named(pair: Path, caplog: pytest.LogCaptureFixture) -> None:
+    seen = {"distance": [0.3, 0.5], "sphere": "upper", "lowest_elevation": 60.0}
+    for synthetic in ({"viewpoints": seen}, {"viewpoints": seen, "photographed": 0.3}):
+        caplog.clear()
+        experiment = experiment_from({**to_dict(experiment_of(pair, BOTH)), "synthetic": synthetic})
+        experiment.read_data()
+        assert ("photographs show it tilted, or from below" in caplog.text) == ("photographed" not in synthetic)
+
+
 def test_two_objects_train_and_are_validated_by_their_names(trained: tuple[ObjectExperiment, Path]) -> None:
     _, run = trained
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

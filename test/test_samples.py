@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,14 +13,22 @@ pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[
 from rendered_bop import HALF, box_mesh, write_rendered_bop
 
 from fm_pose_core.errors import InputError
-from fm_pose_core.geometry import apply, box_corners, inverse_intrinsics, log_so3, project, transform
+from fm_pose_core.geometry import apply, box_corners, exp_so3, inverse_intrinsics, log_so3, project, transform
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import photo_colours, prepare_real_views
 from fm_pose_core.objects.pnp import solve_pnp
-from fm_pose_core.objects.samples import ObjectAssets, PairSamples, RealConfig, SyntheticConfig, SyntheticSamples, warp
+from fm_pose_core.objects.samples import (
+    ObjectAssets,
+    PairSamples,
+    RealConfig,
+    SyntheticConfig,
+    SyntheticSamples,
+    nearby,
+    warp,
+)
 from fm_pose_core.objects.surroundings import Surroundings, over
-from fm_pose_core.objects.viewpoints import ViewpointConfig, random_viewpoint, window_rotation
+from fm_pose_core.objects.viewpoints import ViewpointConfig, look_at, random_viewpoint, reaches, window_rotation
 from fm_pose_core.rendering.appearance import AppearanceConfig
 from fm_pose_core.rendering.backgrounds import Backgrounds, read_folder
 from fm_pose_core.rendering.renderer import Renderer
@@ -121,6 +130,48 @@ def test_viewpoints_follow_the_protocol() -> None:
     assert 44.0 < max(angles) <= 45.0
 
 
+def test_a_pose_nearby_is_as_tilted_as_the_photograph() -> None:
+    rng, center = np.random.default_rng(0), np.array([0.01, 0.02, 0.03])
+    R = exp_so3(np.array([0.5, -1.0, 2.0]))
+    poses = [nearby(transform(R, np.ones(3)), center, rng, 20.0, VIEWS) for _ in range(300)]
+    angles = np.degrees([np.linalg.norm(log_so3(R.T @ T[:3, :3])) for T in poses])
+    assert 18.0 < angles.max() <= 20.0
+    places = np.array([apply(T, center[None])[0] for T in poses])
+    assert np.abs(places[:, :2]).max() < 1e-9
+    assert places[:, 2].min() >= 0.3 and places[:, 2].max() <= 0.5
+
+
+def test_renderings_near_the_photographs(dataset: BopDataset) -> None:
+    """All of them, within the angle from one of the labels and the turn of the window."""
+    views, _ = prepare_real_views(dataset, "test", dataset.instances("test"), MESH, CROP.patch(), np.zeros(3))
+    assets = ObjectAssets(MESH, CORNERS, CROP, patch=CROP.patch(), views=views)
+    still = replace(VIEWS, in_plane=0.0)
+    config = SyntheticConfig(viewpoints=still, photographed=1.0, photographed_angle=5.0, displacement=0.0)
+    samples = SyntheticSamples(assets, config, black(), np.random.default_rng(0))
+    for _ in range(20):
+        _, (corners,), *_ = samples.draw()
+        T = solve_pnp(CORNERS, corners.astype(float), CROP.K).T_camera_object
+        away = [np.linalg.norm(log_so3(T[:3, :3].T @ x.T_view_object[:3, :3])) for x in views]
+        assert np.degrees(min(away)) < 5.1
+    samples.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"sphere": "full"}, {"lowest_elevation": -30.0}, {"in_plane": 10.0}])
+def test_which_poses_the_renderings_reach(options: dict[str, Any]) -> None:
+    """All that they show, and none that is tilted, or seen from below, by 20° more."""
+    config, rng = replace(VIEWS, **options), np.random.default_rng(0)
+    for _ in range(100):
+        T = random_viewpoint(rng, config, np.zeros(3))
+        turned = [transform(exp_so3(np.radians([0.0, 0.0, k * config.in_plane])), np.zeros(3)) @ T for k in (-1, 1)]
+        assert reaches(config, T) and all(reaches(config, x) for x in turned)
+        if abs(T[2, 2]) < 0.9:  # not from overhead, where a turn is another azimuth
+            tilted = transform(exp_so3(np.radians([0.0, 0.0, config.in_plane + 20.0])), np.zeros(3)) @ T
+            assert not reaches(config, tilted)
+    below = np.radians(-20.0 + config.lowest_elevation)
+    T = look_at(np.array([np.cos(below), 0.0, np.sin(below)]), 1.0, np.zeros(3))
+    assert reaches(config, T) == (config.sphere == "full")
+
+
 def test_no_two_samples_are_the_same() -> None:
     samples = SyntheticSamples(ASSETS, SyntheticConfig(viewpoints=VIEWS), black(), np.random.default_rng(2))
     assert len({samples.draw()[0].tobytes() for _ in range(100)}) == 100
@@ -150,6 +201,8 @@ def test_every_appearance_option_changes_the_picture_and_not_the_label(monkeypat
         "occluders": 1.0,
         "colour": 1.0,
         "blur": 3.0,
+        "motion": 6.0,
+        "coarse": 3.0,
         "noise": 20.0,
         "border": 1.0,
     }.items():

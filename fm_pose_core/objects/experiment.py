@@ -1,5 +1,6 @@
 """An experiment with objects, and the data that it names."""
 
+import logging
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from fm_pose_core.config import knob
 from fm_pose_core.contract import Contract, object_contract
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import Frames, expanded, read_image
-from fm_pose_core.geometry import BOX_EDGES, apply, box_corners
+from fm_pose_core.geometry import BOX_EDGES, Array, apply, box_corners
 from fm_pose_core.learning.experiment import Experiment, Export
 from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
@@ -26,10 +27,13 @@ from fm_pose_core.objects.refiners import choose_refiners
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
 from fm_pose_core.objects.validation import KnownObject, Validation, spread_scale
+from fm_pose_core.objects.viewpoints import ViewpointConfig, reaches
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import load_mesh, mesh_file
 
+log = logging.getLogger(__name__)
 FINEST = 1.5  # patches of photographs are at most so much finer than windows: they are sampled without a filter
+RARE = 0.05  # share of an object's photographs that renderings need not reach
 FRAMES = "such as '3-248,474-600', or '2/3-248,5/*' where the split has several scenes"
 
 
@@ -250,7 +254,16 @@ def _assets(experiment: ObjectExperiment, index: int, dataset: BopDataset, train
     patch = crop.patch(float(np.clip(photographed, 1.0, FINEST)) if rule.zoom else 1.0)
     lights = LIGHTS if experiment.real.paired_light > 0 else 0
     views, colours = prepare_real_views(dataset, experiment.data.split, own, mesh, patch, assets.center, lights)
+    if not experiment.synthetic.photographed:
+        _warn_of_unreached(model.name, experiment.synthetic.viewpoints, [x.T_view_object for x in views])
     return replace(assets, patch=patch, views=views, colours=colours)
+
+
+def _warn_of_unreached(name: str, viewpoints: ViewpointConfig, poses: list[Array]) -> None:
+    unreached = sum(not reaches(viewpoints, T) for T in poses)
+    if unreached > RARE * len(poses):
+        text = "%s: %d of its %d photographs show it tilted, or from below, as no rendering does (synthetic.viewpoints)"
+        log.warning(text + "; try: --set synthetic.photographed=0.3", name, unreached, len(poses))
 
 
 def _photos(

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, apply, inverse, inverse_intrinsics, project
+from fm_pose_core.geometry import Array, apply, inverse, inverse_intrinsics, project, transform
 from fm_pose_core.learning.ring import Ring
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import RealView, photo_colours, surface_points
 from fm_pose_core.objects.surroundings import Surroundings, blend, over
-from fm_pose_core.objects.viewpoints import ViewpointConfig, look_at, random_rotation, random_viewpoint, window_rotation
+from fm_pose_core.objects.viewpoints import ViewpointConfig, random_rotation, random_viewpoint, window_rotation
 from fm_pose_core.rendering.appearance import AppearanceConfig, repaint, shade
 from fm_pose_core.rendering.backgrounds import Backgrounds
 from fm_pose_core.rendering.mesh import Mesh
@@ -36,6 +36,10 @@ class SyntheticConfig:
 
     viewpoints: ViewpointConfig = field(default_factory=ViewpointConfig)
     appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
+    photographed: float = knob(
+        0.0, "Share of renderings near the poses of the labelled photographs (beyond the paper).", 0.0, 1.0
+    )
+    photographed_angle: float = knob(40.0, "Largest rotation away from them, degrees.", 0.0, 180.0)
     displacement: float = knob(
         10.0, "Largest displacement of the object from the window's centre, window pixels.", 0.0, 60.0
     )
@@ -178,15 +182,21 @@ class SyntheticSamples:
     ) -> None:
         self.crop, self.center, self.cell = assets.crop, assets.center, cell
         self.config, self.around, self.rng, self.index = config, around, rng, assets.index
+        self.photographed = [v.T_view_object for v in assets.views]
         self.labeller = Labeller(assets, equivalents)
         self.renderer = Renderer(assets.mesh, self.crop.K, self.crop.size, self.crop.size)
         self._ring: Ring[View] = Ring(ring, config.uses_per_view, rng)
         self.zoom = Zoom(assets, rng)
 
     def _render(self) -> View:
-        T = random_viewpoint(self.rng, self.config.viewpoints, self.center)
+        config, rng = self.config, self.rng
+        if self.photographed and rng.uniform() < config.photographed:
+            T = self.photographed[int(rng.integers(len(self.photographed)))]
+            T = nearby(T, self.center, rng, config.photographed_angle, config.viewpoints)
+        else:
+            T = random_viewpoint(rng, config.viewpoints, self.center)
         K = self.zoom.draw(T).K
-        return render_view(self.renderer, T, K, {"cad": 0}, self.config.appearance, self.rng)
+        return render_view(self.renderer, T, K, {"cad": 0}, config.appearance, rng)
 
     def draw(self) -> tuple[NDArray[Any], ...]:
         """-> image (size, size, 3) uint8 RGB; the six labels of `Labeller.labels`; points (L, 3) float32, see
@@ -344,10 +354,10 @@ class Mixed:
 def nearby(
     T_view_object: Array, center: Array, rng: np.random.Generator, largest_angle: float, viewpoints: ViewpointConfig
 ) -> Array:
-    """A pose whose viewpoint is up to `largest_angle` degrees from that of `T_view_object`, upright, looking at
-    `center`, at a new distance."""
+    """A pose turned by up to `largest_angle` degrees from `T_view_object` (4, 4), with `center` (3,) straight ahead, at
+    a new distance. An object that stands tilted in the photograph is tilted here, too."""
     R = T_view_object[:3, :3] @ random_rotation(rng, largest_angle)
-    return look_at(-R[2], rng.uniform(*viewpoints.distance), center)
+    return transform(R, np.array([0.0, 0.0, rng.uniform(*viewpoints.distance)]) - R @ center)
 
 
 def render_view(

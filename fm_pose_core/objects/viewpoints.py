@@ -8,6 +8,8 @@ import numpy as np
 from fm_pose_core.config import knob
 from fm_pose_core.geometry import Array, exp_so3, transform
 
+SLACK = 15.0  # degrees
+
 
 @dataclass(frozen=True)
 class ViewpointConfig:
@@ -31,6 +33,18 @@ def random_viewpoint(rng: np.random.Generator, config: ViewpointConfig, center: 
     azimuth = rng.uniform(0.0, 2.0 * np.pi)
     r = np.sqrt(max(0.0, 1.0 - z * z))
     return look_at(np.array([r * np.cos(azimuth), r * np.sin(azimuth), z]), rng.uniform(*config.distance), center)
+
+
+def reaches(config: ViewpointConfig, T_camera_object: Array) -> bool:
+    """Whether viewpoints and in-plane turns come within SLACK of a pose (4, 4) of a camera that looks straight at the
+    object: whether it is upright enough there, and not seen from below."""
+    R = T_camera_object[:3, :3]
+    elevation = np.arcsin(np.clip(-R[2, 2], -1.0, 1.0))
+    if config.sphere == "upper" and elevation < np.radians(config.lowest_elevation - SLACK):
+        return False
+    turn = R @ look_at(-R[2], 1.0, np.zeros(3))[:3, :3].T
+    overhead = abs(elevation) > np.radians(90.0 - SLACK)  # a turn is another azimuth there
+    return bool(overhead or abs(np.arctan2(turn[1, 0], turn[0, 0])) <= np.radians(config.in_plane + SLACK))
 
 
 def look_at(direction: Array, distance: float, center: Array) -> Array:

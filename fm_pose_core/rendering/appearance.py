@@ -2,6 +2,7 @@
 colour jitter, blur and noise (section 4.1: "we do not simulate lighting … also do not add blur, nor Gaussian noise").
 The defaults are the paper's: all off."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +14,7 @@ from fm_pose_core.config import knob
 from fm_pose_core.rendering.backgrounds import Backgrounds
 
 Image = NDArray[np.uint8]
+MOVED = 0.5  # share of the images that motion blurs, if any
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class AppearanceConfig:
         0.0, "Strength of brightness, contrast, gamma and white-balance jitter of the whole image.", 0.0, 1.0
     )
     blur: float = knob(0.0, "Largest Gaussian blur, standard deviation in pixels.", 0.0, 10.0)
+    motion: float = knob(0.0, "Largest blur by motion, which half of the images have, length in pixels.", 0.0, 50.0)
+    coarse: float = knob(
+        1.0,
+        "Largest side of the camera's own pixels, in those of the window: a window is often finer than its photograph.",
+        1.0,
+        10.0,
+    )
     noise: float = knob(0.0, "Largest Gaussian noise, standard deviation in grey levels.", 0.0, 100.0)
 
 
@@ -103,7 +112,8 @@ def occluder(rng: np.random.Generator, backgrounds: Backgrounds, size: int) -> t
 
 
 def jitter(image: Image, rng: np.random.Generator, config: AppearanceConfig) -> Image:
-    """Colour, blur and noise of the whole image, (H, W, 3) uint8, each up to what `config` allows."""
+    """Colour, blur and noise of the whole image, (H, W, 3) uint8, each up to what `config` allows. As in a camera: blur
+    by lens and motion, then its pixels, then noise of each of them."""
     if config.colour > 0:
         k = config.colour
         gamma = np.exp(rng.uniform(-0.4, 0.4) * k)
@@ -115,9 +125,27 @@ def jitter(image: Image, rng: np.random.Generator, config: AppearanceConfig) -> 
         sigma = rng.uniform(0.0, config.blur)
         if sigma > 0.3:
             image = cv2.GaussianBlur(image, (0, 0), sigma)
+    if config.motion > 0 and rng.uniform() < MOVED:
+        image = cv2.filter2D(image, -1, streak(rng.uniform(0.0, config.motion), rng.uniform(0.0, np.pi)))
+    height, width = image.shape[:2]
+    if config.coarse > 1.0:
+        side = rng.uniform(1.0, config.coarse)
+        image = cv2.resize(image, (round(width / side), round(height / side)), interpolation=cv2.INTER_AREA)
     if config.noise > 0:
-        image = cv2.add(image, _noise(image.shape[0], int(rng.uniform(0.0, config.noise) * 4.0), rng), dtype=cv2.CV_8U)
-    return image
+        noise = _noise(max(image.shape[:2]), int(rng.uniform(0.0, config.noise) * 4.0), rng)
+        image = cv2.add(image, noise[: image.shape[0], : image.shape[1]], dtype=cv2.CV_8U)
+    return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
+
+
+def streak(length: float, angle: float) -> NDArray[np.float32]:
+    """The kernel (K, K) of a motion by `length` pixels, half of it to either side; it sums to one. angle: radians, from
+    the rows' direction."""
+    reach = math.ceil(length / 2)
+    v, u = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    along, across = np.abs(u * np.cos(angle) + v * np.sin(angle)), v * np.cos(angle) - u * np.sin(angle)
+    beyond = np.clip(along - max(0.0, length - 1.0) / 2, 0.0, None)  # it ends half a pixel farther out
+    kernel = np.clip(1.0 - np.hypot(beyond, across), 0.0, None)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 _NOISE_SIZE = 512

@@ -6,7 +6,7 @@ image there is the same with renderings in place of the photographed objects.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -138,7 +138,9 @@ class Pasting:
     def __init__(
         self, config: DetectorConfig, appearance: AppearanceConfig, backgrounds: Backgrounds, rng: np.random.Generator
     ) -> None:
-        self.config, self.appearance, self.backgrounds, self.rng = config, appearance, backgrounds, rng
+        self.config, self.backgrounds, self.rng = config, backgrounds, rng
+        # A whole image is reduced: coarser than the camera's, where a window on an object is finer.
+        self.appearance = replace(appearance, coarse=1.0, motion=0.5 * appearance.motion)
 
     def focal(self) -> float:
         """Of a random camera, pixels of the image."""
