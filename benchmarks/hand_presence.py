@@ -1,6 +1,7 @@
-"""How well the hand's score tells hands from depth maps without one: walls, floors, boxes, steps, noise. Prints JSON:
-the share that is accepted at some `min_score`, of the maps without a hand and of frames with one, by default those of
-the demo, whose hands were not trained with. The maps are not made as the training's are (fm_pose_core/hands/absent.py).
+"""How well the network tells hands from depth maps without one: walls, floors, boxes, steps, noise. Prints JSON: the
+share that is accepted at some `min_presence` (and the default `min_score`), of the maps without a hand and of frames
+with one, by default those of the demo, whose hands were not trained with. The maps are not made as the training's are
+(fm_pose_core/hands/absent.py).
 
     python benchmarks/hand_presence.py [--bundle models/hand] [--count 1000] [--seed 0] [--hands DIR]
 """
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 from hardware import hardware
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from fm_pose_core.config import HandEstimatorConfig
 from fm_pose_core.hands.estimator import HandEstimator
@@ -20,7 +22,7 @@ from fm_pose_core.hands.frames import read_frames
 from fm_pose_core.types import Camera
 
 ROOT = Path(__file__).resolve().parents[1]
-LEVELS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 CAMERA = Camera(np.array([[476.0, 0, 320.0], [0, 476.0, 240.0], [0, 0, 1]]), 640, 480)
 Depth = NDArray[np.float32]
 
@@ -46,10 +48,10 @@ def without_hand(rng: np.random.Generator) -> Depth:
     return np.where(holes, 0.0, depth + noise).astype(np.float32)
 
 
-def scores(estimator: HandEstimator, maps: list[Depth], camera: Camera) -> NDArray[np.float64]:
-    """Of what is found in each; 0 for nothing."""
-    found = [estimator.estimate(depth, camera) for depth in maps]
-    return np.array([0.0 if x is None else x.score for x in found])
+def presences(estimator: HandEstimator, maps: list[Depth], camera: Camera) -> NDArray[np.float64]:
+    """Of what is found in each and passes the other gates; -1 for nothing."""
+    found = [estimator.estimate(depth, camera) for depth in tqdm(maps, disable=None)]
+    return np.array([x.presence if x is not None and x.accepted else -1.0 for x in found])
 
 
 def main() -> None:
@@ -63,8 +65,8 @@ def main() -> None:
     frames = read_frames("nyu", arguments.hands, "test")
     hands = [frames.depth(k) for k in range(len(frames.paths))]
     empty = [without_hand(np.random.default_rng([arguments.seed, k])) for k in range(arguments.count)]
-    estimator = HandEstimator.load(arguments.bundle, HandEstimatorConfig(min_score=0.0))
-    of_hands, of_others = scores(estimator, hands, frames.camera), scores(estimator, empty, CAMERA)
+    estimator = HandEstimator.load(arguments.bundle, HandEstimatorConfig(min_presence=0.0))
+    of_hands, of_others = presences(estimator, hands, frames.camera), presences(estimator, empty, CAMERA)
     kept = float(np.quantile(of_hands, 0.05))
     told = {
         "hands": len(hands),

@@ -50,10 +50,11 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class HandEstimatorConfig(EngineConfig):
-    """The same for hands. Walls and boxes reach scores that no object's window does, so the gate is higher
-    (benchmarks/hand_presence.py)."""
+    """The same for hands, which pass one more gate (benchmarks/hand_presence.py)."""
 
-    min_score: float = knob(0.35, "Gate: smallest score (no probability) that is accepted.", 0.0, 1.0)
+    min_presence: float = knob(
+        0.99, "Gate: smallest probability that there is a hand, if the network tells it.", 0.0, 1.0
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import pytest
 import toy_hand
 import yaml
 
-from fm_pose_core import EstimatorConfig
 from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.cli import main
 from fm_pose_core.config import HandEstimatorConfig
@@ -33,7 +32,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_joints_of_the_nearest_hand(bundle: Path, backend: str) -> None:
     pytest.importorskip(backend)
-    estimator = HandEstimator.load(bundle, EstimatorConfig(backend=backend, threads=1, views=1))
+    estimator = HandEstimator.load(bundle, HandEstimatorConfig(backend=backend, threads=1, views=1))
     depth = toy_hand.toy_depth(CAMERA, np.array([0.08, -0.04, 0.6]))
     pose = estimator.estimate(depth, CAMERA)
     assert pose is not None and pose.accepted
@@ -67,10 +66,10 @@ def test_views_of_a_cube_answer_for_the_cube(bundle: Path) -> None:
     near = np.array([0.01, 0.01, 0.6])
     depth = toy_hand.toy_depth(CAMERA, np.array([0.04, -0.03, 0.6]))
     for views in (1, 2, 4, 7):
-        estimator = HandEstimator(HandBundle.load(bundle), Ball(), EstimatorConfig(views=views, min_score=0.0))
+        estimator = HandEstimator(HandBundle.load(bundle), Ball(), HandEstimatorConfig(views=views, min_score=0.0))
         offsets = estimator._crop.views(views)
         for one in [offsets, *([o] for o in offsets)]:  # the mean, and each alone
-            estimator.config = EstimatorConfig(views=len(one), min_score=0.0)
+            estimator.config = HandEstimatorConfig(views=len(one), min_score=0.0)
             estimator._crop.views = lambda count, one=one: one  # type: ignore[method-assign]
             pose = estimator._estimate(depth, CAMERA, near)
             # Of the ball the front is seen: the mean depth is nearer. A cube's front view is a projection at the cube's
@@ -85,7 +84,7 @@ def test_mirrored(bundle: Path) -> None:
     K = CAMERA.K.copy()
     K[0, 2] = CAMERA.width - 1 - K[0, 2]
     for views in (1, 4):
-        config = EstimatorConfig(backend="onnxruntime", threads=1, views=views)
+        config = HandEstimatorConfig(backend="onnxruntime", threads=1, views=views)
         right = HandEstimator.load(bundle, config).estimate(depth, CAMERA)
         left = HandEstimator.load(bundle, config, mirror=True).estimate(
             np.ascontiguousarray(depth[:, ::-1]), Camera(K, CAMERA.width, CAMERA.height)
@@ -105,7 +104,8 @@ def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Pat
 
     small, large = np.array([0.1, 0.0, 0.6]), np.array([-0.1, 0.0, 0.62])
     depth = np.minimum(toy_hand.toy_depth(CAMERA, small, radius=0.035), toy_hand.toy_depth(CAMERA, large, radius=0.06))
-    estimator = HandEstimator(HandBundle.load(bundle), ExpectsMuchOfTheSmall(), EstimatorConfig(views=1, min_score=0.0))
+    config = HandEstimatorConfig(views=1, min_score=0.0)
+    estimator = HandEstimator(HandBundle.load(bundle), ExpectsMuchOfTheSmall(), config)
     pose = estimator.estimate(depth, CAMERA)
     assert pose is not None
     np.testing.assert_allclose(pose.center[:2], large[:2], atol=0.01)
@@ -122,7 +122,7 @@ def test_presence_decides_where_the_network_tells(bundle: Path) -> None:
     """Of two things the one that looks like a hand, whatever error is expected; and none where neither does."""
 
     class LargeIsAHand:
-        name, device, precision, hand = "by area", "none", "fp32", 0.9
+        name, device, precision, hand = "by area", "none", "fp32", 0.995
 
         def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
             shape = (len(images), len(toy_hand.NAMES), 3)
@@ -134,14 +134,15 @@ def test_presence_decides_where_the_network_tells(bundle: Path) -> None:
     depth = np.minimum(toy_hand.toy_depth(CAMERA, small, radius=0.035), toy_hand.toy_depth(CAMERA, large, radius=0.06))
     estimator = HandEstimator(HandBundle.load(bundle), LargeIsAHand(), HandEstimatorConfig(views=1))
     pose = estimator.estimate(depth, CAMERA)
-    assert pose is not None and pose.accepted and pose.presence == 0.9
+    assert pose is not None and pose.accepted and pose.presence == pytest.approx(0.995)
     np.testing.assert_allclose(pose.center[:2], large[:2], atol=0.01)
     error = 1.6 * float(pose.spread.mean())
-    assert pose.score == pytest.approx(0.9 / (1 + (error / 0.02) ** 2))
+    assert pose.score == pytest.approx(0.995 / (1 + (error / 0.02) ** 2))
     estimator.backend.hand = 0.02
     refused = estimator.estimate(depth, CAMERA)
-    assert refused is not None and not refused.accepted and refused.reason.endswith("it is hardly a hand")
-    for wrong, score in ((7.0, pose.score / 0.9), (np.nan, np.nan)):  # no probability
+    assert refused is not None and not refused.accepted
+    assert refused.reason.startswith("it is hardly a hand: presence 0.02")
+    for wrong, score in ((7.0, pose.score / 0.995), (np.nan, np.nan)):  # no probability
         estimator.backend.hand = wrong
         odd = estimator.estimate(depth, CAMERA)
         assert odd is not None and odd.score == pytest.approx(score, nan_ok=True)
@@ -149,14 +150,14 @@ def test_presence_decides_where_the_network_tells(bundle: Path) -> None:
 
 
 def test_no_hand_and_bad_depth(bundle: Path) -> None:
-    estimator = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1))
+    estimator = HandEstimator.load(bundle, HandEstimatorConfig(backend="onnxruntime", threads=1, views=1))
     assert estimator.estimate(np.full((240, 320), 3.0, np.float32), CAMERA) is None
     assert estimator.estimate(np.full((240, 320), np.nan, np.float32), CAMERA) is None
     for bad in (np.zeros((240, 320)), np.zeros((10, 10), np.float32), np.zeros((240, 320, 3), np.float32)):
         with pytest.raises(InputError, match=r"depth: expected float32 \(240, 320\)"):
             estimator.estimate(bad, CAMERA)  # type: ignore[arg-type]
     assert estimator.estimate(np.full((240, 320), 1.0, np.float32), CAMERA, Near(np.array([0.0, 0.0, 0.6]))) is None
-    estimator.config = EstimatorConfig(min_score=0.95, views=1)
+    estimator.config = HandEstimatorConfig(min_score=0.95, views=1)
     doubtful = estimator.estimate(toy_hand.toy_depth(CAMERA, np.array([0.0, 0.0, 0.6])), CAMERA)
     assert doubtful is not None and not doubtful.accepted and doubtful.reason.startswith("score")
 
@@ -215,7 +216,7 @@ def test_from_simulation_to_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert made.hand.joints == toy_hand.NAMES and made.contract.image_shape == (64, 64, 1)
     window = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 1)).astype(np.float32)
     answers = [
-        HandEstimator.load(made.path, EstimatorConfig(backend=b, precision="fp32")).backend.infer(window)
+        HandEstimator.load(made.path, HandEstimatorConfig(backend=b, precision="fp32")).backend.infer(window)
         for b in ("torch", "onnxruntime", "openvino")
     ]
     for answer in answers[1:]:

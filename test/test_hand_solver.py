@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (pip install '
 import toy_hand
 
 from fm_pose_core.bundle import NetworkFile
-from fm_pose_core.config import EngineConfig, to_dict
+from fm_pose_core.config import EngineConfig, HandEstimatorConfig, to_dict
 from fm_pose_core.contract import hand_contract
 from fm_pose_core.hands.bundle import write_hand_bundle
 from fm_pose_core.hands.crop import HandCrop
@@ -63,7 +63,7 @@ def test_validation_calibration_and_estimator_see_the_same_joints(
     network = fused()
     file = NetworkFile(to_onnx(network, "fp32"), to_dict(NETWORK), network.contract)
     bundle = write_hand_bundle(tmp_path / "hand", file, toy_hand.ENTRY)
-    estimator = HandEstimator.load(bundle.path, EngineConfig("torch", "fp32", views=views, min_score=0.0))
+    estimator = HandEstimator.load(bundle.path, HandEstimatorConfig("torch", "fp32", views=views, min_score=0.0))
     cases = HandCases(frames, HandSolver(CROP, views))
     joints, deviation = cases.answers(network.infer(cases.windows))
     assert np.ptp(joints, 0).min() > 1e-3  # the network looks at the picture

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fm_pose_core import __version__
 from fm_pose_core.cli.options import Noted, add_engine_options, command, estimator_config, given
+from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import expect
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, Estimator], d
     from fm_pose_core.objects.estimator import PoseEstimator
     from fm_pose_core.objects.evaluation import OfObject
 
-    config = estimator_config(args, refine=args.refine)
+    config = estimator_config(EstimatorConfig, args, refine=args.refine)
     loaded = [PoseEstimator.load(path, config) for path in args.bundle]
     estimators: dict[int, Estimator] = {}
     for estimator in loaded:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm_pose_core.cli.options import Noted, add_engine_options, command, estimator_config, given
+from fm_pose_core.config import HandEstimatorConfig
 from fm_pose_core.errors import expect
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _of_bundles(args: argparse.Namespace) -> "list[HandScore]":
     from fm_pose_core.hands.labels import DATASETS, write_joints
 
     frames = read_frames(args.dataset, args.root, args.split)
-    config = estimator_config(args, min_score=0.0)
+    config = estimator_config(HandEstimatorConfig, args, min_score=0.0, min_presence=0.0)
     scores = []
     for path in args.bundle:
         estimator = HandEstimator.load(path, config, refine=args.refine, mirror=args.mirror)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fm_pose_core.cli.options import add_engine_options, command, estimator_config
-from fm_pose_core.config import parse_numbers
+from fm_pose_core.config import EstimatorConfig, parse_numbers
 from fm_pose_core.errors import InputError, expect
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     fx, fy, cx, cy = parse_numbers("--camera", args.camera, 4)
     image = read_image(args.image)
     camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), image.shape[1], image.shape[0])
-    estimator = PoseEstimator.load(args.bundle, estimator_config(args, refine=args.refine))
+    estimator = PoseEstimator.load(args.bundle, estimator_config(EstimatorConfig, args, refine=args.refine))
     if args.window is None:
         expect(estimator.can_detect, "--window", "U,V, since the bundle has no detector", "none")
         if args.object:

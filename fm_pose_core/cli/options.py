@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fm_pose_core.config import EstimatorConfig, from_dict
+from fm_pose_core.config import EngineConfig, EstimatorConfig, from_dict
 from fm_pose_core.errors import expect
 
 if TYPE_CHECKING:
@@ -86,7 +86,10 @@ def add_engine_options(p: argparse.ArgumentParser, *names: str) -> None:
         p.add_argument(f"--{name}", action=Noted, default=default, help=text, **kind)
 
 
-def estimator_config(args: argparse.Namespace, **more: object) -> EstimatorConfig:
+E = TypeVar("E", bound=EngineConfig)
+
+
+def estimator_config(kind: type[E], args: argparse.Namespace, **more: object) -> E:
     """Of the engine's options, and `more` of its fields."""
     options = {"backend": args.backend, "precision": args.precision, "views": args.views}
-    return from_dict(EstimatorConfig, {**options, **more})
+    return from_dict(kind, {**options, **more})

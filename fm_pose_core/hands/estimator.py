@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.config import EngineConfig, HandEstimatorConfig
+from fm_pose_core.config import HandEstimatorConfig
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.bundle import HandBundle
@@ -48,7 +48,7 @@ class HandEstimator:
         self,
         bundle: HandBundle,
         backend: Backend,
-        config: EngineConfig | None = None,
+        config: HandEstimatorConfig | None = None,
         search: SearchConfig | None = None,
         refine: bool = False,
         mirror: bool = False,
@@ -62,7 +62,7 @@ class HandEstimator:
     def load(
         cls,
         bundle_dir: str | Path,
-        config: EngineConfig | None = None,
+        config: HandEstimatorConfig | None = None,
         search: SearchConfig | None = None,
         refine: bool = False,
         mirror: bool = False,
@@ -128,9 +128,10 @@ class HandEstimator:
         inside = (np.linalg.norm(pose.joints - pose.center, axis=1) <= cube).all() and np.isfinite(pose.score)
         if not inside:
             reason = "the network's joints are not in the cube"
+        elif pose.presence < self.config.min_presence:
+            reason = f"it is hardly a hand: presence {pose.presence:.3g} is below {self.config.min_presence:g}"
         elif pose.score < self.config.min_score:
-            why = ", it is hardly a hand" if pose.presence < 0.5 else ""
-            reason = f"score {pose.score:.2f} is below {self.config.min_score:g}{why}"
+            reason = f"score {pose.score:.2f} is below {self.config.min_score:g}"
         return replace(pose, accepted=not reason, reason=reason)
 
 
