@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what the lazy names are, for type checkers and editors
     from fm_pose_core.config import EstimatorConfig as EstimatorConfig
+    from fm_pose_core.config import HandEstimatorConfig as HandEstimatorConfig
     from fm_pose_core.hands.estimator import HandEstimator as HandEstimator
     from fm_pose_core.hands.estimator import HandPose as HandPose
     from fm_pose_core.objects.estimator import PoseEstimator as PoseEstimator
@@ -26,6 +27,7 @@ _LAZY = {
     "HandEstimator": "hands.estimator",
     "HandPose": "hands.estimator",
     "EstimatorConfig": "config",
+    "HandEstimatorConfig": "config",
 }
 __all__ = [*_LAZY, "__version__"]
 

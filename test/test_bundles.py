@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fm_pose_core import EstimatorConfig, PoseEstimator
-from fm_pose_core.config import EngineConfig
+from fm_pose_core import EstimatorConfig, HandEstimatorConfig, PoseEstimator
 from fm_pose_core.files import Frames
 from fm_pose_core.hands.bundle import HandBundle
 from fm_pose_core.hands.estimator import HandEstimator
@@ -80,7 +79,7 @@ def test_backends_agree_with_torch_on_hands(path: Path, backend: str, precision:
     pytest.importorskip("torch", reason="the reference is torch (pip install '.[train]')")
     frames = read_frames("nyu", ROOT / "demo" / "hands", "test")
     answers = []
-    for config in (EngineConfig("torch", "fp32"), EngineConfig(backend, precision)):
+    for config in (HandEstimatorConfig("torch", "fp32"), HandEstimatorConfig(backend, precision)):
         estimator = HandEstimator.load(path, config)
         poses = [estimator.estimate(frames.depth(k), frames.camera) for k in range(0, len(frames), 9)]
         answers.append([pose.joints for pose in poses if pose is not None])

@@ -9,6 +9,7 @@ import pytest
 import toy_hand
 import yaml
 
+from fm_pose_core import EstimatorConfig
 from fm_pose_core.bundle import NetworkFile
 from fm_pose_core.cli import main
 from fm_pose_core.config import HandEstimatorConfig
@@ -166,6 +167,8 @@ def test_a_bundle_says_what_it_is_for(bundle: Path, toy_bundle: Path, tmp_path: 
     assert isinstance(load_bundle(bundle), HandBundle) and isinstance(load_bundle(toy_bundle), ObjectBundle)
     with pytest.raises(InputError, match="expected a bundle of hands, got one for object_pose"):
         HandEstimator.load(toy_bundle)
+    with pytest.raises(InputError, match="config: expected a HandEstimatorConfig, got EstimatorConfig"):
+        HandEstimator.load(bundle, EstimatorConfig())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected a bundle of objects, got one for hand_pose"):
         ObjectBundle.load(bundle)
     contract = hand_contract(len(toy_hand.NAMES), toy_hand.CROP.size, toy_hand.CROP.cube)

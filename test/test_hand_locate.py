@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy_hand
 
-from fm_pose_core import EstimatorConfig
+from fm_pose_core import HandEstimatorConfig
 from fm_pose_core.hands.crop import HandCrop
 from fm_pose_core.hands.estimator import HandEstimator
 from fm_pose_core.hands.locate import Detected, Locator, Near, Search, SearchConfig, centre_of_mass
@@ -56,7 +56,7 @@ def test_detected_takes_the_best_detection_of_its_class() -> None:
 
 
 def test_the_estimator_asks_the_locator(tmp_path: Path) -> None:
-    config = EstimatorConfig(backend="onnxruntime", threads=1, views=1)
+    config = HandEstimatorConfig(backend="onnxruntime", threads=1, views=1)
     estimator = HandEstimator.load(toy_hand.write_toy_hand(tmp_path / "toy"), config)
     for locator, place in ((None, CLOSE), (Near(FAR), FAR), (Detected([detection(FAR, hand=1.0)]), FAR)):
         pose = estimator.estimate(DEPTH, CAMERA, locator)
@@ -112,7 +112,7 @@ def test_a_camera_with_distortion_gives_the_same_window(model: str) -> None:
 @pytest.mark.parametrize("views", [1, 4])
 def test_a_camera_with_distortion_gives_the_same_joints(model: str, views: int, tmp_path: Path) -> None:
     ball = np.array([0.22, -0.14, 0.6])
-    config = EstimatorConfig(backend="onnxruntime", threads=1, views=views)
+    config = HandEstimatorConfig(backend="onnxruntime", threads=1, views=views)
     estimator = HandEstimator.load(toy_hand.write_toy_hand(tmp_path / "toy"), config)
     straight, bent = (
         estimator.estimate(toy_hand.toy_depth(camera, ball), camera) for camera in (CAMERA, distorted(model))

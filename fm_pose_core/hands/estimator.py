@@ -39,7 +39,7 @@ class HandPose:
 class HandEstimator:
     """bundle: the network for hands. backend: the engine that runs it. search: where hands are looked for. refine: cut
     a second time, around the centre of mass of what lies near the joints of the first answer. mirror: the hands are of
-    the other side than the bundle's.
+    the other side than the bundle's. Raises InputError for the configuration of another estimator.
 
     For one thread at a time: a backend keeps its buffers between calls.
     """
@@ -55,6 +55,7 @@ class HandEstimator:
     ) -> None:
         self.bundle, self.backend = bundle, backend
         self.config, self.search = config or HandEstimatorConfig(), search or SearchConfig()
+        expect(isinstance(self.config, HandEstimatorConfig), "config", "a HandEstimatorConfig", type(config).__name__)
         self.refine, self.mirror = refine, mirror
         self._crop = HandCrop(HandCropConfig(bundle.hand.size, bundle.hand.cube))
 

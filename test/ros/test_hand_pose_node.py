@@ -11,7 +11,7 @@ import toy_hand
 from camera_rig import CAMERA, FRAME, Rig, detections_msg, header
 from sensor_msgs.msg import CompressedImage, Image
 
-from fm_pose_core import EstimatorConfig
+from fm_pose_core import HandEstimatorConfig
 from fm_pose_core.hands.estimator import HandEstimator, HandPose
 from fm_pose_ros.hand_pose_node import HandPoseNode
 
@@ -58,7 +58,7 @@ def depth_msg(depth: np.ndarray, stamp: float, encoding: str = "16UC1", padding:
 
 
 def reference(bundle: Path, depth: np.ndarray) -> HandPose:
-    pose = HandEstimator.load(bundle, EstimatorConfig(backend="onnxruntime", threads=1, views=1)).estimate(
+    pose = HandEstimator.load(bundle, HandEstimatorConfig(backend="onnxruntime", threads=1, views=1)).estimate(
         depth, CAMERA
     )
     assert pose is not None and pose.accepted
