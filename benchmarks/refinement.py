@@ -103,7 +103,10 @@ def by_edges(args: argparse.Namespace, dataset: BopDataset, noise: dict[int, Edg
         back = inverse(transform(np.eye(3), refiner.mesh_center))
         return T if fit is None else fit.T_world_center @ back
 
-    return {k: partial(refined, EdgeRefiner(*thing(dataset, k), worth)) for k, worth in noise.items()}
+    return {
+        k: partial(refined, EdgeRefiner(*thing(dataset, k), worth, dataset.model(k).symmetries))
+        for k, worth in noise.items()
+    }
 
 
 def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refined]:

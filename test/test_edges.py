@@ -15,12 +15,15 @@ from rendered_bop import CAMERA, HALF, box_mesh
 
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError
-from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, transform
+from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, inverse, log_so3, transform
+from fm_pose_core.objects import settle
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, _to_center, _to_origin, measure_edges
+from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, _to_center, _to_origin, measure_edges, moved_origin
 from fm_pose_core.objects.estimator import PoseEstimator
+from fm_pose_core.objects.outlines import Found
 from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Look, Solution
+from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster
 
 MESH = box_mesh()
@@ -107,6 +110,58 @@ def test_without_edges_the_networks_pose_stays() -> None:
     start = solution(disturbed(2))
     empty = np.full((CAMERA.height, CAMERA.width, 3), 128, np.uint8)
     assert EdgeRefiner(MESH, CORNERS, DIAMETER).refine(look(empty), start) is start
+
+
+def test_colours_find_an_object_among_stronger_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grey box, blurred, before stripes: its own edges are the weakest of all."""
+    grey = replace(MESH, colours=np.full_like(MESH.colours, 150))
+    v, u = np.mgrid[: CAMERA.height, : CAMERA.width]
+    stripes = ((u + 2 * v) // 7 % 2)[..., None] * np.array([130.0, 10.0, 90.0]) + np.array([60.0, 120.0, 60.0])
+    rgba, _ = Raycaster(grey, CAMERA.K, CAMERA.width, CAMERA.height).render(TRUTH)
+    image = cv2.GaussianBlur(stripes * (1.0 - rgba[..., 3:] / 255.0) + rgba[..., :3], (0, 0), 1.2)
+    image = np.clip(image + np.random.default_rng(0).normal(scale=4.0, size=image.shape), 0, 255).astype(np.uint8)
+
+    def ends() -> list[float]:
+        refiner = EdgeRefiner(grey, CORNERS, DIAMETER, EdgeNoise(1.0, 0.002))
+        found = [refiner.refine(look(image), solution(disturbed(seed))).T_camera_object for seed in range(8)]
+        return [float(np.linalg.norm(apply(T, CORNERS) - apply(TRUTH, CORNERS), axis=1).mean()) for T in found]
+
+    with_colours = np.median(ends())
+    monkeypatch.setattr(settle, "find_outline", lambda _r, _e, p, _n: Found(0 * p[:, 0], 0 * p[:, 0] + 1, p[:, 0] < 0))
+    assert with_colours < 0.003 < np.median(ends())
+
+
+def test_of_poses_that_a_symmetry_makes_the_one_that_the_image_shows_is_found() -> None:
+    """A box with a knob at one end, of which the labels say that it looks alike from both."""
+    knob = box_mesh(half=HALF / 3)
+    both = Mesh(
+        np.concatenate([MESH.vertices, knob.vertices + np.array([1.25 * HALF[0], 0.0, 0.0])]),
+        np.concatenate([MESH.normals, knob.normals]),
+        np.full_like(np.concatenate([MESH.colours, knob.colours]), 200),
+        np.concatenate([MESH.faces, knob.faces + len(MESH.vertices)]),
+    )
+    S = transform(exp_so3(np.array([0.0, 0.0, np.pi])), np.array([2 * both.box[1][0] - 2 * HALF[0], 0.0, 0.0]))
+    refiner = EdgeRefiner(both, CORNERS, DIAMETER, EdgeNoise(1.0, 0.002), [S])
+    rgba, _ = Raycaster(both, CAMERA.K, CAMERA.width, CAMERA.height).render(TRUTH)
+    image = (60 * (1.0 - rgba[..., 3:] / 255.0) + rgba[..., :3]).astype(np.uint8)
+    for start in (disturbed(3), disturbed(4) @ inverse(S)):
+        found = refiner.refine(look(image), solution(start))
+        degrees, millimetres = errors(found.T_camera_object)
+        assert degrees < 2.0 and millimetres < 6.0, (degrees, millimetres)
+
+
+def test_a_covariance_moves_with_the_origin() -> None:
+    """By Monte Carlo."""
+    S, rng = transform(exp_so3(np.array([0.0, 0.4, np.pi])), np.array([0.2, -0.1, 0.05])), np.random.default_rng(0)
+    covariance, moved = np.diag(SIGMA**2), []
+    for e in rng.multivariate_normal(np.zeros(6), covariance, 20000):
+        T = transform(exp_so3(e[3:]) @ TRUTH[:3, :3], TRUTH[:3, 3] + e[:3]) @ S
+        D = T[:3, :3] @ (TRUTH @ S)[:3, :3].T
+        moved.append(np.concatenate([T[:3, 3] - (TRUTH @ S)[:3, 3], log_so3(D)]))
+    got = moved_origin(covariance, TRUTH, S)
+    spread = np.sqrt(np.diag(got))
+    unit = np.outer(spread, spread)
+    np.testing.assert_allclose(np.cov(np.array(moved).T) / unit, got / unit, atol=0.06)
 
 
 def test_the_covariance_of_the_centre_is_that_of_the_origin_moved() -> None:

@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 
 from fm_pose_core.geometry import Array, apply, exp_so3, inverse, left_jacobian, log_so3, transform
 from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.outlines import colour_bins
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.renderer import Renderer
 from fm_pose_core.types import Camera, Window
@@ -36,15 +37,12 @@ EDGE_POINTS = 500  # likewise, in `refine`
 WEAK = 6.0  # grey values a pixel: a weaker edge of the rendering is none
 NOISE = 2.0  # likewise of the photograph
 REACH = 5.0  # pixels: how far an edge is looked for, in `refine`
-FAR = 8.0  # likewise in `settle`, which a network's pose begins
 STEP = 0.5  # pixels, of the search
 TUKEY = 3.0  # pixels: an edge farther off is another one
 OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
 ROUNDS, ITERATIONS = 2, 15  # of `match` at each blur, and of `refine`: how often the model is rendered anew
 NOTHING = 0.05  # inliers: with fewer, no edge of the model was found
-RENDERINGS, STEPS = 5, 2  # of `settle`: how often the model is rendered anew, and moved then
-SETTLED = 1e-3  # radians, radii: a smaller step after a rendering is the last one
 LEAST_DISTANCE = 0.3  # pixels: edges are not known better one by one
 SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
 
@@ -53,18 +51,19 @@ SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is kn
 class View:
     """One photograph, as a virtual camera sees it that looks at the object. T_view_world (4, 4). fields (S, H, W, 2):
     orientations of edges at each of BLURS. gradients (2, H, W, C): along u and v. front (H, W): depth of what may stand
-    before the object, metres."""
+    before the object, metres. bins (H, W): of colours, see outlines.colour_bins."""
 
     T_view_world: Array
     fields: Field
     gradients: Field
     front: Field
+    bins: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Fit:
     """The end of `refine`. T_world_center (4, 4). covariance (6, 6): of the place, metres and radians in the object's
-    frame, see `_Distances.covariance`. size, size_sigma: of the object, as a share of the model's."""
+    frame, see `Distances.covariance`. size, size_sigma: of the object, as a share of the model's."""
 
     T_world_center: Array
     covariance: Array
@@ -119,7 +118,8 @@ class Aligner:
     def view(self, pixels: NDArray[np.uint8], inside: NDArray[np.bool_], T_view_world: Array, front: Field) -> View:
         """A patch, prepared for comparing."""
         gradients = _gradients(pixels) * inside[None, ..., None]
-        return View(T_view_world, _blurred(_orientations(gradients), BLURS), gradients, front)
+        fields, bins = _blurred(_orientations(gradients), BLURS), colour_bins(pixels, inside)
+        return View(T_view_world, fields, gradients, front, bins)
 
     def match(self, views: Sequence[View], T_world_center: Array, blurs: Sequence[float]) -> Array:
         """The nearest place with the best agreement of orientations, coarse to fine."""
@@ -130,7 +130,7 @@ class Aligner:
                 if function is None:
                     return T
                 y = minimize(function, np.zeros(6), jac=True, method="BFGS", options={"maxiter": 30, "gtol": 1e-4}).x
-                T = self._moved(T, y)
+                T = self.moved(T, y)
                 if np.abs(y).max() < 2e-3:
                     break
         return T
@@ -152,7 +152,7 @@ class Aligner:
             y = np.linalg.solve(edges.information[:free, :free], edges.gradient.sum(0)[:free])
             if np.abs(y).max() > 1.0:  # more than a radian, or the object's radius: nothing holds it
                 return None
-            T, size = self._moved(T, y), size * (1.0 + y[6:].sum())
+            T, size = self.moved(T, y), size * (1.0 + y[6:].sum())
             if reach == TUKEY and np.abs(y).max() < 1e-4:
                 break
         edges = self._edges(views, T, size, TUKEY)
@@ -163,41 +163,11 @@ class Aligner:
         pose = covariance[:6, :6] * np.outer(units, units)
         return Fit(T, pose, size, float(np.sqrt(covariance[6, 6])))
 
-    def settle(self, views: Sequence[View], prior: Fit, noise: float = 1.0) -> Fit | None:
-        """The likeliest place by the edges and by what was known before: `prior`, with its size and how well that is
-        known. noise: how many times worse the edges are than they look. As `refine` otherwise."""
-        units = np.append(np.repeat([self.radius, 1.0], 3), 1.0)
-        known = np.zeros((7, 7))
-        known[:6, :6], known[6, 6] = prior.covariance, prior.size_sigma**2
-        known = np.linalg.inv(known / np.outer(units, units))
-        T, size = prior.T_world_center, prior.size
-        edges: _Distances | None = None
-        for k in range(RENDERINGS * STEPS):
-            reach = max(TUKEY, FAR * 0.8**k)
-            if k % STEPS == 0:
-                points, drawn = self._edge_points(views, T, size), size
-            edges = self._distances(points, T, size / drawn, reach, FAR)
-            if edges is None:
-                return None
-            away = np.append(difference(T, prior.T_world_center), prior.size / size - 1.0) / units
-            variance = noise**2 * edges.variance
-            information = edges.information / variance + known
-            y = np.linalg.solve(information, edges.gradient.sum(0) / variance + known @ away)
-            if np.abs(y).max() > 1.0:
-                return None
-            T, size = self._moved(T, y), size * (1.0 + y[6])
-            if reach == TUKEY and k % STEPS == 0 and np.abs(y).max() < SETTLED:
-                break
-        if edges is None or edges.inliers < NOTHING:
-            return None
-        covariance = np.asarray(np.linalg.inv(information) * np.outer(units, units), np.float64)
-        return Fit(T, covariance[:6, :6], float(size), float(np.sqrt(covariance[6, 6])))
-
-    def _moved(self, T: Array, y: Array) -> Array:
+    def moved(self, T: Array, y: Array) -> Array:
         """y (6,) or more: in the object's frame, moved by so many radii, turned by so many radians."""
         return T @ transform(exp_so3(y[3:6]), self.radius * y[:3])
 
-    def _render(self, T_view_center: Array, size: float) -> tuple[NDArray[np.uint8], Field]:
+    def draw(self, T_view_center: Array, size: float) -> tuple[NDArray[np.uint8], Field]:
         return self.renderer.render(T_view_center @ np.diag([size, size, size, 1.0]))
 
     def _match(self, views: Sequence[View], T: Array, blur: float) -> "_Match | None":
@@ -211,76 +181,73 @@ class Aligner:
     def _template(self, view: View, T_world_center: Array, blur: float) -> tuple[Array, Field] | None:
         """Points of the object that the view shows (N, 3) and the rendering's orientations there (N, 2)."""
         T = view.T_view_world @ T_world_center
-        rgba, depth = self._render(T, self.size)
+        rgba, depth = self.draw(T, self.size)
         depth = _widened(depth, 3 if blur <= 2.0 else 7)
         v, u = _some((depth > 0) & ~_hidden(depth, view.front), POINTS)
         if len(u) < FEWEST:
             return None
         (field,) = _blurred(_orientations(_gradients(rgba)), (blur,))
-        points = self._points(np.column_stack([u, v]).astype(np.float64), depth[v, u].astype(np.float64))
+        points = self.points_at(np.column_stack([u, v]).astype(np.float64), depth[v, u].astype(np.float64))
         return apply(inverse(T), points), field[v, u]
 
-    def _points(self, pixels: Array, depth: Array) -> Array:
+    def points_at(self, pixels: Array, depth: Array) -> Array:
         """(N, 3) in the view's frame."""
         return np.column_stack([(pixels - self.crop.K[:2, 2]) / self.crop.focal * depth[:, None], depth])
 
-    def _edges(self, views: Sequence[View], T_world_center: Array, size: float, reach: float) -> "_Distances | None":
+    def _edges(self, views: Sequence[View], T_world_center: Array, size: float, reach: float) -> "Distances | None":
         """Distances of the rendering's edges to the photographs', in all views."""
-        return self._distances(self._edge_points(views, T_world_center, size), T_world_center, 1.0, reach, REACH)
+        return self.distances(self._edge_points(views, T_world_center, size), T_world_center, 1.0, reach, REACH)
 
-    def _edge_points(self, views: Sequence[View], T_world_center: Array, size: float) -> "list[_EdgePoints]":
+    def _edge_points(self, views: Sequence[View], T_world_center: Array, size: float) -> "list[EdgePoints]":
         """Of the rendering, in each view that shows enough of them."""
         found = []
         for k, view in enumerate(views):
             T = view.T_view_world @ T_world_center
-            edges = self._rendered_edges(T, size, view.front)
-            if edges is not None:
-                pixels, normals, depth = edges
-                X = apply(inverse(T), self._points(pixels, depth))
-                found.append(_EdgePoints(view, X, normals, 4 * k + _quadrant(pixels - pixels.mean(0))))
+            found += [x for x in [self.edge_points(view, T, *self.draw(T, size), first=4 * k)] if x is not None]
         return found
 
-    def _distances(
-        self, edges: "Sequence[_EdgePoints]", T_world_center: Array, grown: float, reach: float, farthest: float
-    ) -> "_Distances | None":
+    def edge_points(
+        self, view: View, T_view_center: Array, rgba: NDArray[np.uint8], depth: Field, first: int = 0
+    ) -> "EdgePoints | None":
+        """Of what is drawn at T_view_center: (H, W, 4), and (H, W) in metres. first: of their groups. None where it
+        shows too few."""
+        edges = _rendered_edges(rgba, depth, view.front)
+        if edges is None:
+            return None
+        pixels, normals, distance = edges
+        X = apply(inverse(T_view_center), self.points_at(pixels, distance))
+        return EdgePoints(view, X, normals, first + _quadrant(pixels - pixels.mean(0)))
+
+    def sensitivity(self, T_view_center: Array, points: Array, normals: Array) -> tuple[Array, Array]:
+        """Of points (N, 3) of the object, which the view shows at pixels (N, 2): how far each pixel moves along its
+        normal (N, 2) with the motion of `moved` and with the object's growth (N, 7); and the pixels."""
+        P = apply(T_view_center, points)
+        slope = normals * self.crop.focal / P[:, 2:]  # of the pixel along the normal by the point
+        slope = np.column_stack([slope, -(slope * P[:, :2]).sum(1) / P[:, 2]]) @ T_view_center[:3, :3]
+        J = np.column_stack([self.radius * slope, np.cross(points, slope), (points * slope).sum(1)])
+        return J, P[:, :2] / P[:, 2:] * self.crop.focal + self.crop.K[:2, 2]
+
+    def distances(
+        self, edges: "Sequence[EdgePoints]", T_world_center: Array, grown: float, reach: float, farthest: float
+    ) -> "Distances | None":
         """Of edge points to the photographs' edges, where the object is elsewhere now, and `grown`. They are looked for
         up to `farthest` pixels, and count up to `reach`."""
         rows, distances = [], []
         for part in edges:
             T = part.view.T_view_world @ T_world_center
             X = grown * part.points
-            P = apply(T, X)
-            slope = part.normals * self.crop.focal / P[:, 2:]  # of the pixel along the normal by the point
-            slope = np.column_stack([slope, -(slope * P[:, :2]).sum(1) / P[:, 2]]) @ T[:3, :3]
-            rows.append(np.column_stack([self.radius * slope, np.cross(X, slope), (X * slope).sum(1)]))
-            pixels = P[:, :2] / P[:, 2:] * self.crop.focal + self.crop.K[:2, 2]
+            row, pixels = self.sensitivity(T, X, part.normals)
+            rows.append(row)
             distances.append(_edge_distance(part.view.gradients, pixels, part.normals, farthest))
         if not rows:
             return None
         groups = np.concatenate([part.groups for part in edges])
-        return _Distances(np.vstack(rows), np.concatenate(distances), groups, reach)
-
-    def _rendered_edges(self, T_view_center: Array, size: float, front: Field) -> tuple[Array, Array, Array] | None:
-        """Visible edge points: pixels (N, 2), finer than a pixel, unit normals (N, 2) and depth (N,)."""
-        rgba, depth = self._render(T_view_center, size)
-        depth = _widened(depth, 5)
-        gu, gv = _strongest(_gradients(rgba))
-        strength = np.hypot(gu, gv)
-        n = np.stack([gu, gv], -1) / (strength[..., None] + 1e-6)
-        v, u = np.mgrid[: strength.shape[0], : strength.shape[1]].astype(np.float32)
-        ahead, behind = (cv2.remap(strength, u + d * n[..., 0], v + d * n[..., 1], cv2.INTER_LINEAR) for d in (1, -1))
-        offset = _vertex(behind, strength, ahead)
-        peak = (strength >= ahead) & (strength >= behind) & (strength > WEAK) & (np.abs(offset) < 0.75)
-        v, u = _some(peak & (depth > 0) & ~_hidden(depth, front), EDGE_POINTS)
-        if len(u) < FEWEST:
-            return None
-        normals = n[v, u].astype(np.float64)
-        return np.column_stack([u, v]) + offset[v, u, None] * normals, normals, depth[v, u].astype(np.float64)
+        return Distances(np.vstack(rows), np.concatenate(distances), groups, reach)
 
 
 class _Match:
     """Minus the mean normalised correlation between photographs' and rendered fields, as a function of the motion
-    y (6,) of `Aligner._moved`, with its gradient."""
+    y (6,) of `Aligner.moved`, with its gradient."""
 
     def __init__(
         self, fields: Field, poses: Array, templates: Sequence[tuple[Array, Field]], K: Array, radius: float
@@ -333,7 +300,7 @@ NEIGHBOURS = 8  # edge points that have the same error, as they are of the same 
 
 
 @dataclass(frozen=True)
-class _EdgePoints:
+class EdgePoints:
     """Of a rendering in one view: points (N, 3) of the object, metres, in the frame of its centre; unit normals (N, 2)
     of the edges; groups (N,): points that may err alike."""
 
@@ -344,8 +311,8 @@ class _EdgePoints:
 
 
 @dataclass(frozen=True)
-class _Distances:
-    """J (N, 7): of the distances by the motion of `Aligner._moved`, and by the object's growth. distances (N,), pixels,
+class Distances:
+    """J (N, 7): of the distances by the motion of `Aligner.moved`, and by the object's growth. distances (N,), pixels,
     may be infinite. groups (N,): points that may err alike. reach: of Tukey's weights, pixels."""
 
     J: Array
@@ -438,6 +405,23 @@ def _widened(depth: Field, size: int) -> Field:
 def _hidden(depth: Field, front: Field) -> NDArray[np.bool_]:
     """Where something stands before the object, and next to it."""
     return cv2.dilate((front < depth - OCCLUDED).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+
+
+def _rendered_edges(rgba: NDArray[np.uint8], depth: Field, front: Field) -> tuple[Array, Array, Array] | None:
+    """Visible edge points: pixels (N, 2), finer than a pixel, unit normals (N, 2) and depth (N,)."""
+    depth = _widened(depth, 5)
+    gu, gv = _strongest(_gradients(rgba))
+    strength = np.hypot(gu, gv)
+    n = np.stack([gu, gv], -1) / (strength[..., None] + 1e-6)
+    v, u = np.mgrid[: strength.shape[0], : strength.shape[1]].astype(np.float32)
+    ahead, behind = (cv2.remap(strength, u + d * n[..., 0], v + d * n[..., 1], cv2.INTER_LINEAR) for d in (1, -1))
+    offset = _vertex(behind, strength, ahead)
+    peak = (strength >= ahead) & (strength >= behind) & (strength > WEAK) & (np.abs(offset) < 0.75)
+    v, u = _some(peak & (depth > 0) & ~_hidden(depth, front), EDGE_POINTS)
+    if len(u) < FEWEST:
+        return None
+    normals = n[v, u].astype(np.float64)
+    return np.column_stack([u, v]) + offset[v, u, None] * normals, normals, depth[v, u].astype(np.float64)
 
 
 def _some(mask: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -1,6 +1,6 @@
-"""A classical refiner: the model's edges are drawn at the pose that the network gives, and look for those of the image
-(alignment.py). What the network says, with its covariance, holds as long as the edges do not know better: it is the
-prior of the fit. Needs no OpenGL (rendering.raycaster)."""
+"""A classical refiner: the model is drawn at the pose that the network gives; its edges look for those of the image,
+and its outline for where the object's colours end (settle.py). What the network says, with its covariance, holds as
+long as the image does not know better: it is the prior of the fit. Needs no OpenGL (rendering.raycaster)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,11 @@ from fm_pose_core.geometry import Array, apply, exp_so3, inverse, skew, transfor
 from fm_pose_core.objects.alignment import Aligner, Fit
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.outlines import agreement
 from fm_pose_core.objects.places import spread, squared_deviations
 from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Look, Solution
+from fm_pose_core.objects.settle import Settled, settle
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster, raycaster_installed
 from fm_pose_core.types import Camera
@@ -32,6 +34,7 @@ NETWORK = 0.004, 0.025, np.radians(4.0)  # likewise of poses that are to be refi
 SCALES = (1.0, 2.0, 4.0, 8.0)
 VERTEX = 16  # of so many vertices one counts
 Image = NDArray[np.uint8]
+STARTS = 5  # of an object with more symmetries: it is a solid of revolution, which looks alike from all
 FARTHEST = 16.0  # squared deviations a coordinate between fit and prior: beyond, these are another thing's edges
 
 
@@ -48,12 +51,21 @@ class EdgeNoise:
 
 
 class EdgeRefiner:
-    """Of one object. box_corners (8, 3), metres. noise: of its edges. For one thread at a time. Raises InputError if
-    embreex is not installed."""
+    """Of one object. box_corners (8, 3), metres. noise: of its edges. symmetries (4, 4 each): of the box; the object
+    itself may be less symmetric, so all poses that they make are tried, where they are few. For one thread at a time.
+    Raises InputError if embreex is not installed."""
 
-    def __init__(self, mesh: Mesh, box_corners: Array, diameter: float, noise: EdgeNoise | None = None) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        box_corners: Array,
+        diameter: float,
+        noise: EdgeNoise | None = None,
+        symmetries: Sequence[Array] = (),
+    ) -> None:
         self.mesh, self.box_corners, self.diameter = mesh, box_corners, diameter
         self.noise = noise or EdgeNoise()
+        self._starts = (np.eye(4), *(symmetries if len(symmetries) < STARTS else ()))
         self._aligners: dict[tuple[int, int], Aligner] = {}
 
     def refine(self, look: Look, solution: Solution) -> Solution:
@@ -79,14 +91,20 @@ class EdgeRefiner:
     def fit(self, image: Image, camera: Camera, T_camera_object: Array, covariance: Array) -> Fit | None:
         """What the edges in an image (H, W, 3) and a prior say: T_camera_object (4, 4) with its covariance (6, 6) as in
         ObjectPose. The fit's world is the camera. None where they say nothing, or contradict the prior."""
-        T = T_camera_object @ transform(np.eye(3), self.mesh_center)
+        center = transform(np.eye(3), self.mesh_center)
+        T = T_camera_object @ center
         aligner = self._aligner(camera, float(np.linalg.norm(T[:3, 3])))
         pixels, inside, T_view_camera = aligner.patch(image, camera, T)
         view = aligner.view(pixels, inside, T_view_camera, np.full(inside.shape, np.inf, np.float32))
-        known = _to_center(covariance, T_camera_object, self.mesh_center)
-        prior = Fit(T, known, self.noise.size, self.noise.size_sigma)
-        fit = aligner.settle([view], prior, self.noise.scale)
-        return None if fit is None or squared_deviations(prior, fit.T_world_center) > FARTHEST else fit
+        found: list[Settled] = []
+        for S in self._starts:
+            start = T_camera_object @ S
+            known = _to_center(moved_origin(covariance, T_camera_object, S), start, self.mesh_center)
+            prior = Fit(start @ center, known, self.noise.size, self.noise.size_sigma)
+            end = settle(aligner, view, prior, self.noise.scale)
+            if end is not None and squared_deviations(prior, end.fit.T_world_center) <= FARTHEST:
+                found.append(end)
+        return max(found, key=lambda x: agreement(found[0].ratio, x.shape)).fit if found else None
 
     def _aligner(self, camera: Camera, distance: float) -> Aligner:
         """Whose patch shows the object about as finely as the image does. A new one for each quarter of an octave."""
@@ -161,6 +179,13 @@ def about(T: Array, center: Array, across: float, along: float, turn: float) -> 
     A = np.eye(6)
     A[:3, 3:] = skew(T[:3, :3] @ center)  # from the centre to the origin
     return A @ covariance @ A.T
+
+
+def moved_origin(covariance: Array, T: Array, S: Array) -> Array:
+    """(6, 6) of a pose T (4, 4) as in ObjectPose -> of T S: the turn is about the same axes, the origin another one."""
+    A = np.eye(6)
+    A[:3, 3:] = -skew(T[:3, :3] @ S[:3, 3])
+    return np.asarray(A @ covariance @ A.T)
 
 
 def _to_center(covariance: Array, T: Array, center: Array) -> Array:

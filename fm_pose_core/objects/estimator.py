@@ -133,7 +133,7 @@ class PoseEstimator:
 
         assert x.mesh_path is not None
         noise = EdgeNoise(x.entry.size, x.entry.size_sigma, x.entry.edge_scale)
-        return EdgeRefiner(load_mesh(x.mesh_path), x.box_corners, x.diameter, noise)
+        return EdgeRefiner(load_mesh(x.mesh_path), x.box_corners, x.diameter, noise, x.symmetries)
 
     def _by_features(self, x: BundledObject) -> Refiner:
         from fm_pose_core.objects.comparison.refiner import learned_refiner

@@ -14,7 +14,7 @@ from fm_pose_core.geometry import Array, apply, log_so3
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance, ObjectModel
 from fm_pose_core.objects.evaluation import model_vertices
-from fm_pose_core.objects.metrics import pose_errors
+from fm_pose_core.objects.metrics import PoseErrors, pose_errors
 from fm_pose_core.objects.pnp import inverse_spd
 from fm_pose_core.objects.refine import Solution
 from fm_pose_core.objects.solver import Look, ObjectSolver, Sight, see, see_again, solve_best
@@ -118,8 +118,8 @@ def _errors(case: Case, sights: Sequence[Sight]) -> tuple[float, float, float]:
     solution = solve_best(sights)
     if not solution.accepted:
         return corner, 0.0, 0.0
-    _, add, projection = judged(case, solution)
-    return corner, projection, add
+    errors = judged(case, solution)
+    return corner, float(errors.projection_correct), float(errors.add_correct)
 
 
 def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequence[Instance]) -> float:
@@ -165,12 +165,11 @@ def fitting_scale(squares: Sequence[float]) -> float:
     return float(np.clip(np.sqrt(np.median(squares) / CHI2_MEDIAN), 0.1, 30.0)) if squares else 1.0
 
 
-def judged(case: Case, solution: Solution) -> tuple[float, float, float]:
-    """ADD(-S) in metres, and whether the pose is good by it and by 2D projection."""
+def judged(case: Case, solution: Solution) -> PoseErrors:
+    """The errors of a solution's pose."""
     x, model = case.instance, case.known.model
     T, vertices = solution.T_camera_object, model_vertices(model)
-    errors = pose_errors(T, x.T_camera_object, vertices, model.diameter, x.camera, model.symmetries)
-    return errors.add, float(errors.add_correct), float(errors.projection_correct)
+    return pose_errors(T, x.T_camera_object, vertices, model.diameter, x.camera, model.symmetries)
 
 
 def nearest_truth(T: Array, truths: Sequence[Array]) -> Array:
