@@ -66,9 +66,9 @@ class EstimatorConfig(EngineConfig):
     )
     refine: str = knob(
         "none",
-        "Whether poses are refined (slower): none; edges: by those in the image; features: by the bundle's own network "
-        "that compares it with a rendering; both: by features, then by edges; auto: as the objects' poses got better "
-        "on real images, if embreex is installed.",
+        "Whether poses are refined (slower): none; edges: by those in the image, and by the colours on both sides of "
+        "the outline; features: by the bundle's own network that compares it with a rendering; both: by features, then "
+        "by edges; auto: as the objects' poses got better on real images, if embreex is installed.",
         choices=("none", "auto", "edges", "features", "both"),
     )
     min_detection: float = knob(
