@@ -114,14 +114,14 @@ def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refi
     import torch
 
     from fm_pose_core.learning.export import fused_of
-    from fm_pose_core.objects.comparison.refiner import LearnedRefiner, learned_refiner
+    from fm_pose_core.objects.comparison.refiner import FeatureRefiner
     from fm_pose_core.tasks import load_experiment
 
     torch.set_num_threads(1)
     experiment = load_experiment(args.features / "config.yaml")
     network = fused_of(args.features / "refiner", experiment.parts()["refiner"])
 
-    def refined(refiner: LearnedRefiner, image: np.ndarray, shown: Instance, T: np.ndarray) -> np.ndarray:
+    def refined(refiner: FeatureRefiner, image: np.ndarray, shown: Instance, T: np.ndarray) -> np.ndarray:
         look = Look(image[None], shown.camera, np.eye(3), lambda: image)
         prior = about(T, refiner.box_corners.mean(0), args.across, args.along, np.radians(args.turn))
         return refiner.refine(look, Solution(T, np.zeros((8, 2)), 0.0, prior, 0.0)).T_camera_object
@@ -129,7 +129,7 @@ def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refi
     found = {}
     for k in (x.id for x in experiment.objects):
         mesh, box, diameter = thing(dataset, k)
-        refiner = learned_refiner(network.infer, network.contract, mesh, box, *experiment.windows(diameter), args.times)
+        refiner = FeatureRefiner(network.infer, mesh, box, *experiment.windows(diameter), args.times)
         found[k] = partial(refined, refiner)
     return found
 

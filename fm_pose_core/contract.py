@@ -8,7 +8,6 @@ import numpy as np
 CORNERS = 8
 SURFACE_SCALE = 0.05  # metres: about half the size of a hand-held object
 DISTANCE_SCALE = 0.4  # of the logarithm of a distance: that of an object which covers from all to half of its window
-FLOW_SCALE = 5.0  # pixels of the window: about as far as a pose that is to be refined is off
 DETECTED = 2.0  # likewise, in a whole image: of an object which covers a seventh of it
 
 
@@ -84,13 +83,6 @@ def update_contract(size: int = 128) -> Contract:
     """From a window and the same with a rendering drawn over it to the update (6,) of the rendering's pose and its
     standard deviation (objects/comparison/update.py)."""
     return Contract(size, 6, "update", (Output("update", (6,)), Output("spread", (6,))))
-
-
-def flow_contract(size: int = 128, cells: int = 256) -> Contract:
-    """From a window and the same with a rendering drawn over it to where what the rendering shows in each of so many
-    square cells, row by row, is in the window: flow (cells, 2), pixels from the cell's centre, and its standard
-    deviation (cells,)."""
-    return Contract(size, 6, "flow", (Output("flow", (cells, 2), FLOW_SCALE), Output("doubt", (cells,), FLOW_SCALE)))
 
 
 def hand_contract(joints: int, size: int = 128, cube: float = 0.3, presence: bool = False) -> Contract:

@@ -18,19 +18,17 @@ from rendered_bop import CAMERA, box_mesh, write_rendered_bop
 from fm_pose_core.bundle import network_file
 from fm_pose_core.cli import main
 from fm_pose_core.config import EstimatorConfig
-from fm_pose_core.contract import flow_contract, object_contract, update_contract
+from fm_pose_core.contract import update_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, transform
 from fm_pose_core.learning import checkpoints
-from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig, begin_with
+from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.bundle import ObjectBundle
-from fm_pose_core.objects.comparison.flow import FlowRefiner
 from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.comparison.samples import ComparedRenderings
 from fm_pose_core.objects.comparison.update import compared, motion, update_between, updated, window_at
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.edges import EdgeRefiner
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.refine import InTurn, Look, Solution
 from fm_pose_core.objects.refiners import improvement
@@ -160,27 +158,6 @@ def test_g_maps_the_photograph_alone_and_nothing_but_h_learns() -> None:
     torch.testing.assert_close(loss.pose, (update - labels["y"]).square().sum(1))
     loss = model.h.loss((torch.zeros(2, 6), log_error), {"y": torch.full((2, 6), 3.0)}, 1.0)
     torch.testing.assert_close(loss.pose, torch.full((2,), 6 * 5.0))  # 2 · 1 · 3 − 1
-
-
-def test_f_that_sees_both_together_begins_as_that_of_the_photograph() -> None:
-    """Whatever is drawn, until it has learned to see it; what sees strides 4 and finer does not learn."""
-    torch.manual_seed(0)
-    config = NetworkConfig("efficientnet_lite0_whole", width=8, features=32)
-    poses = FeatureMapping(config, object_contract(64))
-    model = FeatureMapping(config, flow_contract(64, 64))
-    begun = begin_with(model, {k: v for k, v in poses.state_dict().items() if k[:2] != "h."}, "a test")
-    assert {k for k in model.state_dict() if k[:2] != "h."} == begun
-    a, b = (torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8) for _ in range(2))
-    features = model.f(model.normalise(torch.cat([a, b], -1)))
-    torch.testing.assert_close(features, poses.f(poses.normalise(a)), atol=1e-4, rtol=1e-4)
-    flow, _ = model.h(model.g(features))
-    flow.square().sum().backward()
-    project = model.f.blocks[3].project.weight  # of the first block that sees both
-    inner = project.shape[1] // 2
-    assert not project[:, inner:].any() and project.grad[:, inner:].abs().sum() > 0
-    assert {k.split(".")[2] for k, p in model.named_parameters() if k[:9] == "f.blocks." and p.requires_grad} == {
-        str(i) for i in range(3, 16)
-    }
 
 
 LOOK = Look(np.zeros((1, 64, 64, 3), np.uint8), CAMERA, np.eye(3), lambda: np.full((240, 320, 3), 60, np.uint8))
@@ -367,31 +344,6 @@ def test_the_bundle_refines_by_it(run: Path, tmp_path: Path) -> None:
         windows = np.random.default_rng(1).integers(0, 255, (3, 64, 64, 6)).astype(np.uint8)
         answers.append(estimator._comparison.infer(windows)["update"])
         assert np.isfinite(estimator.estimate(picture, CAMERA, Window(160, 120)).T_camera_object).all()
-    for other in answers[1:]:
-        np.testing.assert_allclose(other, answers[0], atol=2e-3)
-
-
-def test_a_refiner_that_finds_the_models_points(run: Path, tmp_path: Path) -> None:
-    """Trained on the same network for poses: f learns, and the bundle knows which kind it is."""
-    state = torch.load(run / checkpoints.LATEST, weights_only=True)
-    config = json.loads(state["config"])
-    config["refiner"]["flow"] = True
-    state["config"] = json.dumps(config)
-    torch.save(state, tmp_path / checkpoints.LATEST)
-    (tmp_path / "config.yaml").write_text(state["config"])
-    assert main(["train", "--resume", str(tmp_path), "--part", "refiner"]) == 0
-    part = checkpoints.weights(torch.load(tmp_path / "refiner" / checkpoints.LATEST, weights_only=True))
-    whole = checkpoints.weights(state)
-    shared = [k for k in part if k[:2] == "f." and part[k].shape == whole[k].shape]
-    assert shared and not any(torch.equal(part[k], whole[k]) for k in shared if k.endswith("weight"))
-    assert main(["export", str(tmp_path), str(tmp_path / "bundle")]) == 0
-    picture = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
-    answers = []
-    for backend in ("onnxruntime", "openvino", "torch"):
-        estimator = PoseEstimator.load(tmp_path / "bundle", EstimatorConfig(backend, threads=1, views=1, refine="both"))
-        answers.append(estimator.estimate(picture, CAMERA, Window(160, 120)).T_camera_object)
-        learned, drawn = next(iter(estimator._refiners.values())).refiners
-        assert isinstance(learned, FlowRefiner) and isinstance(drawn, EdgeRefiner)
     for other in answers[1:]:
         np.testing.assert_allclose(other, answers[0], atol=2e-3)
 

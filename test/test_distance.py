@@ -72,7 +72,7 @@ def test_the_distance_of_the_images_object_is_learned(surface: bool) -> None:
 def test_without_the_output_there_is_no_such_loss() -> None:
     model = FeatureMapping(NetworkConfig(width=8), object_contract(64, 2))
     assert "L_z" not in Objective(model, LossConfig(), [ObjectDistance])(batch(torch.zeros(2), 0))
-    assert set(HEADS) == {"corners", "surface", "joints", "centres", "update", "flow"}
+    assert set(HEADS) == {"corners", "surface", "joints", "centres", "update"}
 
 
 def pose_and_corners(noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

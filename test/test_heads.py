@@ -13,7 +13,6 @@ from fm_pose_core.contract import (
     SURFACE_SCALE,
     Contract,
     detector_contract,
-    flow_contract,
     hand_contract,
     object_contract,
     update_contract,
@@ -55,7 +54,6 @@ def test_every_name_has_a_head() -> None:
     surface = object_contract(SIZE, 2, CELLS)
     contracts = {"corners": object_contract(SIZE, 2), "surface": surface, "joints": hand_contract(14, SIZE)}
     contracts["centres"], contracts["update"] = detector_contract(SIZE, 2, CELLS), update_contract(SIZE)
-    contracts["flow"] = flow_contract(SIZE, CELLS)
     assert contracts.keys() == HEADS.keys()
     for name, contract in contracts.items():
         cells = 16 if name == "update" else CELLS

@@ -8,7 +8,7 @@ pytest.importorskip("embreex", reason="needs embreex (pip install '.[refine]')")
 from rendered_bop import box_mesh
 
 from fm_pose_core.geometry import apply, exp_so3, project, transform
-from fm_pose_core.rendering.raycaster import Raycaster, head_light
+from fm_pose_core.rendering.raycaster import Raycaster
 
 K = np.array([[300.0, 0.0, 63.5], [0.0, 310.0, 60.0], [0.0, 0.0, 1.0]])
 POSES = {
@@ -34,28 +34,6 @@ def test_it_draws_what_the_renderer_draws(T: np.ndarray) -> None:
     assert np.abs(wanted[..., 3].astype(int) - got[..., 3]).max() <= 128  # two of four samples
     off = np.abs(depth[inside] - far[inside])
     assert np.median(off) < 1e-3 and off.max() < 5e-3  # metres; the depth buffer is not antialiased
-
-
-@pytest.mark.parametrize("name", ["middle", "border", "larger"])
-def test_a_lamp_at_the_camera_lights_as_it_lights_what_the_renderer_draws(name: str) -> None:
-    pytest.importorskip("pyrender", reason="compares with pyrender (pip install '.[train]')")
-    from fm_pose_core.rendering.renderer import Renderer
-
-    mesh, T = box_mesh(), POSES[name]
-    renderer = Renderer(mesh, K, 128, 120)
-    (plain, _), normals = renderer.render(T), renderer.render_normals(T)
-    renderer.close()
-    got, _ = Raycaster(mesh, K, 128, 120, lit=True).render(T)
-    inside = (plain[..., 3] == 255) & (got[..., 3] == 255)
-    light = head_light(normals[inside][:, 2:])
-    assert inside.sum() > 1000 and light.min() < 0.9
-    assert np.abs(plain[inside][:, :3] * light - got[inside][:, :3]).mean() < 3.0  # pixels on an edge have two normals
-
-
-def test_what_faces_the_lamp_is_as_bright_as_its_colour() -> None:
-    T = transform(np.eye(3), np.array([0.0, 0.0, 0.5]))
-    pictures = [Raycaster(box_mesh(), K, 128, 120, lit=lit).render(T)[0] for lit in (False, True)]
-    assert pictures[0].any() and np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
 
 
 def test_depth_is_that_of_the_surface() -> None:

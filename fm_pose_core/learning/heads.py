@@ -350,46 +350,10 @@ class Update(Head):
         return HeadLoss(cost.sum(1), (log_error - actual).square().mean(1), torch.zeros(len(y), dtype=torch.long))
 
 
-class Flow(Head):
-    """Where in the first image is what the second one shows in each cell; of f that sees both together."""
-
-    def __init__(self, features: int, cells: int, contract: Contract) -> None:
-        super().__init__()
-        self.contract = contract
-        wanted = contract.outputs[0].shape[0]
-        expect(cells == wanted > 1, "network.extractor", "an extractor with cells", f"{cells} of {wanted}")
-        self.flow, self.doubt = nn.Linear(features, 2), nn.Linear(features, 1)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, L, D) -> flow (N, L, 2) and the logarithm of its expected error (N, L), which learns from the features
-        without changing them (L_u)."""
-        return self.flow(features).float(), self.doubt(features.detach()).float().squeeze(-1)
-
-    def decode(self, prediction: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Flow and doubt."""
-        (flow, log_error), (where, doubt) = prediction, self.contract.outputs
-        return {
-            where.name: flow.reshape(-1, *where.shape) * where.scale,
-            doubt.name: log_error.exp().reshape(-1, *doubt.shape) * doubt.scale,
-        }
-
-    def loss(self, prediction: tuple[Tensor, Tensor], labels: Labels, huber: float = 0.0) -> HeadLoss:
-        """y (N, L, 2), pixels, NaN where the second image shows nothing: the mean absolute error of the others."""
-        (flow, log_error), y = prediction, labels["y"] / self.contract.outputs[0].scale
-        shown = ~y[..., 0].isnan()
-        count = shown.sum(1).clamp_min(1)
-        off = flow - y.nan_to_num()
-        actual = 0.5 * off.detach().square().mean(-1).clamp_min(1e-6).log()
-        pose, expectation = off.abs().sum(-1), (log_error - actual).square()
-        pose, expectation = ((x * shown).sum(1) / count for x in (pose, expectation))
-        return HeadLoss(pose, expectation, torch.zeros(len(y), dtype=torch.long))
-
-
 HEADS: dict[str, type[Head]] = {
     "corners": CornerVotes,
     "surface": SurfaceVotes,
     "joints": JointVotes,
     "centres": Centres,
     "update": Update,
-    "flow": Flow,
 }

@@ -113,7 +113,7 @@ class FeatureMapping(nn.Module):
     def __init__(self, config: NetworkConfig, contract: Contract, unshared: bool = False) -> None:
         super().__init__()
         self.config, self.contract = config, contract
-        two = contract.head == "update"  # h compares the features of two images; else f sees both together
+        two = contract.channels == 6  # h compares the features of two images
         f = EXTRACTORS[config.extractor](3 if two else contract.channels, contract.size, config.width, config.features)
         g = Mapping(f.feature_size) if config.mapping else nn.Identity()
         self.f: Extractor = Compared(f) if two else f
@@ -136,30 +136,25 @@ class FeatureMapping(nn.Module):
 
 
 def _take_over(model: FeatureMapping, bundle: Path) -> None:
-    """What fits of a bundle's network of the same kind. What h has none for begins at zero: the features are large
-    already, and random answers to them would be far off, and their errors would harm f. Raises InputError if f has none
-    of it."""
-    stored = named_weights(network_file(bundle, model.contract.head))
-    begun = begin_with(model, {k: torch.from_numpy(v.copy()).float() for k, v in stored.items()}, str(bundle))
-    with torch.no_grad():
-        for name, p in model.h.named_parameters(prefix="h"):
-            if name not in begun:
-                p.zero_()
-
-
-def begin_with(model: FeatureMapping, stored: dict[str, Tensor], source: str) -> set[str]:
-    """Take over all weights that have the name of one of the model's, and its shape or that of a narrower layer; which
-    ones. source: where they are from, for the InputError that is raised if f has none of them."""
+    """What fits of a bundle's network of the same kind: weights that have the name of one of the model's, and its shape
+    or that of a narrower layer. What h has none for begins at zero: the features are large already, and random answers
+    to them would be far off, and their errors would harm f. Raises InputError if f has none of it."""
+    stored = {
+        k: torch.from_numpy(v.copy()) for k, v in named_weights(network_file(bundle, model.contract.head)).items()
+    }
     own = model.state_dict()
-    begun = {k: _widened(own[k], v, k) for k, v in stored.items() if k in own}
+    begun = {k: _widened(own[k], v.float(), k) for k, v in stored.items() if k in own}
     fitting = {k: v for k, v in begun.items() if v is not None}
     of_f = sum(k.startswith("f.") for k in fitting)
     fixed = {k for k, p in model.named_parameters() if k.startswith("f.") and not p.requires_grad}  # never learned
     wanted = f"weights to begin with, of an f like {model.config.extractor}"
-    expect(of_f > 0 and fixed <= fitting.keys(), source, wanted, "another f")
+    expect(of_f > 0 and fixed <= fitting.keys(), str(bundle), wanted, "another f")
     model.load_state_dict(fitting, strict=False)
-    log.info("%s: %d of %d parameters begin as there, %d of them of f", source, len(fitting), len(own), of_f)
-    return set(fitting)
+    with torch.no_grad():
+        for name, p in model.h.named_parameters(prefix="h"):
+            if name not in fitting:
+                p.zero_()
+    log.info("%s: %d of %d parameters begin as there, %d of them of f", bundle, len(fitting), len(own), of_f)
 
 
 def _widened(own: Tensor, stored: Tensor, name: str) -> Tensor | None:

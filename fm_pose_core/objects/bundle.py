@@ -299,20 +299,13 @@ def _check_detector(contract: Contract, objects: int) -> None:
 
 
 def _check_refiner(contract: Contract, size: int) -> None:
-    """That the network sees two windows and answers what FeatureRefiner or FlowRefiner reads."""
+    """That the network sees two windows and answers what FeatureRefiner reads."""
     where = "refiner.contract"
     check_sizes(contract, where)
     seen = contract.size, contract.channels
     expect(seen == (size, 6), where, f"{size} pixels of 6 channels", seen)
     shapes = [(x.name, x.shape) for x in contract.outputs]
-    if contract.head == "flow":
-        cells = shapes[0][1][0] if shapes and shapes[0][1] else 0
-        side = max(1, math.isqrt(max(0, cells)))
-        fits = shapes == [("flow", (cells, 2)), ("doubt", (cells,))] and cells == side**2 and size % side == 0
-        wanted = "flow (cells, 2), doubt (cells,), of a square number of cells that fit into the window"
-        expect(fits, f"{where}.outputs", wanted, shapes)
-        return
-    expect(contract.head == "update", f"{where}.head", "update or flow", repr(contract.head))
+    expect(contract.head == "update", f"{where}.head", "update", repr(contract.head))
     expect(shapes == [("update", (6,)), ("spread", (6,))], f"{where}.outputs", "update (6,), spread (6,)", shapes)
 
 

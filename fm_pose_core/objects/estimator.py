@@ -136,16 +136,11 @@ class PoseEstimator:
         return EdgeRefiner(load_mesh(x.mesh_path), x.box_corners, x.diameter, noise, x.symmetries)
 
     def _by_features(self, x: BundledObject) -> Refiner:
-        from fm_pose_core.objects.comparison.refiner import learned_refiner
+        from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 
-        assert x.mesh_path is not None and self.bundle.refiner is not None
-        infer, contract, scale = (
-            self._comparison.infer,
-            self.bundle.refiner.contract,
-            self.bundle.manifest.refiner_scale,
-        )
-        mesh, fill = load_mesh(x.mesh_path), x.entry.fill
-        return learned_refiner(infer, contract, mesh, x.box_corners, x.crop, fill, spread_scale=scale)
+        assert x.mesh_path is not None
+        infer, scale = self._comparison.infer, self.bundle.manifest.refiner_scale
+        return FeatureRefiner(infer, load_mesh(x.mesh_path), x.box_corners, x.crop, x.entry.fill, spread_scale=scale)
 
     @cached_property
     def _comparison(self) -> Backend:

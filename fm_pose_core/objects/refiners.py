@@ -8,7 +8,7 @@ import numpy as np
 
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.comparison.refiner import LearnedRefiner, learned_refiner
+from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, measure_edges
 from fm_pose_core.objects.metrics import PoseErrors
 from fm_pose_core.objects.refine import InTurn, Refiner, Solution
@@ -41,7 +41,7 @@ def choose_refiners(
         noises.append(measure_edges(x.mesh, x.corners, known.model.diameter, own))
         poses.append(solved(network, known, others, scale))
         if compare is not None and raycaster_installed():
-            learned.append(learned_refiner(compare.infer, compare.contract, x.mesh, x.corners, x.crop, x.fill))
+            learned.append(FeatureRefiner(compare.infer, x.mesh, x.corners, x.crop, x.fill))
     learned_scale = fitting_scale([s for r, found in zip(learned, poses, strict=False) for s in _squares(r, found)])
     choices = []
     for i, ((known, x), noise, found) in enumerate(zip(objects, noises, poses, strict=True)):
@@ -75,7 +75,7 @@ def _good(errors: Sequence[PoseErrors]) -> int:
     return sum(x.add_correct + x.projection_correct + x.within_5cm_5deg for x in errors)
 
 
-def _squares(refiner: LearnedRefiner, poses: Sequence[tuple[Case, Solution]]) -> list[float]:
+def _squares(refiner: FeatureRefiner, poses: Sequence[tuple[Case, Solution]]) -> list[float]:
     """What h_Δ is off by at the network's poses."""
     found = []
     for case, x in poses:

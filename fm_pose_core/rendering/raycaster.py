@@ -12,21 +12,19 @@ from fm_pose_core.geometry import Array, apply, project
 from fm_pose_core.rendering.mesh import Mesh
 
 NEAR = 0.02  # metres: what is nearer is not seen
-AMBIENT = 0.3  # of a head light: what a surface has that it does not reach
 
 
 class Raycaster:
     """Draws a coloured mesh with a pinhole camera K (3, 3) into (height, width) pixels, as `Renderer` does. rays: along
-    each side of a pixel. lit: by a lamp at the camera (`head_light`). Raises InputError if embreex is not
-    installed."""
+    each side of a pixel. Raises InputError if embreex is not installed."""
 
-    def __init__(self, mesh: Mesh, K: Array, width: int, height: int, rays: int = 2, lit: bool = False) -> None:
+    def __init__(self, mesh: Mesh, K: Array, width: int, height: int, rays: int = 2) -> None:
         scene, triangles = _import_embree()
-        self.mesh, self.K, self.width, self.height, self.rays, self.lit = mesh, K, width, height, rays, lit
+        self.mesh, self.K, self.width, self.height, self.rays = mesh, K, width, height, rays
         self._scene = scene.EmbreeScene()
         faces = np.ascontiguousarray(mesh.faces, np.int32)
         self._geometry = triangles.TriangleMesh(self._scene, np.ascontiguousarray(mesh.vertices, np.float32), faces)
-        self._colours, self._normals = (_along(x.astype(np.float32)[faces.T]) for x in (mesh.colours, mesh.normals))
+        self._colours = _along(mesh.colours.astype(np.float32)[faces.T])
         self._box = np.array(list(itertools.product(*zip(*mesh.box, strict=True))))
 
     def render(self, T_camera_object: Array) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -74,10 +72,6 @@ class Raycaster:
         at = np.flatnonzero(hit)
         colour, far = np.zeros((len(hit), 3), np.float32), np.zeros(len(hit), np.float32)
         colour[at] = _there(self._colours, found, at)
-        if self.lit:
-            normals = _there(self._normals, found, at)
-            length = np.maximum(np.linalg.norm(normals, axis=1) * np.linalg.norm(R[:, 2]), 1e-6)
-            colour[at] *= head_light(normals @ R[:, 2] / length)[:, None]
         far[at] = found["tfar"][at]
         shape = (self.rays**2, height, width)
         return colour.reshape(*shape, 3), hit.reshape(shape), far.reshape(shape)
@@ -95,12 +89,6 @@ def _there(values: NDArray[np.float32], found: Any, at: NDArray[np.intp]) -> NDA
     """(len(at), C): values `_along` where rays meet the mesh."""
     corner, first, second = values[:, found["primID"][at]]
     return np.asarray(corner + found["u"][at, None] * first + found["v"][at, None] * second)
-
-
-def head_light(away: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How bright a surface is (...) in the light of a lamp at the camera: full where it faces the camera. away: the z
-    of its unit normal in the camera's frame."""
-    return np.asarray(AMBIENT + (1.0 - AMBIENT) * np.clip(-away, 0.0, 1.0), np.float32)
 
 
 def raycaster_installed() -> bool:

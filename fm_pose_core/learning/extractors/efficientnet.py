@@ -68,16 +68,13 @@ class EfficientNetLite0(Pyramid):
     stages: ClassVar[tuple[tuple[int, int, int, int, int], ...]] = STAGES
 
     def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        wanted = "one for depth maps (compact, fine, resnet50)"
-        expect(channels in (3, 6), "network.extractor", wanted, "efficientnet_lite0")
+        expect(channels == 3, "network.extractor", "one for depth maps (compact, fine, resnet50)", "efficientnet_lite0")
         super().__init__(channels, size, width, features, coarse=STAGES[4][3])
-        self.images = channels // 3
         self.stem = Padded(3, STEM, 3, 2)
         blocks: list[nn.Module] = []
         inputs = STEM
         for expansion, kernel, stride, outputs, repeats in self.stages:
             for k in range(repeats):
-                inputs = inputs * self.images if len(blocks) == FIXED else inputs
                 blocks.append(InvertedResidual(expansion, kernel, stride if k == 0 else 1, inputs, outputs))
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
@@ -96,12 +93,8 @@ class EfficientNetLite0(Pyramid):
                 nn.init.zeros_(block.project.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.images == 1 else torch.cat(x.chunk(self.images, dim=1))
         x = F.relu6(self.stem(x), inplace=True)
-        for block in self.blocks[:FIXED]:
-            x = block(x)
-        x = x if self.images == 1 else torch.cat(x.chunk(self.images), dim=1)
-        for block in self.blocks[FIXED : self.middle]:
+        for block in self.blocks[: self.middle]:
             x = block(x)
         fine = self.enter(x)
         for block in self.blocks[self.middle : self.end]:

@@ -7,12 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from fm_pose_core.contract import Contract, flow_contract, update_contract
+from fm_pose_core.contract import Contract, update_contract
 from fm_pose_core.errors import expect
 from fm_pose_core.learning import checkpoints
-from fm_pose_core.learning.extractors import EXTRACTORS
 from fm_pose_core.learning.losses import LossConfig
-from fm_pose_core.learning.networks import FeatureMapping, begin_with
+from fm_pose_core.learning.networks import FeatureMapping
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.bundle import DETECTOR, REFINER
 from fm_pose_core.objects.comparison.samples import ComparisonSource
@@ -42,21 +41,15 @@ class RefinerExperiment(PartExperiment):
         return cls.made(experiment, c.images, schedule, sections)
 
     def contract(self) -> Contract:
-        if not self.refiner.flow:
-            return update_contract(self.crop.size)
-        cell = EXTRACTORS[self.network.extractor].cell
-        return flow_contract(self.crop.size, (self.crop.size // cell) ** 2)
+        return update_contract(self.crop.size)
 
     def prepare(self, model: FeatureMapping, run: Path) -> None:
-        """f and g of the network for poses, or an f that begins with its: the folder of this run is in that of its."""
+        """f and g of the network for poses: the folder of this run is in that of its."""
         path, what = run.parent / checkpoints.LATEST, "the checkpoint of the network whose poses are to be refined"
         state = checkpoints.read(path, torch.device("cpu"), what, ObjectExperiment)
         seen, of = (state.get("trained", {}).get(k, 0) for k in ("images", "of"))
         expect(seen >= of, str(path), "a training that is finished", f"{seen} of {of} images")
         own = model.state_dict()
-        if self.refiner.flow:
-            begin_with(model, {k: v for k, v in checkpoints.weights(state).items() if k[:2] != "h."}, str(path))
-            return
         with checkpoints.expected(path, what):
             theirs = {k: k.replace("f.each.", "f.").replace("g.g.", "g.") for k in own if k[:2] != "h."}
             weights = checkpoints.weights(state)
@@ -66,8 +59,7 @@ class RefinerExperiment(PartExperiment):
         """See ObjectExperiment.read_data."""
         data = super().read_data()
         kept = {f.name: getattr(data.source, f.name) for f in fields(data.source)}
-        source = ComparisonSource(**kept, cells=self.contract().outputs[0].shape[0] if self.refiner.flow else 0)
-        return RefinerData(source, data.known(), data.validation)
+        return RefinerData(ComparisonSource(**kept), data.known(), data.validation)
 
 
 @dataclass(frozen=True)

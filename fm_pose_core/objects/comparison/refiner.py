@@ -6,9 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fm_pose_core.contract import Contract
 from fm_pose_core.geometry import Array
-from fm_pose_core.objects.comparison.flow import FlowRefiner
 from fm_pose_core.objects.comparison.update import compared, motion, seen_at, update_between, updated
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.pnp import expected_projection_error, inverse_spd, rotate_covariance
@@ -104,21 +102,3 @@ class FeatureRefiner:
         T, T_true = (told.T_window_camera @ x for x in (T_camera_object, truth))
         wanted = update_between(T, T_true, self.center, told.crop)
         return float(np.square((told.update - wanted) / told.deviation).sum())
-
-
-LearnedRefiner = FeatureRefiner | FlowRefiner
-
-
-def learned_refiner(
-    infer: Infer,
-    contract: Contract,
-    mesh: Mesh,
-    box_corners: Array,
-    crop: Crop,
-    fill: float,
-    times: int = 2,
-    spread_scale: float = 1.0,
-) -> LearnedRefiner:
-    """The refiner that a network of this contract is for. Otherwise see it."""
-    kind = FlowRefiner if contract.head == "flow" else FeatureRefiner
-    return kind(infer, mesh, box_corners, crop, fill, times, spread_scale)

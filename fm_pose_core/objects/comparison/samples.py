@@ -1,7 +1,6 @@
 """Training samples for h_Δ: a rendering or a photograph, seen by a camera that looks at where an estimate has the
 object, and the object drawn there. Photographs with a known pose give any number of them."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,21 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
-from fm_pose_core.geometry import Array, apply, exp_so3, inverse_intrinsics, project, rotation_looking_along, transform
+from fm_pose_core.geometry import Array, apply, exp_so3, inverse_intrinsics, rotation_looking_along, transform
 from fm_pose_core.objects.comparison.update import compared, update_between, updated, window_at
-from fm_pose_core.objects.crop import Crop, cell_middles
-from fm_pose_core.objects.photographs import surface_points
-from fm_pose_core.objects.samples import (
-    Mixed,
-    ObjectAssets,
-    ObjectSource,
-    PairSamples,
-    SyntheticSamples,
-    View,
-    cell_points,
-    warp,
-)
-from fm_pose_core.rendering.raycaster import head_light
+from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, PairSamples, SyntheticSamples, View, warp
 from fm_pose_core.rendering.renderer import Renderer
 
 SMALLEST, LARGEST = np.log(0.25), np.log(1.6)  # of estimates' errors, in UNITS: logarithms
@@ -33,11 +21,6 @@ USES, KEPT = 4, 512  # samples that a rendered estimate serves, and how many are
 @dataclass(frozen=True)
 class RefinerConfig:
     mapped: bool = knob(True, "Whether it compares g(f(x_r)) with the rendering's features; else f(x_r).")
-    flow: bool = knob(
-        False,
-        "Whether f learns to see both images together, the rendering lit by a lamp at the camera, and h says for each "
-        "cell where in the photograph is what the rendering shows there; else h_Δ compares the features of each.",
-    )
     images: int = knob(60_000, "Images of its training; each is compared with a rendering.", 1)
     batch: int = knob(12, "Renderings, and as many photographs, in a batch.", 2, 1000)
     learning_rate: float = knob(1e-3, "Adam's step size at its peak.", 1e-8, 1.0)
@@ -46,25 +29,21 @@ class RefinerConfig:
 @dataclass
 class Guess:
     """A pose near the true one of a view, T_view_object (4, 4); the window that looks at it, with R_window_view (3, 3);
-    and how the object looks there, (S, S, 4) premultiplied, with the points that are seen, see View. left: how many
-    samples it still serves."""
+    and how the object looks there, (S, S, 4) premultiplied. left: how many samples it still serves."""
 
     view: View
     T_view_object: Array
     crop: Crop
     R_window_view: Array
     rgba: NDArray[np.uint8]
-    surface: NDArray[np.float16]
     left: int = USES
 
 
 class Estimates:
-    """Poses near the true ones of an object. A rendering serves several samples, turned about the line of sight. cells:
-    of the window, if the label is the flow in each, and the rendering lit by a lamp at the camera; 0: it is the update.
-    """
+    """Poses near the true ones of an object. A rendering serves several samples, turned about the line of sight."""
 
-    def __init__(self, assets: ObjectAssets, rng: np.random.Generator, cells: int = 0) -> None:
-        self.assets, self.rng, self.cells = assets, rng, cells
+    def __init__(self, assets: ObjectAssets, rng: np.random.Generator) -> None:
+        self.assets, self.rng = assets, rng
         self.renderer = Renderer(assets.mesh, assets.crop.K, assets.crop.size, assets.crop.size)
         self._guesses: dict[int, Guess] = {}  # by the identity of the view's surface
         self._shown: tuple[Guess, Array] | None = None
@@ -91,27 +70,16 @@ class Estimates:
         crop = window_at(T, center, self.assets.crop, self.assets.fill)
         R = rotation_looking_along(apply(T, center[None])[0]).T
         self.renderer.look_through(crop.K)
-        T_window_object = transform(R, np.zeros(3)) @ T
-        rgba, depth = self.renderer.render(T_window_object)
-        if self.cells:
-            light = head_light(self.renderer.render_normals(T_window_object)[..., 2:])
-            rgba = np.dstack([np.rint(rgba[..., :3] * light).astype(np.uint8), rgba[..., 3]])
-        return Guess(view, T, crop, R, rgba, surface_points(depth, T_window_object, crop.K))
+        rgba, _ = self.renderer.render(transform(R, np.zeros(3)) @ T)
+        return Guess(view, T, crop, R, rgba)
 
     def compare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """With what was aimed at last: window (S, S, 6), see `compared`; and the update (6,) to the true pose, or the
-        flow (cells, 2), pixels, NaN where the rendering shows nothing."""
+        """With what was aimed at last: window (S, S, 6), see `compared`; and the update (6,) to the true pose."""
         assert self._shown is not None
         guess, turn = self._shown
         K, T_window_view = guess.crop.K, transform(turn @ guess.R_window_view, np.zeros(3))
         size, H = len(image), K @ turn @ inverse_intrinsics(K)
         rgba = warp(guess.rgba, H, size)
-        if self.cells:
-            side = math.isqrt(self.cells)
-            points = cell_points(guess.surface, H, size, size // side)
-            T = T_window_view @ guess.view.T_view_object
-            flow = project(K, apply(T, points.astype(float))) - cell_middles(size, side)
-            return compared(image, rgba), flow.astype(np.float32)
         poses = T_window_view @ guess.T_view_object, T_window_view @ guess.view.T_view_object
         return compared(image, rgba), update_between(*poses, self.assets.center, guess.crop).astype(np.float32)
 
@@ -163,16 +131,7 @@ class ComparedPhotographs(PairSamples):
 
 @dataclass(frozen=True)
 class ComparisonSource(ObjectSource):
-    """cells: see Estimates."""
+    """T^S and T^R of h_Δ."""
 
-    cells: int = 0
     SYNTHETIC: ClassVar[type[SyntheticSamples]] = ComparedRenderings
     PAIRS: ClassVar[type[PairSamples]] = ComparedPhotographs
-
-    def open(self, synthetic: bool, pairs: bool, rng: np.random.Generator) -> tuple[Mixed | None, Mixed | None]:
-        """T^S and T^R."""
-        opened = super().open(synthetic, pairs, rng)
-        for part in (x for mixed in opened if mixed is not None for x in mixed.parts):
-            assert isinstance(part, ComparedRenderings | ComparedPhotographs)
-            part.estimates.cells = self.cells
-        return opened

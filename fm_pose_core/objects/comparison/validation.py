@@ -9,7 +9,7 @@ from fm_pose_core.files import read_image
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.comparison.refiner import learned_refiner
+from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.edges import NETWORK, about
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
@@ -42,10 +42,7 @@ class ComparisonValidation:
         the diameter, and with a 2D projection below 5 px; before, and after each of three looks."""
         rows: list[list[tuple[float, ...]]] = []
         refiners = {
-            k: [
-                learned_refiner(network.infer, network.contract, a.mesh, a.corners, a.crop, a.fill, times)
-                for times in range(1, 4)
-            ]
+            k: [FeatureRefiner(network.infer, a.mesh, a.corners, a.crop, a.fill, times) for times in range(1, 4)]
             for k, (_, a) in self.objects.items()
         }
         for x, start in self.starts:
