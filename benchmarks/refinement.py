@@ -1,10 +1,10 @@
 """Refine the poses in a BOP result file, and print the scores before and after.
 
-python benchmarks/refinement.py $FM_POSE_DATA/lmo RESULTS.csv --calibrate runs/lmo/labels \\
+python benchmarks/refinement.py $FM_POSE_DATA/lmo RESULTS.csv --calibrate config/labels/lmo \\
   --calibration-frames 110-277,589-856,1144-1212 --frames 3-107,1012-1131 \\
   --labels $FM_POSE_DATA/lmo/label_consensus/scene_gt.json
 
-By the edges in the images, whose worth (size of the object, scale) is measured on labelled images (--calibrate,
+By edges and colours in the images, whose worth (size of the object, scale) is measured on labelled images (--calibrate,
 --calibration-frames) that are not scored. The results say nothing of their covariance, so all poses have the same:
 --across, --along, --turn. Or, with --features, by the network that compares features.
 """

@@ -285,22 +285,22 @@ def test_in_turn_each_begins_where_the_last_one_ended() -> None:
 
 
 def test_no_better_median_is_worth_poses_that_are_lost(tmp_path: Path) -> None:
-    """Two of three measures say that all are good. Three of five poses become exact, two of five are lost."""
+    """Two of three measures say that all are good; five of eight become exact, three are lost."""
     poses = cases(tmp_path)
-    assert len(poses) >= 5
+    assert len(poses) == 8
 
     class Gambling:
         def refine(self, look: Look, found: Solution) -> Solution:
             i = next(i for i, (c, _) in enumerate(poses) if c.look is look)
             T = poses[i][0].instance.T_camera_object.copy()
-            T[0, 3] += 0.5 if i % 5 < self.lost else 0.0
+            T[0, 3] += 0.5 if i < self.lost else 0.0
             return replace(found, T_camera_object=T)
 
-        lost = 2
+        lost = 3
 
     gambling = Gambling()
     assert improvement(gambling, poses) == 1.0
-    gambling.lost = 1  # one in five is fewer than what is won
+    gambling.lost = 1  # fewer than what is won
     assert improvement(gambling, poses) < 0.1
 
 

@@ -137,17 +137,19 @@ def test_of_poses_that_a_symmetry_makes_the_one_that_the_image_shows_is_found() 
     both = Mesh(
         np.concatenate([MESH.vertices, knob.vertices + np.array([1.25 * HALF[0], 0.0, 0.0])]),
         np.concatenate([MESH.normals, knob.normals]),
-        np.full_like(np.concatenate([MESH.colours, knob.colours]), 200),
+        np.concatenate([np.full_like(MESH.colours, 190), np.full_like(knob.colours, (200, 60, 50))]),
         np.concatenate([MESH.faces, knob.faces + len(MESH.vertices)]),
     )
     S = transform(exp_so3(np.array([0.0, 0.0, np.pi])), np.array([2 * both.box[1][0] - 2 * HALF[0], 0.0, 0.0]))
     refiner = EdgeRefiner(both, CORNERS, DIAMETER, EdgeNoise(1.0, 0.002), [S])
     rgba, _ = Raycaster(both, CAMERA.K, CAMERA.width, CAMERA.height).render(TRUTH)
-    image = (60 * (1.0 - rgba[..., 3:] / 255.0) + rgba[..., :3]).astype(np.uint8)
-    for start in (disturbed(3), disturbed(4) @ inverse(S)):
+    coarse = np.random.default_rng(0).integers(60, 200, (6, 8, 3)).astype(np.uint8)
+    back = cv2.resize(coarse, (CAMERA.width, CAMERA.height), interpolation=cv2.INTER_CUBIC)
+    image = (back * (1.0 - rgba[..., 3:] / 255.0) + rgba[..., :3]).astype(np.uint8)
+    for start in (disturbed(3), *(disturbed(seed) @ inverse(S) for seed in range(4))):
         found = refiner.refine(look(image), solution(start))
         degrees, millimetres = errors(found.T_camera_object)
-        assert degrees < 2.0 and millimetres < 6.0, (degrees, millimetres)
+        assert degrees < 3.0 and millimetres < 8.0, (degrees, millimetres)
 
 
 def test_a_covariance_moves_with_the_origin() -> None:

@@ -62,8 +62,9 @@ class View:
 
 @dataclass(frozen=True)
 class Fit:
-    """The end of `refine`. T_world_center (4, 4). covariance (6, 6): of the place, metres and radians in the object's
-    frame, see `Distances.covariance`. size, size_sigma: of the object, as a share of the model's."""
+    """Where an object is: the end of `refine`, or the prior and the end of `settle.settle`. T_world_center (4, 4).
+    covariance (6, 6): of the place, metres and radians in the object's frame, see `Distances.covariance`. size,
+    size_sigma: of the object, as a share of the model's."""
 
     T_world_center: Array
     covariance: Array

@@ -34,16 +34,16 @@ NETWORK = 0.004, 0.025, np.radians(4.0)  # likewise of poses that are to be refi
 SCALES = (1.0, 2.0, 4.0, 8.0)
 VERTEX = 16  # of so many vertices one counts
 Image = NDArray[np.uint8]
-STARTS = 5  # of an object with more symmetries: it is a solid of revolution, which looks alike from all
+STARTS = 5  # poses at the most: with more symmetries, as of a solid of revolution, only the network's is tried
 FARTHEST = 16.0  # squared deviations a coordinate between fit and prior: beyond, these are another thing's edges
 
 
 @dataclass(frozen=True)
 class EdgeNoise:
-    """What the edges of an object are worth, by labelled images. size: of the object, as a share of its model's; a
-    model may be a few hundredths too large, which moves a pose by as much in depth. size_sigma: how much that differs
-    from image to image, because model and object differ in more than size. scale: how many times worse the edges are
-    than they look."""
+    """What edges and outline of an object are worth, by labelled images. size: of the object, as a share of its
+    model's; a model may be a few hundredths too large, which moves a pose by as much in depth. size_sigma: how much
+    that differs from image to image, because model and object differ in more than size. scale: how many times worse the
+    edges are than they look."""
 
     size: float = 1.0
     size_sigma: float = 0.02
@@ -69,8 +69,8 @@ class EdgeRefiner:
         self._aligners: dict[tuple[int, int], Aligner] = {}
 
     def refine(self, look: Look, solution: Solution) -> Solution:
-        """The likeliest pose by network and edges; the network's where the image shows no edges of the model, or such
-        that are far from it."""
+        """The likeliest pose by network and image; the network's where the image shows no edges of the model and no
+        outline, or such that are far from it."""
         T = solution.T_camera_object
         fit = self.fit(look.image(), look.camera, T, solution.covariance)
         if fit is None:
@@ -89,8 +89,8 @@ class EdgeRefiner:
         return np.asarray((low + high) / 2)
 
     def fit(self, image: Image, camera: Camera, T_camera_object: Array, covariance: Array) -> Fit | None:
-        """What the edges in an image (H, W, 3) and a prior say: T_camera_object (4, 4) with its covariance (6, 6) as in
-        ObjectPose. The fit's world is the camera. None where they say nothing, or contradict the prior."""
+        """What edges and colours in an image (H, W, 3) and a prior say: T_camera_object (4, 4) with its covariance (6,
+        6) as in ObjectPose. The fit's world is the camera. None where they say nothing, or contradict the prior."""
         center = transform(np.eye(3), self.mesh_center)
         T = T_camera_object @ center
         aligner = self._aligner(camera, float(np.linalg.norm(T[:3, 3])))
@@ -104,7 +104,10 @@ class EdgeRefiner:
             end = settle(aligner, view, prior, self.noise.scale)
             if end is not None and squared_deviations(prior, end.fit.T_world_center) <= FARTHEST:
                 found.append(end)
-        return max(found, key=lambda x: agreement(found[0].ratio, x.shape)).fit if found else None
+        if not found:
+            return None
+        # By the colours that each of them finds: those of a wrong one call what is missing in its shape background.
+        return max(found, key=lambda x: sum(agreement(y.ratio, x.shape) for y in found)).fit
 
     def _aligner(self, camera: Camera, distance: float) -> Aligner:
         """Whose patch shows the object about as finely as the image does. A new one for each quarter of an octave."""

@@ -14,6 +14,7 @@ RENDERINGS, STEPS = 5, 2  # how often the model is drawn anew, and moved then
 SETTLED = 1e-3  # radians, radii: a smaller step after a drawing is the last one
 MARGIN = 3  # pixels next to the drawn outline that tell nothing of colours, as the first pose may be off; then fewer
 FEWEST = 30  # points of an outline
+SLACK = 2.0  # pixels: by so much farther than edges points of an outline count, as they cannot be another thing's
 NEIGHBOURS = 8.0  # points of an outline that have the same error
 NOTHING = 0.05  # share of edges and of outline points: with fewer, nothing of the model was found
 
@@ -36,7 +37,6 @@ class _Drawn:
     edges: EdgePoints | None
     points: Array
     normals: Array
-    shape: Mask
     ratio: Field
 
 
@@ -85,7 +85,7 @@ def _draw(aligner: Aligner, view: View, T_world_center: Array, size: float, marg
         return None
     points = apply(inverse(T), aligner.points_at(outline.pixels, outline.depth))
     ratio = likelihood_ratio(view.bins, outline.shape, margin)
-    return _Drawn(size, aligner.edge_points(view, T, rgba, depth), points, outline.normals, outline.shape, ratio)
+    return _Drawn(size, aligner.edge_points(view, T, rgba, depth), points, outline.normals, ratio)
 
 
 def _outline(
@@ -100,7 +100,7 @@ def _outline(
 
 def _evidence(J: Array, outline: Found, edges: Distances | None, reach: float, noise: float) -> tuple[Array, Array]:
     """(7, 7), (7,): the normal equations of outline and edges."""
-    tukey = np.square(np.maximum(1.0 - np.square(outline.distances / (reach + 2.0)), 0.0))
+    tukey = np.square(np.maximum(1.0 - np.square(outline.distances / (reach + SLACK)), 0.0))
     weights = outline.seen * tukey / (NEIGHBOURS * noise**2 * outline.variances)
     information = (J * weights[:, None]).T @ J
     gradient = J.T @ (weights * outline.distances)
