@@ -249,3 +249,22 @@ def test_edges_without_embreex_are_refused_by_name(toy_bundle: Path, monkeypatch
     with pytest.raises(InputError, match="edges without them; try: pip install embreex"):
         PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="edges"))
     assert PoseEstimator.load(toy_bundle, EstimatorConfig(threads=1, views=1, refine="auto")).config.refine == "auto"
+
+
+def test_what_edges_would_mend_is_said_once_without_embreex(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import fm_pose_core.objects.estimator as module
+
+    monkeypatch.setattr(module, "raycaster_installed", lambda: False)
+    shutil.copytree(toy_bundle, tmp_path / "helped")
+    manifest = json.loads((toy_bundle / "manifest.json").read_text())
+    manifest["objects"][0]["refined_by"] = "edges"
+    (tmp_path / "helped" / "manifest.json").write_text(json.dumps(manifest))
+    for bundle, told in ((toy_bundle, 0), (tmp_path / "helped", 1)):
+        caplog.clear()
+        estimator = PoseEstimator.load(bundle, EstimatorConfig(threads=1, views=1, refine="auto"))
+        for views in (1, 2):
+            estimator.config = replace(estimator.config, views=views)
+            assert estimator._solver(estimator.bundle.objects[0].name).refiner is None
+        assert [("pip install embreex" in x.message) for x in caplog.records] == [True] * told

@@ -1,5 +1,6 @@
 """From an image, a camera and windows to the poses of objects."""
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from fm_pose_core.rendering.raycaster import raycaster_installed
 from fm_pose_core.runtime import Backend, load_backend
 from fm_pose_core.types import Camera, ObjectPose, Window
 
+log = logging.getLogger(__name__)
+
 
 class PoseEstimator:
     """bundle: the objects and their network. backend: the engine that runs it. config: gates and engine settings.
@@ -38,6 +41,7 @@ class PoseEstimator:
         self.bundle, self.backend, self.refiner = bundle, backend, refiner
         self.config = config or EstimatorConfig()
         self._detector: Detector | None = None
+        self._warned = False  # that refiners cannot be had
         self._solvers: dict[tuple[str, int, str], ObjectSolver] = {}
         self._refiners: dict[tuple[str, str], Refiner] = {}
 
@@ -115,9 +119,11 @@ class PoseEstimator:
 
     def _refiner(self, x: BundledObject) -> Refiner | None:
         """As `refine` of the configuration asks for it. Raises InputError where it cannot be had."""
-        wanted = self.config.refine
-        if wanted == "auto":
-            wanted = x.entry.refined_by if raycaster_installed() else ""
+        wanted = x.entry.refined_by if self.config.refine == "auto" else self.config.refine
+        if self.config.refine == "auto" and wanted and not raycaster_installed():
+            if not self._warned:
+                log.warning("refine: auto: poses stay unrefined; better ones need: pip install embreex trimesh")
+            self._warned, wanted = True, ""
         if wanted in ("none", ""):
             return None
         key = x.name, wanted
