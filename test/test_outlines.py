@@ -28,7 +28,7 @@ def photograph(shape: NDArray[np.float32], seed: int = 0) -> NDArray[np.uint8]:
 
 def found(image: NDArray[np.uint8], drawn: NDArray[np.float32]) -> tuple[Found, NDArray[np.float64]]:
     """The outline of what is drawn, and its normals."""
-    outline = outline_of(drawn)
+    outline = outline_of(drawn, np.zeros((SIDE, SIDE), bool))
     assert outline is not None
     ratio = likelihood_ratio(colour_bins(image, np.ones((SIDE, SIDE), bool)), outline.shape, 3)
     grey = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.0).mean(-1)
@@ -37,13 +37,13 @@ def found(image: NDArray[np.uint8], drawn: NDArray[np.float32]) -> tuple[Found, 
 
 
 def test_the_outline_of_a_drawn_shape_is_finer_than_a_pixel() -> None:
-    outline = outline_of(disc())
+    outline = outline_of(disc(), np.zeros((SIDE, SIDE), bool))
     assert outline is not None
     away = outline.pixels - MIDDLE
     radii = np.linalg.norm(away, axis=1)
     assert np.abs(radii - RADIUS).max() < 0.5 and abs(radii.mean() - RADIUS) < 0.15
     assert ((away / radii[:, None]) * outline.normals).sum(1).min() > 0.97  # outwards
-    assert outline_of(np.zeros((SIDE, SIDE), np.float32)) is None
+    assert outline_of(np.zeros((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), bool)) is None
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (2.5, -1.0), (-2.0, 2.0)])

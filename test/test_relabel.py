@@ -16,7 +16,7 @@ from fm_pose_core.objects.alignment import _Match
 from fm_pose_core.objects.arrangements import apart, find_arrangements
 from fm_pose_core.objects.bop import BopDataset, Instance
 from fm_pose_core.objects.overlay import GREEN, draw_contour
-from fm_pose_core.objects.places import Places
+from fm_pose_core.objects.places import Places, cuts
 from fm_pose_core.objects.relabel import Correction, corrected, relabel, write_labels
 from fm_pose_core.objects.relabel_report import summary, write_report
 from fm_pose_core.objects.viewpoints import look_at
@@ -235,6 +235,31 @@ def test_an_object_that_is_moved_has_two_places(photographed: tuple[BopDataset, 
     one, two = found = relabel(dataset, wrong)
     assert one.accepted and two.accepted and apart(one.T_world_object, two.T_world_object)[1] > 0.08
     assert largest_error(corrected(wrong, found), exact)[0] < 1.0
+
+
+def test_a_move_that_the_labels_pass_over_is_seen(photographed: tuple[BopDataset, list[Instance]]) -> None:
+    """Somebody touched the box after the third image, but its label stayed as it was."""
+    dataset, exact = photographed
+    move = disturbance(5.0, 18.0)
+    at = [PLACES[2]] * 3 + [PLACES[2] @ move] * 3
+    world = [replace(x, T_camera_world=x.T_camera_object @ inverse(T)) for x, T in zip(exact, at, strict=True)]
+    labels = [replace(x, T_camera_object=x.T_camera_world @ PLACES[2]) for x in world if x.T_camera_world is not None]
+    assert [len(a.images) for a in find_arrangements(labels)] == [6]
+    before, after = found = relabel(dataset, labels)
+    assert before.arrangement.images == [0, 1, 2] and before.confirmed
+    assert after.arrangement.images == [3, 4, 5] and after.accepted
+    angle, distance = largest_error(corrected(labels, found), exact)
+    assert angle < 1.0 and distance < 1.5
+
+
+def test_where_a_sequence_changes_it_is_cut() -> None:
+    rng, weights = np.random.default_rng(0), np.tile(np.eye(2), (20, 1, 1))
+    off = rng.normal(size=(20, 2))
+    assert cuts(off, weights) == []
+    off[8:13] += 6.0
+    assert cuts(off, weights) == [8, 13]
+    assert cuts(off, 0.01 * weights) == []  # nobody knows
+    assert cuts(off[:3], weights[:3]) == [] and cuts(off[:0], weights[:0]) == []
 
 
 def test_labels_that_cannot_be_meant_are_refused(photographed: tuple[BopDataset, list[Instance]]) -> None:

@@ -1,18 +1,17 @@
-"""Where an object stands, from the edges in all photographs of it at once.
+"""A model's edges against those of photographs, on renderings of the model as it would look in each of them.
 
-Two stages, both on renderings of the model as it would look in each photograph:
-
-1. `match` compares the orientation of edges, without their sign, as LINE-2D does (Hinterstoisser et al., Gradient
-   Response Maps for Real-Time Detection of Textureless Objects, PAMI 2012). Fields of orientations are blurred, from 4
-   pixels down to 1, so that it finds its way from far off, and compared by their normalised correlation.
-2. `refine` lets each edge point of the rendering look for an edge of the photograph along its normal, and moves the
-   object so that the distances become small (Harris and Stennett, RAPID, BMVC 1990), with Tukey's robust weights.
+- `Aligner.match` compares the orientation of edges, without their sign, as LINE-2D does (Hinterstoisser et al.,
+  Gradient Response Maps for Real-Time Detection of Textureless Objects, PAMI 2012). Fields of orientations are blurred,
+  so that it finds its way from far off, and compared by their normalised correlation.
+- `Aligner.distances` lets each edge point of a rendering look for an edge of the photograph along its normal (Harris
+  and Stennett, RAPID, BMVC 1990), with Tukey's robust weights. With them settle.py finds the exact place.
 
 Light and paint change how strong an edge is, but not where it is. So neither needs to know them.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import cv2
@@ -29,42 +28,48 @@ from fm_pose_core.types import Camera, Window
 
 Field = NDArray[np.float32]
 
-BLURS = (4.0, 2.0, 1.0)  # pixels, of the orientation fields
+BLURS = (4.0, 1.0)  # pixels, of the orientation fields
 DERIVATIVE = 1.0  # pixels, Gaussian of all derivatives
 CONTRAST = 4.0  # grey values a pixel: an edge of this gradient counts half
 POINTS = 600  # of the object that are compared in each photograph
-EDGE_POINTS = 500  # likewise, in `refine`
+EDGE_POINTS = 500  # likewise, whose distances are measured
 WEAK = 6.0  # grey values a pixel: a weaker edge of the rendering is none
 NOISE = 2.0  # likewise of the photograph
-REACH = 5.0  # pixels: how far an edge is looked for, in `refine`
 STEP = 0.5  # pixels, of the search
 TUKEY = 3.0  # pixels: an edge farther off is another one
 OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
-ROUNDS, ITERATIONS = 2, 15  # of `match` at each blur, and of `refine`: how often the model is rendered anew
-NOTHING = 0.05  # inliers: with fewer, no edge of the model was found
+ROUNDS = 2  # of `match` at each blur: how often the model is rendered anew
 LEAST_DISTANCE = 0.3  # pixels: edges are not known better one by one
 SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
 
 
 @dataclass(frozen=True)
 class View:
-    """One photograph, as a virtual camera sees it that looks at the object. T_view_world (4, 4). fields (S, H, W, 2):
-    orientations of edges at each of BLURS. gradients (2, H, W, C): along u and v. front (H, W): depth of what may stand
-    before the object, metres. bins (H, W): of colours, see outlines.colour_bins."""
+    """One photograph, as a virtual camera sees it that looks at the object. T_view_world (4, 4). gradients
+    (2, H, W, C): along u and v. front (H, W): depth of what may stand before the object, metres. bins (H, W): of
+    colours, see outlines.colour_bins."""
 
     T_view_world: Array
-    fields: Field
     gradients: Field
     front: Field
     bins: NDArray[np.int32]
 
+    @cached_property
+    def fields(self) -> Field:
+        """(S, H, W, 2): orientations of edges at each of BLURS."""
+        return _blurred(_orientations(self.gradients), BLURS)
+
+    @cached_property
+    def strength(self) -> Field:
+        """(H, W): of the edges, grey values a pixel, in the channel where it is largest."""
+        return np.asarray(np.sqrt(np.square(self.gradients).sum(0).max(-1)))
+
 
 @dataclass(frozen=True)
 class Fit:
-    """Where an object is: the end of `refine`, or the prior and the end of `settle.settle`. T_world_center (4, 4).
-    covariance (6, 6): of the place, metres and radians in the object's frame, see `Distances.covariance`. size,
-    size_sigma: of the object, as a share of the model's."""
+    """Where an object is: the prior or the end of `settle.settle`. T_world_center (4, 4). covariance (6, 6): of the
+    place, metres and radians in the object's frame. size, size_sigma: of the object, as a share of the model's."""
 
     T_world_center: Array
     covariance: Array
@@ -119,8 +124,7 @@ class Aligner:
     def view(self, pixels: NDArray[np.uint8], inside: NDArray[np.bool_], T_view_world: Array, front: Field) -> View:
         """A patch, prepared for comparing."""
         gradients = _gradients(pixels) * inside[None, ..., None]
-        fields, bins = _blurred(_orientations(gradients), BLURS), colour_bins(pixels, inside)
-        return View(T_view_world, fields, gradients, front, bins)
+        return View(T_view_world, gradients, front, colour_bins(pixels, inside))
 
     def match(self, views: Sequence[View], T_world_center: Array, blurs: Sequence[float]) -> Array:
         """The nearest place with the best agreement of orientations, coarse to fine."""
@@ -140,29 +144,6 @@ class Aligner:
         """Of the orientations: 1 if all are the same, 0 if they have nothing in common."""
         function = self._match(views, T_world_center, blur)
         return 0.0 if function is None else -function(np.zeros(6))[0]
-
-    def refine(self, views: Sequence[View], T_world_center: Array, free_size: bool = False) -> Fit | None:
-        """The nearest place with the smallest distances of edges; None where there are too few edges. free_size: the
-        object's size is found, too, beginning at `size`."""
-        T, size, free = T_world_center, self.size, 7 if free_size else 6
-        for k in range(ITERATIONS):
-            reach = max(TUKEY, REACH * 0.8**k)
-            edges = self._edges(views, T, size, reach)
-            if edges is None:
-                return None
-            y = np.linalg.solve(edges.information[:free, :free], edges.gradient.sum(0)[:free])
-            if np.abs(y).max() > 1.0:  # more than a radian, or the object's radius: nothing holds it
-                return None
-            T, size = self.moved(T, y), size * (1.0 + y[6:].sum())
-            if reach == TUKEY and np.abs(y).max() < 1e-4:
-                break
-        edges = self._edges(views, T, size, TUKEY)
-        if edges is None or edges.inliers < NOTHING:
-            return None
-        covariance = edges.covariance(np.inf if free_size else self.size_sigma)
-        units = np.repeat([self.radius, 1.0], 3)
-        pose = covariance[:6, :6] * np.outer(units, units)
-        return Fit(T, pose, size, float(np.sqrt(covariance[6, 6])))
 
     def moved(self, T: Array, y: Array) -> Array:
         """y (6,) or more: in the object's frame, moved by so many radii, turned by so many radians."""
@@ -184,7 +165,7 @@ class Aligner:
         T = view.T_view_world @ T_world_center
         rgba, depth = self.draw(T, self.size)
         depth = _widened(depth, 3 if blur <= 2.0 else 7)
-        v, u = _some((depth > 0) & ~_hidden(depth, view.front), POINTS)
+        v, u = _some((depth > 0) & ~hidden(depth, view.front), POINTS)
         if len(u) < FEWEST:
             return None
         (field,) = _blurred(_orientations(_gradients(rgba)), (blur,))
@@ -195,29 +176,15 @@ class Aligner:
         """(N, 3) in the view's frame."""
         return np.column_stack([(pixels - self.crop.K[:2, 2]) / self.crop.focal * depth[:, None], depth])
 
-    def _edges(self, views: Sequence[View], T_world_center: Array, size: float, reach: float) -> "Distances | None":
-        """Distances of the rendering's edges to the photographs', in all views."""
-        return self.distances(self._edge_points(views, T_world_center, size), T_world_center, 1.0, reach, REACH)
-
-    def _edge_points(self, views: Sequence[View], T_world_center: Array, size: float) -> "list[EdgePoints]":
-        """Of the rendering, in each view that shows enough of them."""
-        found = []
-        for k, view in enumerate(views):
-            T = view.T_view_world @ T_world_center
-            found += [x for x in [self.edge_points(view, T, *self.draw(T, size), first=4 * k)] if x is not None]
-        return found
-
     def edge_points(
-        self, view: View, T_view_center: Array, rgba: NDArray[np.uint8], depth: Field, first: int = 0
+        self, view: View, T_view_center: Array, rgba: NDArray[np.uint8], depth: Field
     ) -> "EdgePoints | None":
-        """Of what is drawn at T_view_center: (H, W, 4), and (H, W) in metres. first: of their groups. None where it
-        shows too few."""
+        """Of what is drawn at T_view_center: (H, W, 4), and (H, W) in metres. None where it shows too few."""
         edges = _rendered_edges(rgba, depth, view.front)
         if edges is None:
             return None
         pixels, normals, distance = edges
-        X = apply(inverse(T_view_center), self.points_at(pixels, distance))
-        return EdgePoints(view, X, normals, first + _quadrant(pixels - pixels.mean(0)))
+        return EdgePoints(apply(inverse(T_view_center), self.points_at(pixels, distance)), normals)
 
     def sensitivity(self, T_view_center: Array, points: Array, normals: Array) -> tuple[Array, Array]:
         """Of points (N, 3) of the object, which the view shows at pixels (N, 2): how far each pixel moves along its
@@ -229,21 +196,12 @@ class Aligner:
         return J, P[:, :2] / P[:, 2:] * self.crop.focal + self.crop.K[:2, 2]
 
     def distances(
-        self, edges: "Sequence[EdgePoints]", T_world_center: Array, grown: float, reach: float, farthest: float
-    ) -> "Distances | None":
-        """Of edge points to the photographs' edges, where the object is elsewhere now, and `grown`. They are looked for
-        up to `farthest` pixels, and count up to `reach`."""
-        rows, distances = [], []
-        for part in edges:
-            T = part.view.T_view_world @ T_world_center
-            X = grown * part.points
-            row, pixels = self.sensitivity(T, X, part.normals)
-            rows.append(row)
-            distances.append(_edge_distance(part.view.gradients, pixels, part.normals, farthest))
-        if not rows:
-            return None
-        groups = np.concatenate([part.groups for part in edges])
-        return Distances(np.vstack(rows), np.concatenate(distances), groups, reach)
+        self, view: View, edges: "EdgePoints", T_world_center: Array, grown: float, reach: float, farthest: float
+    ) -> "Distances":
+        """Of edge points to the view's edges, where the object is elsewhere now, and `grown`. They are looked for up to
+        `farthest` pixels, and count up to `reach`."""
+        J, pixels = self.sensitivity(view.T_view_world @ T_world_center, grown * edges.points, edges.normals)
+        return Distances(J, _edge_distance(view.gradients, pixels, edges.normals, farthest), reach)
 
 
 class _Match:
@@ -294,48 +252,31 @@ class _Match:
         return top + b * (low - top), (1 - b) * (top_right - top_left) + b * (low_right - low_left), low - top
 
 
-# An edge is localised to a few hundredths of a pixel at best, however many points agree: the model's surface, light and
-# shadow displace many of them alike. On simulated photographs (benchmarks/relabelling.py) this much explains the error.
-COMMON_ERROR = 0.06  # pixels
 NEIGHBOURS = 8  # edge points that have the same error, as they are of the same edge
 
 
 @dataclass(frozen=True)
 class EdgePoints:
-    """Of a rendering in one view: points (N, 3) of the object, metres, in the frame of its centre; unit normals (N, 2)
-    of the edges; groups (N,): points that may err alike."""
+    """Of a rendering: points (N, 3) of the object, metres, in the frame of its centre; unit normals (N, 2) of the
+    edges."""
 
-    view: View
     points: Array
     normals: Array
-    groups: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Distances:
     """J (N, 7): of the distances by the motion of `Aligner.moved`, and by the object's growth. distances (N,), pixels,
-    may be infinite. groups (N,): points that may err alike. reach: of Tukey's weights, pixels."""
+    may be infinite. reach: of Tukey's weights, pixels."""
 
     J: Array
     distances: Array
-    groups: NDArray[np.intp]
     reach: float
 
     @property
     def weights(self) -> Array:
         """Tukey's biweight (N,)."""
         return np.asarray(np.square(np.maximum(1.0 - np.square(self.distances / self.reach), 0.0)))
-
-    @property
-    def information(self) -> Array:
-        """(7, 7), the normal equations' matrix, kept invertible."""
-        return (self.J * self.weights[:, None]).T @ self.J + 1e-6 * np.eye(7)
-
-    @property
-    def gradient(self) -> Array:
-        """(G, 7): the normal equations' right hand side of each group."""
-        each = self.J * (self.weights * np.where(np.isfinite(self.distances), self.distances, 0.0))[:, None]
-        return np.stack([np.bincount(self.groups, column) for column in each.T], -1)
 
     @property
     def inliers(self) -> float:
@@ -346,24 +287,7 @@ class Distances:
         """What a distance's square is to be divided by, so that all of them together weigh as much as they tell."""
         weights = self.weights
         squared = float(weights @ np.square(np.where(weights > 0, self.distances, 0.0)) / max(weights.sum(), 1e-9))
-        return NEIGHBOURS * max(squared, LEAST_DISTANCE**2) + COMMON_ERROR**2 * float(weights.sum())
-
-    def covariance(self, size_sigma: float) -> Array:
-        """(7, 7): of the points' errors, of which neighbours have the same, once as if all groups were alike and once
-        clustered by groups (Liang and Zeger, Biometrika 1986), which are few; plus what all points may have in common,
-        and what an error of the size would move, where it was not free. size_sigma: infinite where it was."""
-        free = 6 if np.isfinite(size_sigma) else 7
-        spread = np.linalg.inv(self.information[:free, :free])
-        g = self.gradient[:, :free]
-        weights = self.weights
-        variance = float(weights @ np.square(np.where(weights > 0, self.distances, 0.0)) / weights.sum())
-        found = spread @ (g.T @ g) @ spread + (NEIGHBOURS * variance + COMMON_ERROR**2 * weights.sum()) * spread
-        if free == 7:
-            return np.asarray(found)
-        by_size = -spread @ self.information[:6, 6]  # the place's answer to a growing object
-        result = size_sigma**2 * np.outer(np.append(by_size, 1.0), np.append(by_size, 1.0))
-        result[:6, :6] += found
-        return np.asarray(result)
+        return NEIGHBOURS * max(squared, LEAST_DISTANCE**2)
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -403,8 +327,8 @@ def _widened(depth: Field, size: int) -> Field:
     return np.where(depth > 0, depth, np.where(np.isfinite(near), near, np.float32(0.0)))
 
 
-def _hidden(depth: Field, front: Field) -> NDArray[np.bool_]:
-    """Where something stands before the object, and next to it."""
+def hidden(depth: Field, front: Field) -> NDArray[np.bool_]:
+    """Where something stands before the object, and next to it: depth of what is drawn (H, W), and View.front."""
     return cv2.dilate((front < depth - OCCLUDED).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
 
 
@@ -418,7 +342,7 @@ def _rendered_edges(rgba: NDArray[np.uint8], depth: Field, front: Field) -> tupl
     ahead, behind = (cv2.remap(strength, u + d * n[..., 0], v + d * n[..., 1], cv2.INTER_LINEAR) for d in (1, -1))
     offset = _vertex(behind, strength, ahead)
     peak = (strength >= ahead) & (strength >= behind) & (strength > WEAK) & (np.abs(offset) < 0.75)
-    v, u = _some(peak & (depth > 0) & ~_hidden(depth, front), EDGE_POINTS)
+    v, u = _some(peak & (depth > 0) & ~hidden(depth, front), EDGE_POINTS)
     if len(u) < FEWEST:
         return None
     normals = n[v, u].astype(np.float64)
@@ -453,8 +377,3 @@ def _vertex(before: Array, here: Array, after: Array) -> Array:
     bend = before + after - 2 * here
     flat = np.abs(bend) < 1e-6
     return np.where(flat, 0.0, 0.5 * (before - after) / np.where(flat, 1.0, bend))
-
-
-def _quadrant(away: Array) -> NDArray[np.intp]:
-    """(N, 2) -> (N,), 0 to 3."""
-    return (2 * (away[:, 0] > 0) + (away[:, 1] > 0)).astype(np.intp)

@@ -14,11 +14,10 @@ from fm_pose_core.geometry import Array, apply, exp_so3, inverse, skew, transfor
 from fm_pose_core.objects.alignment import Aligner, Fit
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.outlines import agreement
 from fm_pose_core.objects.places import spread, squared_deviations
 from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Look, Solution
-from fm_pose_core.objects.settle import Settled, settle
+from fm_pose_core.objects.settle import colour_agreements, settle
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster, raycaster_installed
 from fm_pose_core.types import Camera
@@ -96,18 +95,17 @@ class EdgeRefiner:
         aligner = self._aligner(camera, float(np.linalg.norm(T[:3, 3])))
         pixels, inside, T_view_camera = aligner.patch(image, camera, T)
         view = aligner.view(pixels, inside, T_view_camera, np.full(inside.shape, np.inf, np.float32))
-        found: list[Settled] = []
+        found: list[Fit] = []
         for S in self._starts:
             start = T_camera_object @ S
             known = _to_center(moved_origin(covariance, T_camera_object, S), start, self.mesh_center)
             prior = Fit(start @ center, known, self.noise.size, self.noise.size_sigma)
-            end = settle(aligner, view, prior, self.noise.scale)
-            if end is not None and squared_deviations(prior, end.fit.T_world_center) <= FARTHEST:
+            end = settle(aligner, [view], prior, self.noise.scale)
+            if end is not None and squared_deviations(prior, end.T_world_center) <= FARTHEST:
                 found.append(end)
-        if not found:
-            return None
-        # By the colours that each of them finds: those of a wrong one call what is missing in its shape background.
-        return max(found, key=lambda x: sum(agreement(y.ratio, x.shape) for y in found)).fit
+        if len(found) < 2:
+            return found[0] if found else None
+        return found[int(colour_agreements(aligner, [view], [(x.T_world_center, x.size) for x in found]).argmax())]
 
     def _aligner(self, camera: Camera, distance: float) -> Aligner:
         """Whose patch shows the object about as finely as the image does. A new one for each quarter of an octave."""

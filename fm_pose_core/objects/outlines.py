@@ -60,12 +60,17 @@ def colour_bins(pixels: Image, inside: Mask) -> NDArray[np.int32]:
     return np.where(inside, bins, np.int32(-1))
 
 
-def outline_of(depth: Field) -> Outline | None:
-    """Of what is drawn (H, W), metres, 0 where nothing is. None where nothing is."""
+def border(shape: Mask) -> Mask:
+    """The pixels (H, W) of a shape (H, W) next to its outside."""
+    return shape & (cv2.erode(shape.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+
+
+def outline_of(depth: Field, hidden: Mask) -> Outline | None:
+    """Of what is drawn (H, W), metres, 0 where nothing is, but for what is hidden (H, W). None where nothing is."""
     shape = depth > 0
     soft = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), SOFT)
     slope = np.stack([cv2.Sobel(soft, cv2.CV_32F, *order, ksize=3) for order in ((1, 0), (0, 1))], -1) / 8
-    v, u = np.nonzero(shape & (cv2.erode(shape.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0))
+    v, u = np.nonzero(border(shape) & ~hidden)
     chosen = np.random.default_rng(0).permutation(len(u))[:POINTS]
     v, u = v[chosen], u[chosen]
     if not len(u):

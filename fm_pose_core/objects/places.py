@@ -1,5 +1,13 @@
-"""Where one object stands, by the images: one place for each of its arrangements, found from its label on."""
+"""Where one object stands, by the images: one place for each of its arrangements, found from its label on.
 
+The search begins at the label and around it, by the orientations of edges (alignment.py). Where it leads, edges and
+colours find the exact place (settle.py). Which of the places is the right one, both say together.
+
+Labels may pass over a small move: somebody touched the object, and its label stayed. Each image by itself says, if
+roughly, where the object is. Where that changes from one image on, the arrangement is cut in two.
+"""
+
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -14,6 +22,7 @@ from fm_pose_core.objects.arrangements import Arrangement, apart
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import occluding_depth, others_in_image
+from fm_pose_core.objects.settle import colour_agreements, settle
 from fm_pose_core.rendering.mesh import load_mesh
 
 VISIBLE = 0.3  # what shows less of the object says little of its place
@@ -21,9 +30,12 @@ MOST = 40  # images of an arrangement that are compared
 MARGIN, LARGEST = 1.5, 256  # of the patch: share of the object's diameter; pixels
 FACES = 15_000  # of the model: finer is not seen
 FIRST_TURN = np.radians(10.0)  # from the label to the places where the search begins as well
-COARSE, FINE = 6, 12  # images that are enough to search with
+COARSE, SOME = 6, 12  # images that are enough to search with
 BEST = 4  # places of the coarse search that are followed
 SAME = 0.02  # agreement: two places whose agreement differs by less explain the images alike
+COLOURS = 0.2  # agreement for each pixel by which an outline agrees better with the colours
+RENDERINGS = 12  # of the model, until it has settled
+ANYWHERE = 1e3  # deviation, in units of what nobody labels so wrong: nothing is known of a place
 MERGE = 4.0  # deviations a coordinate, by which two finds of one place may differ: they are no better known
 ALIKE = (np.radians(1.0), 0.002)  # radians, metres: two places that are so near need not both be followed
 OTHER = (np.radians(4.0), 0.1)  # radians, diameters: two places of which one is off by more are not the same
@@ -31,6 +43,10 @@ OTHER = (np.radians(4.0), 0.1)  # radians, diameters: two places of which one is
 # with the images, by so much (growing with the square).
 USUAL, DOUBT = (np.radians(15.0), 0.015), 0.005
 FAR = (np.radians(45.0), 0.5)  # radians, diameters: nobody labels so wrong; it is another object, or a mistake here
+# Where each image by itself has the object: it is looked for about the arrangement's place, and errs besides.
+ALONE = np.diag(np.square(np.repeat([0.015, np.radians(8.0)], 3)))
+SCATTER = np.diag(np.square(np.repeat([0.003, np.radians(2.0)], 3)))
+MOVED = 20.0  # by so much less is the sum of squared deviations (chi square) in two parts: the object was moved
 SIZE_KNOWN, SIZE_FAR = 0.01, 0.1  # standard deviation of a size that tells something; none is off by more
 
 Item = TypeVar("Item")
@@ -38,20 +54,20 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Place:
-    """Where the object stands in some arrangements, by the images. fit: of its centre. agreement: of the images with
-    it. lead: by how much it is better than any other place near the label, with `doubt`."""
+    """Where the object stands in some arrangements, by the images. fit: of its centre. lead: by how much it is better
+    than any other place near the label, with `doubt`."""
 
     arrangements: list[Arrangement]
     fit: Fit
-    agreement: float
     lead: float
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """The surroundings of the object in an image, see `Aligner.patch`. T_world_center (4, 4): by the image's own label.
-    front: see `View`; 0 outside of the image."""
+    """The surroundings of the object in an image, of that number, see `Aligner.patch`. T_world_center (4, 4): by the
+    image's own label. front: see `View`; 0 outside of the image."""
 
+    image: int
     pixels: NDArray[np.uint8]
     inside: NDArray[np.bool_]
     T_view_world: Array
@@ -60,12 +76,12 @@ class _Patch:
 
 
 class Places:
-    """All arrangements of one object. Poses are of its centre here, as in `Aligner`; T_object_center (4, 4). `close` it
-    where it was made."""
+    """All arrangements of one object; `find` cuts those in which it was moved. Poses are of its centre here, as in
+    `Aligner`; T_object_center (4, 4). `close` it where it was made."""
 
     def __init__(self, dataset: BopDataset, instances: Sequence[Instance], arrangements: Sequence[Arrangement]) -> None:
         self.model = dataset.model(arrangements[0].object_id)
-        self.arrangements = arrangements
+        self.arrangements = list(arrangements)
         self.instances = {key(x): x for x in instances if x.object_id == self.model.id}
         own = list(self.instances.values())
         nearest = float(np.quantile([x.T_camera_object[2, 3] for x in own], 0.05))
@@ -86,7 +102,7 @@ class Places:
         result = []
         for place in places:
             views = self._views(place.arrangements)
-            fit = self.aligner.refine(views, place.fit.T_world_center)
+            fit = self._settle(views, place.fit.T_world_center)
             if fit is not None:
                 result.append(replace(place, fit=self._doubted(fit, views)))
         return result
@@ -106,6 +122,14 @@ class Places:
         each = [self.aligner.agreement([v], T) for v, T in zip(self._views([a]), places, strict=True)]
         return float(np.mean(each))
 
+    def gain(self, a: Arrangement, T_world_center: Array) -> float:
+        """By how much a place explains an arrangement's images better than each image's own label does: edges and
+        colours."""
+        patches = spread(self.patches[a.scene_id, a.images[0]], SOME)
+        pairs = zip(self._prepared(patches), patches, strict=True)
+        each = [np.diff(self._agreements([v], [p.T_world_center, T_world_center])) for v, p in pairs]
+        return float(np.mean(each))
+
     def near(self, T: Array, label: Array) -> bool:
         """Whether a label may be off by so much."""
         return self._within(FAR, T, label)
@@ -115,22 +139,42 @@ class Places:
         return angle < limits[0] and distance < limits[1] * self.model.diameter
 
     def _join(self, tell: Callable[[int], object]) -> list[Place]:
-        """The place of each arrangement; neighbours that are the same place are one."""
+        """The place of each arrangement, cut where the object was moved; neighbours that are the same place are one."""
         places: list[Place] = []
-        for a in self.arrangements:
+        given, self.arrangements = self.arrangements, []
+        for a in given:
             place = self._search(a, self._views([a])) if self.seen(a) else None
-            if place is not None:
-                joined = self._merged(places[-1], place) if places else None
-                places[-1:] = [joined] if joined else [*places[-1:], place]
+            parts = self._cut(a, place) if place else []
+            self.arrangements += [x for part in parts for x in part.arrangements] or [a]
+            for part in parts:
+                joined = self._merged(places[-1], part) if places else None
+                places[-1:] = [joined] if joined else [*places[-1:], part]
             tell(len(a.images))
         return places
+
+    def _cut(self, a: Arrangement, place: Place) -> list[Place]:
+        """The place of an arrangement, or several: of the parts between which the object was moved."""
+        patches, T = self.patches[a.scene_id, a.images[0]], place.fit.T_world_center
+        prior = Fit(T, ALONE, self.aligner.size, self.aligner.size_sigma)
+        each = [settle(self.aligner, [view], prior) for view in self._prepared(patches)]
+        off = np.array([difference(T, x.T_world_center) if x else np.zeros(6) for x in each])
+        weights = np.array([np.linalg.inv(x.covariance + SCATTER) if x else np.zeros((6, 6)) for x in each])
+        firsts = [a.images.index(patches[k].image) for k in cuts(off, weights)]
+        parts = []
+        for begin, end in itertools.pairwise([0, *firsts, len(a.images)]):
+            part = replace(a, images=a.images[begin:end], T_camera_world=a.T_camera_world[begin:end])
+            inside = [p for p in patches if p.image in part.images]
+            self.patches[part.scene_id, part.images[0]] = inside
+            fit = self._settle(self._prepared(inside), T) if firsts else place.fit
+            parts.append(Place([part], fit or place.fit, place.lead))
+        return parts
 
     def _measure(self, places: Sequence[Place]) -> None:
         """Find out how large the object is, as a share of its model, from the places that tell it apart from the
         distance; the others take it over."""
         found = []
         for place in places:
-            fit = self.aligner.refine(self._views(place.arrangements), place.fit.T_world_center, free_size=True)
+            fit = self._settle(self._views(place.arrangements), place.fit.T_world_center, free_size=True)
             if fit is not None and fit.size_sigma < SIZE_KNOWN and abs(fit.size - 1.0) < SIZE_FAR:
                 found.append((fit.size, fit.size_sigma))
         if found:
@@ -144,13 +188,30 @@ class Places:
     def _doubted(self, fit: Fit, views: Sequence[View]) -> Fit:
         """With half of what the two ways of comparing edges differ by as a further uncertainty: where the model is not
         quite like the object, they err in different ways."""
-        other = self.aligner.match(spread(views, FINE), fit.T_world_center, BLURS[-1:])
+        other = self.aligner.match(spread(views, SOME), fit.T_world_center, BLURS[-1:])
         d = difference(fit.T_world_center, other) / 2
         return replace(fit, covariance=fit.covariance + np.outer(d, d))
 
     def _views(self, arrangements: Sequence[Arrangement]) -> list[View]:
-        patches = [p for a in arrangements for p in self.patches[a.scene_id, a.images[0]]]
-        return [self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front) for p in spread(patches, MOST)]
+        return self._prepared(spread([p for a in arrangements for p in self.patches[a.scene_id, a.images[0]]], MOST))
+
+    def _prepared(self, patches: Sequence[_Patch]) -> list[View]:
+        return [self.aligner.view(p.pixels, p.inside, p.T_view_world, p.front) for p in patches]
+
+    def _settle(self, views: Sequence[View], T_world_center: Array, free_size: bool = False) -> Fit | None:
+        """The likeliest place near one of which nothing is known. free_size: nor of the size."""
+        angle, distance = FAR[0], FAR[1] * self.model.diameter
+        unknown = np.diag(np.square(ANYWHERE * np.repeat([distance, angle], 3)))
+        sigma = ANYWHERE if free_size else self.aligner.size_sigma
+        return settle(
+            self.aligner, views, Fit(T_world_center, unknown, self.aligner.size, sigma), renderings=RENDERINGS
+        )
+
+    def _agreements(self, views: Sequence[View], places: Sequence[Array]) -> Array:
+        """How well each place explains the views, by edges and colours. Only differences count."""
+        edges = [self.aligner.agreement(views, T) for T in places]
+        colours = colour_agreements(self.aligner, views, [(T, self.aligner.size) for T in places])
+        return np.asarray(edges + COLOURS * colours)
 
     def _patches(self, dataset: BopDataset, instances: Sequence[Instance]) -> dict[tuple[int, int], list[_Patch]]:
         """Of each arrangement, by its scene and first image."""
@@ -171,28 +232,26 @@ class Places:
             label = x.T_camera_object @ self.T_object_center
             T_view_world = T_view_camera @ T_camera_world
             front = np.where(inside, front, np.float32(0.0))
-            patches[first].append(_Patch(pixels, inside, T_view_world, inverse(T_camera_world) @ label, front))
+            T_world_center = inverse(T_camera_world) @ label
+            patches[first].append(_Patch(x.im_id, pixels, inside, T_view_world, T_world_center, front))
         return patches
 
     def _search(self, a: Arrangement, views: list[View]) -> Place | None:
         """The place near the label that explains the views best."""
         label, align = self.label(a), self.aligner
-        few, some = spread(views, COARSE), spread(views, FINE)
+        few, some = spread(views, COARSE), spread(views, SOME)
         starts = [align.match(few, T, BLURS[:1]) for T in _around(label)]
         starts.sort(key=lambda T: -align.agreement(few, T, BLURS[0]))
-        found: list[tuple[float, Fit]] = []
-        for T in _distinct([label, *starts])[: BEST + 1]:
-            fit = align.refine(views, align.match(some, T, BLURS[1:]))
-            if fit is not None and self.near(fit.T_world_center, label):
-                value = align.agreement(views, fit.T_world_center) - doubt(fit.T_world_center, label)
-                found.append((value, fit))
-        if not found:
+        fits = [self._settle(some, T) for T in _distinct([label, *starts])[: BEST + 1]]
+        near = [f for f in fits if f is not None and self.near(f.T_world_center, label)]
+        if not near:
             return None
-        found.sort(key=lambda f: -f[0])
-        value, best = found[0]
-        rivals = [v for v, f in found[1:] if not self._within(OTHER, f.T_world_center, best.T_world_center)]
-        agreement = align.agreement(views, best.T_world_center)
-        return Place([a], best, agreement, value - max(rivals, default=-1.0))
+        places = [f.T_world_center for f in near]
+        values = self._agreements(views, places) - [doubt(T, label) for T in places]
+        first = int(values.argmax())
+        other = [not self._within(OTHER, T, places[first]) for T in places]
+        best = self._settle(views, places[first]) or near[first]
+        return Place([a], best, float(values[first] - max(values[other], default=-1.0)))
 
     def _merged(self, last: Place, place: Place) -> Place | None:
         """Both in one, if the object did not move between them: one place explains the images of each as well as its
@@ -205,14 +264,36 @@ class Places:
         arrangements = [*last.arrangements, *place.arrangements]
         views = self._views(arrangements)
         start = max(last, place, key=lambda p: sum(len(a.images) for a in p.arrangements)).fit.T_world_center
-        fit = self.aligner.refine(views, start)
+        fit = self._settle(views, start)
         if fit is None:
             return None
         for part in (last, place):
-            if self.aligner.agreement(self._views(part.arrangements), fit.T_world_center) < part.agreement - SAME:
+            own = part.fit.T_world_center
+            joint, alone = self._agreements(self._views(part.arrangements), [fit.T_world_center, own])
+            if joint < alone - SAME:
                 return None
-        agreement = self.aligner.agreement(views, fit.T_world_center)
-        return Place(arrangements, fit, agreement, max(last.lead, place.lead))
+        return Place(arrangements, fit, max(last.lead, place.lead))
+
+
+def cuts(off: Array, weights: Array) -> list[int]:
+    """Where a sequence of vectors (N, D) changes from one mean to another: the first of each part but the first. Each
+    part has at least two. weights (N, D, D): inverse covariances."""
+    best, gain = 0, MOVED
+    whole = _scatter(off, weights)
+    for k in range(2, len(off) - 1):
+        less = whole - _scatter(off[:k], weights[:k]) - _scatter(off[k:], weights[k:])
+        if less > gain:
+            best, gain = k, less
+    if not best:
+        return []
+    return [*cuts(off[:best], weights[:best]), best, *(best + k for k in cuts(off[best:], weights[best:]))]
+
+
+def _scatter(off: Array, weights: Array) -> float:
+    """The sum of squared deviations from the weighted mean."""
+    total = weights.sum(0) + 1e-9 * np.eye(off.shape[1])
+    mean = np.linalg.solve(total, np.einsum("nij,nj->i", weights, off))
+    return float(np.einsum("ni,nij,nj->", off - mean, weights, off - mean))
 
 
 def doubt(T: Array, label: Array) -> float:

@@ -83,7 +83,8 @@ def relabel(
     object_ids: Sequence[int] = (),
     tell: Callable[[int], object] = lambda images: None,
 ) -> list[Correction]:
-    """Corrections for all objects, or for those of `object_ids`, one for each of their arrangements.
+    """Corrections for all objects, or for those of `object_ids`, one for each of their arrangements, or of the parts of
+    one in which the object was moved.
 
     instances: all of the split, because the labels of all objects tell how the camera moved. tell: is called with the
     number of images that are done. Raises InputError for an image or a mesh that can't be read.
@@ -100,7 +101,7 @@ def relabel(
             own = [a for a in arrangements if a.object_id == object_id]
             places = Places(dataset, instances, own)
             found = {id(a): place for place in places.find(tell) for a in place.arrangements}
-            corrections += [_decide(places, a, found.get(id(a))) for a in own]
+            corrections += [_decide(places, a, found.get(id(a))) for a in places.arrangements]
             places.close()
     return corrections
 
@@ -159,7 +160,7 @@ def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
         reason = "too far from the label"
     elif _right(places, a, fit):
         reason, confirmed = "the label agrees with the images", True
-    elif after - doubt(found, label) < before:
+    elif places.gain(a, found) < doubt(found, label):
         reason, confirmed = "the label fits as well", True
     T_world_object = a.T_world_object if reason else found @ inverse(places.T_object_center)
     figures = angle, distance, sigma_angle, sigma_distance, before, after
