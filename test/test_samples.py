@@ -240,6 +240,27 @@ def test_objects_occlude_each_other() -> None:
     samples.close()
 
 
+@pytest.mark.parametrize("cutouts", [0.0, 1.0])
+def test_large_occluders_hide_a_side_of_the_object(cutouts: float) -> None:
+    """Of drawn shapes and of other objects alike: more than half of an object is hidden much more often."""
+    other = np.zeros((CROP.size, CROP.size, 4), np.uint8)
+    other[40:90, 50:80] = (200, 0, 0, 255)
+
+    def half_hidden(large: float) -> float:
+        around, look = black(), AppearanceConfig(occluders=1.0, cutouts=cutouts, large=large)
+        around.add(1, other)
+        hidden, rng = [], np.random.default_rng(0)
+        for _ in range(150):
+            points = np.zeros((64, 3), np.float32)
+            points.reshape(8, 8, 3)[[0, 1, 6, 7]] = np.nan  # the object: the middle of the window
+            points.reshape(8, 8, 3)[:, [0, 1, 6, 7]] = np.nan
+            around.finish(np.zeros((CROP.size, CROP.size, 3), np.uint8), points, 0, look, rng)
+            hidden.append(np.isnan(points[:, 0]).sum() - 48)
+        return float(np.mean(np.array(hidden) > 8))
+
+    assert half_hidden(1.0) > 2 * half_hidden(0.0) > 0.0
+
+
 def test_beyond_the_border_there_is_nothing() -> None:
     """Black, as where the window reaches out of the camera's image, at most 0.4 of the side deep; any side."""
     config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(border=1.0, colour=1.0, noise=10.0))

@@ -48,26 +48,28 @@ class Surroundings:
     def _occlude(
         self, image: Image, points: NDArray[np.float32], index: int, config: AppearanceConfig, rng: np.random.Generator
     ) -> Image:
+        large = config.large > 0 and rng.uniform() < config.large
         if config.cutouts > 0 and rng.uniform() < config.cutouts:
-            other = self._other(index, len(image), rng)
+            other = self._other(index, len(image), rng, large)
             if other is not None:
                 hide(points, other[..., 3] > 127)
                 return over(other, image)
-        texture, alpha = occluder(rng, self.backgrounds, len(image))
+        texture, alpha = occluder(rng, self.backgrounds, len(image), large)
         mask = (alpha[..., 0] * 255.0).astype(np.uint8)
         hide(points, mask > 127)
         return blend(texture, mask, image)
 
-    def _other(self, index: int, size: int, rng: np.random.Generator) -> Image | None:
-        """Any other object than `index`, turned, of 0.6 to 1.3 times its size, off the middle of a window: (size, size,
-        4), premultiplied. None where there is no other yet."""
+    def _other(self, index: int, size: int, rng: np.random.Generator, large: bool) -> Image | None:
+        """Any other object than `index`, turned, of 0.6 to 1.3 times its size, or larger, off the middle of a window:
+        (size, size, 4), premultiplied. None where there is no other yet."""
         others = [views for k, views in self._views.items() if k != index]
         if not others:
             return None
         views = others[int(rng.integers(len(others)))]
         view = views[int(rng.integers(len(views)))]
+        scales = (1.2, 2.2) if large else (0.6, 1.3)
         middle, where = (len(view) - 1) / 2, rng.uniform(0.0, 2.0 * np.pi)
-        M = cv2.getRotationMatrix2D((middle, middle), rng.uniform(-180.0, 180.0), rng.uniform(0.6, 1.3))
+        M = cv2.getRotationMatrix2D((middle, middle), rng.uniform(-180.0, 180.0), rng.uniform(*scales))
         M[:, 2] += (size - 1) / 2 - middle + rng.uniform(0.2, 0.6) * size * np.array([np.cos(where), np.sin(where)])
         return cv2.warpAffine(view, M, (size, size), flags=cv2.INTER_LINEAR)
 

@@ -32,6 +32,9 @@ class AppearanceConfig:
     cutouts: float = knob(
         0.0, "Share of occluders that are other objects of the same network, rendered or photographed.", 0.0, 1.0
     )
+    large: float = knob(
+        0.0, "Share of occluders that are as large as the object, and hide a side of it, or more.", 0.0, 1.0
+    )
     border: float = knob(0.0, "Probability that the camera's image ends within the window: black beyond.", 0.0, 1.0)
     colour: float = knob(
         0.0, "Strength of brightness, contrast, gamma and white-balance jitter of the whole image.", 0.0, 1.0
@@ -92,14 +95,16 @@ def repaint(rgba: Image, rng: np.random.Generator) -> Image:
     return np.dstack([np.clip(colour, 0.0, alpha), alpha]).astype(np.uint8)
 
 
-def occluder(rng: np.random.Generator, backgrounds: Backgrounds, size: int) -> tuple[Image, NDArray[np.float32]]:
+def occluder(
+    rng: np.random.Generator, backgrounds: Backgrounds, size: int, large: bool = False
+) -> tuple[Image, NDArray[np.float32]]:
     """A random shape filled with a part of a random background: (size, size, 3) colour and (size, size, 1) alpha in [0,
-    1]."""
+    1]. large: see AppearanceConfig."""
     mask = np.zeros((size, size), np.uint8)
     angle = rng.uniform(0.0, 2.0 * np.pi)
-    offset = rng.uniform(0.1, 0.45) * size
+    offset = rng.uniform(*((0.25, 0.65) if large else (0.1, 0.45))) * size
     x, y = size / 2 + offset * np.cos(angle), size / 2 + offset * np.sin(angle)
-    r = rng.uniform(0.08, 0.32) * size
+    r = rng.uniform(*((0.3, 0.5) if large else (0.08, 0.32))) * size
     if rng.uniform() < 0.5:
         axes = (int(r), int(r * rng.uniform(0.4, 1.0)) + 1)
         cv2.ellipse(mask, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1, cv2.LINE_AA)
