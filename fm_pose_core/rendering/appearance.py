@@ -102,7 +102,7 @@ def occluder(
     1]. large: see AppearanceConfig."""
     mask = np.zeros((size, size), np.uint8)
     angle = rng.uniform(0.0, 2.0 * np.pi)
-    offset = rng.uniform(*((0.25, 0.65) if large else (0.1, 0.45))) * size
+    offset = rng.uniform(*((0.2, 0.55) if large else (0.1, 0.45))) * size
     x, y = size / 2 + offset * np.cos(angle), size / 2 + offset * np.sin(angle)
     r = rng.uniform(*((0.3, 0.5) if large else (0.08, 0.32))) * size
     if rng.uniform() < 0.5:
