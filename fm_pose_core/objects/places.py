@@ -24,6 +24,8 @@ from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.photographs import occluding_depth, others_in_image
 from fm_pose_core.objects.settle import colour_agreements, settle
 from fm_pose_core.rendering.mesh import load_mesh
+from fm_pose_core.rendering.raycaster import Raycaster, raycaster_installed
+from fm_pose_core.rendering.renderer import Renderer
 
 VISIBLE = 0.3  # what shows less of the object says little of its place
 MOST = 40  # images of an arrangement that are compared
@@ -46,7 +48,9 @@ FAR = (np.radians(45.0), 0.5)  # radians, diameters: nobody labels so wrong; it 
 # Where each image by itself has the object: it is looked for about the arrangement's place, and errs besides.
 ALONE = np.diag(np.square(np.repeat([0.015, np.radians(8.0)], 3)))
 SCATTER = np.diag(np.square(np.repeat([0.003, np.radians(2.0)], 3)))
-MOVED = 20.0  # by so much less is the sum of squared deviations (chi square) in two parts: the object was moved
+# By so much less is the sum of squared deviations (chi square) in two parts, and by so much better does a part's own
+# place agree: the object was moved.
+MOVED, BETTER = 20.0, 0.1
 SIZE_KNOWN, SIZE_FAR = 0.01, 0.1  # standard deviation of a size that tells something; none is off by more
 
 Item = TypeVar("Item")
@@ -87,7 +91,8 @@ class Places:
         nearest = float(np.quantile([x.T_camera_object[2, 3] for x in own], 0.05))
         native = MARGIN * self.model.diameter / nearest * max(x.camera.K[0, 0] for x in own)
         crop = Crop.around(self.model.diameter, nearest, MARGIN, int(np.clip(native, 64, LARGEST)))
-        self.aligner = Aligner(load_mesh(self.model.mesh_path, MM).simplified(FACES), crop)
+        draws = Raycaster if raycaster_installed() else Renderer  # which takes three times as long without a GPU
+        self.aligner = Aligner(load_mesh(self.model.mesh_path, MM).simplified(FACES), crop, draws)
         self.T_object_center = transform(np.eye(3), self.aligner.center)
         self.patches = self._patches(dataset, instances)
 
@@ -160,14 +165,26 @@ class Places:
         off = np.array([difference(T, x.T_world_center) if x else np.zeros(6) for x in each])
         weights = np.array([np.linalg.inv(x.covariance + SCATTER) if x else np.zeros((6, 6)) for x in each])
         firsts = [a.images.index(patches[k].image) for k in cuts(off, weights)]
+        if not firsts:
+            return [place]
         parts = []
         for begin, end in itertools.pairwise([0, *firsts, len(a.images)]):
             part = replace(a, images=a.images[begin:end], T_camera_world=a.T_camera_world[begin:end])
             inside = [p for p in patches if p.image in part.images]
             self.patches[part.scene_id, part.images[0]] = inside
-            fit = self._settle(self._prepared(inside), T) if firsts else place.fit
-            parts.append(Place([part], fit or place.fit, place.lead))
+            parts.append(self._moved(replace(place, arrangements=[part])))
+        if all(part.fit is place.fit for part in parts):
+            self.patches[a.scene_id, a.images[0]] = patches
+            return [place]
         return parts
+
+    def _moved(self, part: Place) -> Place:
+        """With a place of its own, if that explains the part's images much better."""
+        views, T = self._views(part.arrangements), part.fit.T_world_center
+        own = self._settle(views, T)
+        if own is None or np.diff(self._agreements(views, [T, own.T_world_center])) < BETTER:
+            return part
+        return replace(part, fit=own)
 
     def _measure(self, places: Sequence[Place]) -> None:
         """Find out how large the object is, as a share of its model, from the places that tell it apart from the

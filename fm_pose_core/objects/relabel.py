@@ -25,7 +25,7 @@ from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
 from fm_pose_core.objects.places import SAME, VISIBLE, Place, Places, doubt, squared_deviations
 
 RIGHT = 2.1  # squared deviations a coordinate, within which a label is right: 95 % of chi square with 6 degrees
-SURE = (np.radians(2.5), 0.012)  # radians, metres: standard deviations beyond which a correction is refused
+SURE = (np.radians(4.0), 0.02)  # radians, metres: standard deviations beyond which a correction is refused
 LEAST = 0.2  # agreement: with less, it is not the model's edges that were found
 
 
