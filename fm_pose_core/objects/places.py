@@ -203,8 +203,8 @@ class Places:
             self.aligner.size_sigma = float(np.sqrt((weights**2) @ (sigmas**2) + spread))
 
     def _doubted(self, fit: Fit, views: Sequence[View]) -> Fit:
-        """With half of what the two ways of comparing edges differ by as a further uncertainty: where the model is not
-        quite like the object, they err in different ways."""
+        """With half of what the two ways of comparing differ by as a further uncertainty: where the model is not quite
+        like the object, they err in different ways."""
         other = self.aligner.match(spread(views, SOME), fit.T_world_center, BLURS[-1:])
         d = difference(fit.T_world_center, other) / 2
         return replace(fit, covariance=fit.covariance + np.outer(d, d))

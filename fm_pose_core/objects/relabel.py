@@ -1,9 +1,9 @@
 """Labels of objects that stand still, corrected from the images.
 
 People label such objects once for an arrangement, and the error of that label is then the same in all of its images.
-Here one place of the object is found that explains the edges in all images of an arrangement together (alignment.py),
-beginning at the label. The camera's motion comes from the labels of all objects (arrangements.py), in which such errors
-cancel.
+Here one place of the object is found that explains all images of an arrangement together, by edges and colours
+(places.py), beginning at the label. The camera's motion comes from the labels of all objects (arrangements.py), in
+which such errors cancel.
 """
 
 import json
