@@ -1,6 +1,6 @@
 """Make demo/scene: a few photographs of Occlusion-LINEMOD with labels, small enough to keep in the repository.
 
-python dev/demo_scene.py $FM_POSE_DATA/lmo runs/lmo/labels demo/scene \\
+python dev/demo_scene.py $FM_POSE_DATA/lmo config/labels/lmo demo/scene \\
     --frames 3,17,36,47,61,72,96,107,1038,1061,1098,1123
 """
 
