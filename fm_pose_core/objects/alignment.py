@@ -39,7 +39,7 @@ STEP = 0.5  # pixels, of the search
 TUKEY = 3.0  # pixels: an edge farther off is another one
 OCCLUDED = 4e-3  # metres: what is nearer than the object by more hides it
 FEWEST = 30  # points; a photograph that shows fewer says nothing
-ROUNDS = 2  # of `match` at each blur: how often the model is rendered anew
+ROUNDS = 2  # of `match`: how often the model is rendered anew
 LEAST_DISTANCE = 0.3  # pixels: edges are not known better one by one
 SIZE_SIGMA = 0.02  # how far a model's size may be off, as long as nothing is known
 
@@ -126,18 +126,17 @@ class Aligner:
         gradients = _gradients(pixels) * inside[None, ..., None]
         return View(T_view_world, gradients, front, colour_bins(pixels, inside))
 
-    def match(self, views: Sequence[View], T_world_center: Array, blurs: Sequence[float]) -> Array:
-        """The nearest place with the best agreement of orientations, coarse to fine."""
+    def match(self, views: Sequence[View], T_world_center: Array, blur: float = BLURS[-1]) -> Array:
+        """The nearest place with the best agreement of orientations."""
         T = T_world_center
-        for blur in blurs:
-            for _ in range(ROUNDS):
-                function = self._match(views, T, blur)
-                if function is None:
-                    return T
-                y = minimize(function, np.zeros(6), jac=True, method="BFGS", options={"maxiter": 30, "gtol": 1e-4}).x
-                T = self.moved(T, y)
-                if np.abs(y).max() < 2e-3:
-                    break
+        for _ in range(ROUNDS):
+            function = self._match(views, T, blur)
+            if function is None:
+                return T
+            y = minimize(function, np.zeros(6), jac=True, method="BFGS", options={"maxiter": 30, "gtol": 1e-4}).x
+            T = self.moved(T, y)
+            if np.abs(y).max() < 2e-3:
+                break
         return T
 
     def agreement(self, views: Sequence[View], T_world_center: Array, blur: float = BLURS[-1]) -> float:

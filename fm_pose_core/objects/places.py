@@ -205,7 +205,7 @@ class Places:
     def _doubted(self, fit: Fit, views: Sequence[View]) -> Fit:
         """With half of what the two ways of comparing differ by as a further uncertainty: where the model is not quite
         like the object, they err in different ways."""
-        other = self.aligner.match(spread(views, SOME), fit.T_world_center, BLURS[-1:])
+        other = self.aligner.match(spread(views, SOME), fit.T_world_center)
         d = difference(fit.T_world_center, other) / 2
         return replace(fit, covariance=fit.covariance + np.outer(d, d))
 
@@ -257,7 +257,7 @@ class Places:
         """The place near the label that explains the views best."""
         label, align = self.label(a), self.aligner
         few, some = spread(views, COARSE), spread(views, SOME)
-        starts = [align.match(few, T, BLURS[:1]) for T in _around(label)]
+        starts = [align.match(few, T, BLURS[0]) for T in _around(label)]
         starts.sort(key=lambda T: -align.agreement(few, T, BLURS[0]))
         fits = [self._settle(some, T) for T in _distinct([label, *starts])[: BEST + 1]]
         near = [f for f in fits if f is not None and self.near(f.T_world_center, label)]

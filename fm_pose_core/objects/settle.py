@@ -2,7 +2,7 @@
 (alignment.py) and by the colours on both sides of the outline (outlines.py)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class _Evidence:
     def with_common_error(self, sigma: float) -> "_Evidence":
         """All points err alike by `sigma` pixels, besides."""
         less = 1.0 + sigma**2 * self.precision
-        return _Evidence(self.information / less, self.gradient / less, self.precision / less, self.found)
+        return replace(self, information=self.information / less, gradient=self.gradient / less)
 
 
 def settle(
