@@ -261,6 +261,18 @@ def test_large_occluders_hide_a_side_of_the_object(cutouts: float) -> None:
     assert half_hidden(1.0) > 2 * half_hidden(0.0) > 0.0
 
 
+def test_occluders_leave_a_tenth_of_an_object() -> None:
+    """Of one that shows in 10 cells, at the window's corner: at least one, and sometimes all but one are hidden."""
+    around, look = black(), AppearanceConfig(occluders=1.0, large=1.0, border=1.0)
+    left, rng = [], np.random.default_rng(0)
+    for _ in range(300):
+        points = np.full((64, 3), np.nan, np.float32)
+        points[:10] = 0.0
+        around.finish(np.zeros((CROP.size, CROP.size, 3), np.uint8), points, 0, look, rng)
+        left.append(np.isfinite(points[:, 0]).sum())
+    assert min(left) == 1 and max(left) == 10
+
+
 def test_beyond_the_border_there_is_nothing() -> None:
     """Black, as where the window reaches out of the camera's image, at most 0.4 of the side deep; any side."""
     config = SyntheticConfig(viewpoints=VIEWS, appearance=AppearanceConfig(border=1.0, colour=1.0, noise=10.0))

@@ -70,6 +70,20 @@ def test_what_all_points_have_in_common_does_not_go_away_with_more_views() -> No
     assert across[0] > across[1] > least and across[1] > across[0] / np.sqrt(60) * 2
 
 
+def test_views_that_contradict_each_other_make_a_place_less_certain() -> None:
+    """One camera is 2 mm from where it is said to be."""
+    aligner, views = photographs(DIRECTIONS)
+    moved = transform(np.eye(3), np.array([0.002, 0.0, 0.0])) @ views[0].T_view_world
+    doubtful = [replace(views[0], T_view_world=moved), *views[1:]]
+    prior = Fit(TRUTH, NOWHERE, 1.0, 0.01)
+    sure, unsure = settle(aligner, views, prior, renderings=12), settle(aligner, doubtful, prior, renderings=12)
+    assert sure is not None and unsure is not None
+    assert np.trace(unsure.covariance[:3, :3]) > 1.5 * np.trace(sure.covariance[:3, :3])
+    e = difference(unsure.T_world_center, TRUTH)
+    assert e @ np.linalg.solve(unsure.covariance, e) < 30.0  # chi square with 6 degrees of freedom
+    aligner.close()
+
+
 def test_what_stands_before_the_object_is_no_outline_of_it() -> None:
     """Something in the object's own colour stands before its right edge, and reaches four pixels beyond: a view that
     knows of it is not led astray, one that does not finds its outline there."""

@@ -76,6 +76,12 @@ class Fit:
     size: float
     size_sigma: float
 
+    @property
+    def deviations(self) -> tuple[float, float]:
+        """Of the rotation and of the place, radians and metres, all axes together."""
+        metres, radians = (float(np.sqrt(np.trace(self.covariance[k, k]))) for k in (slice(3), slice(3, 6)))
+        return radians, metres
+
 
 def difference(A: Array, B: Array) -> Array:
     """(6,): the motion from one place to another, metres and radians, in the frame of A's object."""
@@ -276,10 +282,6 @@ class Distances:
     def weights(self) -> Array:
         """Tukey's biweight (N,)."""
         return np.asarray(np.square(np.maximum(1.0 - np.square(self.distances / self.reach), 0.0)))
-
-    @property
-    def inliers(self) -> float:
-        return float(self.weights.mean())
 
     @property
     def variance(self) -> float:

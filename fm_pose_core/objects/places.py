@@ -7,7 +7,6 @@ Labels may pass over a small move: somebody touched the object, and its label st
 roughly, where the object is. Where that changes from one image on, the arrangement is cut in two.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -34,6 +33,7 @@ FACES = 15_000  # of the model: finer is not seen
 FIRST_TURN = np.radians(10.0)  # from the label to the places where the search begins as well
 COARSE, SOME = 6, 12  # images that are enough to search with
 BEST = 4  # places of the coarse search that are followed
+SURE = (np.radians(4.0), 0.02)  # radians, metres: standard deviations beyond which nobody knows the place
 SAME = 0.02  # agreement: two places whose agreement differs by less explain the images alike
 COLOURS = 0.2  # agreement for each pixel by which an outline agrees better with the colours
 RENDERINGS = 12  # of the model, until it has settled
@@ -64,6 +64,14 @@ class Place:
     arrangements: list[Arrangement]
     fit: Fit
     lead: float
+
+    @property
+    def unsure(self) -> str:
+        """Why the images do not say where the object is, or nothing."""
+        angle, distance = self.fit.deviations
+        if angle > SURE[0] or distance > SURE[1]:
+            return f"the images leave it open: ± {np.degrees(angle):.1f}°, ± {distance / MM:.0f} mm"
+        return "the images agree with two places alike" if self.lead < SAME else ""
 
 
 @dataclass(frozen=True)
@@ -150,41 +158,62 @@ class Places:
         for a in given:
             place = self._search(a, self._views([a])) if self.seen(a) else None
             parts = self._cut(a, place) if place else []
-            self.arrangements += [x for part in parts for x in part.arrangements] or [a]
+            kept = [x for part in parts for x in part.arrangements]
+            self.arrangements += [*kept, *self._left(a, kept)]
             for part in parts:
                 joined = self._merged(places[-1], part) if places else None
                 places[-1:] = [joined] if joined else [*places[-1:], part]
             tell(len(a.images))
         return places
 
+    def _left(self, a: Arrangement, kept: Sequence[Arrangement]) -> list[Arrangement]:
+        """What is left of an arrangement beside those of its images whose place is found, if anything is."""
+        if not kept:
+            return [a]
+        rest = [k for k, image in enumerate(a.images) if not any(image in part.images for part in kept)]
+        return [self._part(a, rest, [])] if rest else []
+
+    def _part(self, a: Arrangement, chosen: Sequence[int], patches: Sequence[_Patch]) -> Arrangement:
+        """Some images of an arrangement, with their patches among those of all."""
+        images = [a.images[k] for k in chosen]
+        self.patches[a.scene_id, images[0]] = [p for p in patches if p.image in images]
+        return replace(a, images=images, T_camera_world=[a.T_camera_world[k] for k in chosen])
+
     def _cut(self, a: Arrangement, place: Place) -> list[Place]:
-        """The place of an arrangement, or several: of the parts between which the object was moved."""
-        patches, T = self.patches[a.scene_id, a.images[0]], place.fit.T_world_center
-        prior = Fit(T, ALONE, self.aligner.size, self.aligner.size_sigma)
-        each = [settle(self.aligner, [view], prior) for view in self._prepared(patches)]
-        off = np.array([difference(T, x.T_world_center) if x else np.zeros(6) for x in each])
-        weights = np.array([np.linalg.inv(x.covariance + SCATTER) if x else np.zeros((6, 6)) for x in each])
-        firsts = [a.images.index(patches[k].image) for k in cuts(off, weights)]
-        if not firsts:
-            return [place]
-        parts = []
-        for begin, end in itertools.pairwise([0, *firsts, len(a.images)]):
-            part = replace(a, images=a.images[begin:end], T_camera_world=a.T_camera_world[begin:end])
-            inside = [p for p in patches if p.image in part.images]
-            self.patches[part.scene_id, part.images[0]] = inside
-            parts.append(self._moved(replace(place, arrangements=[part])))
-        if all(part.fit is place.fit for part in parts):
+        """The place of an arrangement, or several: of the parts between which the object was moved. Images between two
+        parts that tell nothing of its place by themselves, or were not asked, belong to neither."""
+        patches = self.patches[a.scene_id, a.images[0]]
+        prior = replace(place.fit, covariance=ALONE)
+        alone = [settle(self.aligner, [view], prior) for view in self._prepared(patches)]
+        found = [(p.image, fit) for p, fit in zip(patches, alone, strict=True) if fit is not None]
+        off = np.array([difference(prior.T_world_center, fit.T_world_center) for _, fit in found]).reshape(-1, 6)
+        weights = np.array([np.linalg.inv(fit.covariance + SCATTER) for _, fit in found]).reshape(-1, 6, 6)
+        firsts = cuts(off, weights)
+        first, last = ([a.images.index(found[k + step][0]) for k in firsts] for step in (0, -1))
+        parts: list[tuple[int, int, Place | None]] = []
+        for begin, end in zip([0, *first], [*last, len(a.images) - 1], strict=True):
+            moved = self._moved(self._part(a, range(begin, end + 1), patches), place) if firsts else None
+            if parts and moved is None and parts[-1][2] is None:
+                begin, *_ = parts.pop()
+            parts.append((begin, end, moved))
+        if len(parts) == 1:
             self.patches[a.scene_id, a.images[0]] = patches
             return [place]
-        return parts
+        return [x or self._stayed(self._part(a, range(i, j + 1), patches), place) for i, j, x in parts]
 
-    def _moved(self, part: Place) -> Place:
-        """With a place of its own, if that explains the part's images much better."""
-        views, T = self._views(part.arrangements), part.fit.T_world_center
-        own = self._settle(views, T)
-        if own is None or np.diff(self._agreements(views, [T, own.T_world_center])) < BETTER:
-            return part
-        return replace(part, fit=own)
+    def _moved(self, part: Arrangement, place: Place) -> Place | None:
+        """The place of a part of an arrangement, if it is sure and explains the part's images much better than the
+        arrangement's."""
+        views = self._views([part])
+        own, T = self._search(part, views), place.fit.T_world_center
+        if own is None or own.unsure:
+            return None
+        return own if np.diff(self._agreements(views, [T, own.fit.T_world_center])) > BETTER else None
+
+    def _stayed(self, part: Arrangement, place: Place) -> Place:
+        """The place of a part in which the object was not moved: found anew, without the others, if that is sure."""
+        own = self._search(part, self._views([part]))
+        return own if own is not None and not own.unsure else replace(place, arrangements=[part])
 
     def _measure(self, places: Sequence[Place]) -> None:
         """Find out how large the object is, as a share of its model, from the places that tell it apart from the
@@ -268,7 +297,7 @@ class Places:
         first = int(values.argmax())
         other = [not self._within(OTHER, T, places[first]) for T in places]
         best = self._settle(views, places[first]) or near[first]
-        return Place([a], best, float(values[first] - max(values[other], default=-1.0)))
+        return Place([a], best, float(values[first] - max(values[other], default=-np.inf)))
 
     def _merged(self, last: Place, place: Place) -> Place | None:
         """Both in one, if the object did not move between them: one place explains the images of each as well as its

@@ -22,10 +22,9 @@ from fm_pose_core.geometry import Array, inverse
 from fm_pose_core.objects.alignment import Fit
 from fm_pose_core.objects.arrangements import Arrangement, apart, find_arrangements
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
-from fm_pose_core.objects.places import SAME, VISIBLE, Place, Places, doubt, squared_deviations
+from fm_pose_core.objects.places import VISIBLE, Place, Places, doubt, squared_deviations
 
 RIGHT = 2.1  # squared deviations a coordinate, within which a label is right: 95 % of chi square with 6 degrees
-SURE = (np.radians(4.0), 0.02)  # radians, metres: standard deviations beyond which a correction is refused
 LEAST = 0.2  # agreement: with less, it is not the model's edges that were found
 
 
@@ -147,15 +146,12 @@ def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
     fit, label = place.fit, places.label(a)
     found = fit.T_world_center
     angle, distance = apart(found, label)
-    sigma_angle, sigma_distance = (float(np.sqrt(np.trace(fit.covariance[k, k]))) for k in (slice(3, 6), slice(3)))
     before, after = places.agreement(a), places.agreement(a, found)
     reason, confirmed = "", False
     if after < LEAST:
         reason = "the images do not show the model's edges"
-    elif sigma_angle > SURE[0] or sigma_distance > SURE[1]:
-        reason = f"the images leave it open: ± {np.degrees(sigma_angle):.1f}°, ± {sigma_distance / MM:.0f} mm"
-    elif place.lead < SAME:
-        reason = "the images agree with two places alike"
+    elif place.unsure:
+        reason = place.unsure
     elif not places.near(found, label):
         reason = "too far from the label"
     elif _right(places, a, fit):
@@ -163,7 +159,7 @@ def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
     elif places.gain(a, found) < doubt(found, label):
         reason, confirmed = "the label fits as well", True
     T_world_object = a.T_world_object if reason else found @ inverse(places.T_object_center)
-    figures = angle, distance, sigma_angle, sigma_distance, before, after
+    figures = angle, distance, *fit.deviations, before, after
     return Correction(a, T_world_object, *figures, reason, confirmed)
 
 

@@ -21,7 +21,7 @@ NEIGHBOURS = 8.0  # points of an outline that have the same error
 # model's surface, light and shadow displace many of them alike. On simulated photographs (benchmarks/relabelling.py)
 # this much explains the error.
 COMMON_ERROR = 0.06  # pixels
-NOTHING = 0.05  # share of edges and of outline points: with fewer, nothing of the model was found
+NOTHING = 0.05  # share of the points of edges and outlines: with fewer, nothing of the model was found
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,43 @@ class _Drawn:
 
 @dataclass
 class _Evidence:
-    """The normal equations of edges and outlines, (7, 7) and (7,). precision: of all their points' distances together,
-    1 / pixels². found: whether any view shows anything of the model."""
+    """The normal equations of edges and outlines, (7, 7) and, for each view, (7,). precision: of all their points'
+    distances together, 1 / pixels². shown, points: of how many points the views show something, and of how many they
+    could."""
 
     information: Array
-    gradient: Array
+    gradients: list[Array]
     precision: float = 0.0
-    found: bool = False
+    shown: float = 0.0
+    points: int = 0
 
-    def add(self, J: Array, distances: Array, precision: Array) -> None:
-        """Points' distances (N,), how they change with a motion (N, 7), and their precision (N,)."""
+    def add(self, J: Array, distances: Array, precision: Array, shown: Array) -> None:
+        """To the last view: points' distances (N,), how they change with a motion (N, 7), their precision (N,), and
+        whether or how well they are seen (N,)."""
         weighted = J * precision[:, None]
         self.information += weighted.T @ J
-        self.gradient += weighted.T @ np.where(precision > 0, distances, 0.0)
+        self.gradients[-1] += weighted.T @ np.where(precision > 0, distances, 0.0)
         self.precision += float(precision.sum())
+        self.shown, self.points = self.shown + float(shown.sum()), self.points + len(shown)
+
+    @property
+    def gradient(self) -> Array:
+        """(7,), of all views."""
+        return np.asarray(np.sum(self.gradients, 0))
 
     def with_common_error(self, sigma: float) -> "_Evidence":
         """All points err alike by `sigma` pixels, besides."""
         less = 1.0 + sigma**2 * self.precision
-        return replace(self, information=self.information / less, gradient=self.gradient / less)
+        return replace(self, information=self.information / less, gradients=[g / less for g in self.gradients])
+
+    def covariance(self, known: Array) -> Array:
+        """(7, 7), with what was known before (7, 7). The points of a view may err alike: where there are several views,
+        by as much as these contradict each other (Liang and Zeger, Biometrika 1986)."""
+        spread = np.linalg.inv(self.information + known)
+        if len(self.gradients) < 2:
+            return np.asarray(spread)
+        g = np.stack(self.gradients)
+        return np.asarray(spread + spread @ (g.T @ g) @ spread)
 
 
 def settle(
@@ -86,9 +104,9 @@ def settle(
         T, size = aligner.moved(T, y), size * (1.0 + y[6])
         if reach == TUKEY and k % STEPS == 0 and np.abs(y).max() < SETTLED:
             break
-    if not seen.found:
+    if seen.shown < NOTHING * seen.points:
         return None
-    covariance = np.asarray(np.linalg.inv(seen.information + known) * np.outer(units, units), np.float64)
+    covariance = np.asarray(seen.covariance(known) * np.outer(units, units), np.float64)
     return Fit(T, covariance[:6, :6], float(size), float(np.sqrt(covariance[6, 6])))
 
 
@@ -100,40 +118,41 @@ def colour_agreements(aligner: Aligner, views: Sequence[View], places: Sequence[
     for view in views:
         depths = [aligner.draw(view.T_view_world @ T, size)[1] for T, size in places]
         shapes = [depth > 0 for depth in depths]
-        ratios = [likelihood_ratio(view.bins, shape, 0) for shape in shapes]
-        known = [np.where(hidden(d, view.front), np.float32(0.0), r) for d, r in zip(depths, ratios, strict=True)]
-        ratio = np.mean(known, 0)
+        bins = np.where(np.any([hidden(depth, view.front) for depth in depths], 0), np.int32(-1), view.bins)
+        ratio = np.mean([likelihood_ratio(bins, shape, 0) for shape in shapes], 0)
         found += [agreement(ratio, shape) for shape in shapes]
         length += sum(int(border(shape).sum()) for shape in shapes)
     return np.asarray(found * len(places) / (2.0 * CERTAIN * max(1, length)))
 
 
 def _draw(aligner: Aligner, view: View, T_world_center: Array, size: float, margin: int) -> _Drawn | None:
-    """None where the view does not show the model."""
+    """None where the view shows neither outline nor edges of the model."""
     T = view.T_view_world @ T_world_center
     rgba, depth = aligner.draw(T, size)
-    outline = outline_of(depth, hidden(depth, view.front))
+    others = hidden(depth, view.front)
+    outline, edges = outline_of(depth, others), aligner.edge_points(view, T, rgba, depth)
     if outline is None or len(outline.pixels) < FEWEST:
-        return None
+        return _Drawn(view, size, edges, np.zeros((0, 3)), np.zeros((0, 2)), np.zeros_like(depth)) if edges else None
     points = apply(inverse(T), aligner.points_at(outline.pixels, outline.depth))
-    ratio = likelihood_ratio(view.bins, outline.shape, margin)
-    return _Drawn(view, size, aligner.edge_points(view, T, rgba, depth), points, outline.normals, ratio)
+    ratio = likelihood_ratio(np.where(others, np.int32(-1), view.bins), outline.shape, margin)
+    return _Drawn(view, size, edges, points, outline.normals, ratio)
 
 
 def _look(
     aligner: Aligner, drawn: Sequence[_Drawn], T_world_center: Array, size: float, reach: float, noise: float
 ) -> _Evidence:
     """What the views say of the object where it is now."""
-    seen = _Evidence(np.zeros((7, 7)), np.zeros(7))
+    seen = _Evidence(np.zeros((7, 7)), [])
     for x in drawn:
         T, grown = x.view.T_view_world @ T_world_center, size / x.size
-        J, pixels = aligner.sensitivity(T, grown * x.points, x.normals)
-        outline = find_outline(x.ratio, x.view.strength, pixels, x.normals)
-        tukey = np.square(np.maximum(1.0 - np.square(outline.distances / (reach + SLACK)), 0.0))
-        seen.add(J, outline.distances, outline.seen * tukey / (NEIGHBOURS * noise**2 * outline.variances))
-        seen.found |= bool(outline.seen.mean() >= NOTHING)
+        seen.gradients.append(np.zeros(7))
+        if len(x.points):
+            J, pixels = aligner.sensitivity(T, grown * x.points, x.normals)
+            outline = find_outline(x.ratio, x.view.strength, pixels, x.normals)
+            tukey = np.square(np.maximum(1.0 - np.square(outline.distances / (reach + SLACK)), 0.0))
+            precision = outline.seen * tukey / (NEIGHBOURS * noise**2 * outline.variances)
+            seen.add(J, outline.distances, precision, outline.seen.astype(float))
         if x.edges is not None:
             edges = aligner.distances(x.view, x.edges, T_world_center, grown, reach, FAR)
-            seen.add(edges.J, edges.distances, edges.weights / (noise**2 * edges.variance))
-            seen.found |= edges.inliers >= NOTHING
+            seen.add(edges.J, edges.distances, edges.weights / (noise**2 * edges.variance), edges.weights)
     return seen.with_common_error(noise * COMMON_ERROR)

@@ -11,6 +11,7 @@ from fm_pose_core.rendering.backgrounds import Backgrounds
 
 Image = NDArray[np.uint8]
 KEPT = 64  # views of each object
+LEAST = 0.1  # share of the object that occluders leave visible: a window without any says nothing about it
 
 
 class Surroundings:
@@ -33,31 +34,37 @@ class Surroundings:
     def finish(
         self, image: Image, points: NDArray[np.float32], index: int, config: AppearanceConfig, rng: np.random.Generator
     ) -> Image:
-        """Occluders, jitter, and the border of the camera's image. Points that are hidden become NaN. index: of the
-        object that the image shows."""
+        """Occluders, jitter, and the border of the camera's image. Points that are hidden become NaN. An occluder that
+        would hide all but a tenth of the object is left out. index: of the object that the image shows."""
+        whole = _shown(points)
         for _ in range(2):
             if rng.uniform() < config.occluders:
-                image = self._occlude(image, points, index, config, rng)
+                image = self._occlude(image, points, whole, index, config, rng)
         image = jitter(image, rng, config)
         if config.border > 0 and rng.uniform() < config.border:
             beyond = beyond_border(len(image), rng)
-            image[beyond] = 0
-            hide(points, beyond)
+            if hide(points, beyond, whole):
+                image[beyond] = 0
         return image
 
     def _occlude(
-        self, image: Image, points: NDArray[np.float32], index: int, config: AppearanceConfig, rng: np.random.Generator
+        self,
+        image: Image,
+        points: NDArray[np.float32],
+        whole: int,
+        index: int,
+        config: AppearanceConfig,
+        rng: np.random.Generator,
     ) -> Image:
+        """whole: of how many cells the object was visible without occluders."""
         large = config.large > 0 and rng.uniform() < config.large
         if config.cutouts > 0 and rng.uniform() < config.cutouts:
             other = self._other(index, len(image), rng, large)
             if other is not None:
-                hide(points, other[..., 3] > 127)
-                return over(other, image)
+                return over(other, image) if hide(points, other[..., 3] > 127, whole) else image
         texture, alpha = occluder(rng, self.backgrounds, len(image), large)
         mask = (alpha[..., 0] * 255.0).astype(np.uint8)
-        hide(points, mask > 127)
-        return blend(texture, mask, image)
+        return blend(texture, mask, image) if hide(points, mask > 127, whole) else image
 
     def _other(self, index: int, size: int, rng: np.random.Generator, large: bool) -> Image | None:
         """Any other object than `index`, turned, of 0.6 to 1.3 times its size, or larger, off the middle of a window:
@@ -74,10 +81,20 @@ class Surroundings:
         return cv2.warpAffine(view, M, (size, size), flags=cv2.INTER_LINEAR)
 
 
-def hide(points: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-    """Points (L, 3) of the cells whose centre lies in the mask (S, S) become NaN."""
+def hide(points: NDArray[np.float32], mask: NDArray[np.bool_], whole: int = 0) -> bool:
+    """Points (L, 3) of the cells whose centre lies in the mask (S, S) become NaN; unless the object, visible in `whole`
+    cells, would be visible in less than a tenth of them: then False, and all stays."""
     cell = len(mask) // math.isqrt(len(points))
-    points[mask[cell // 2 :: cell, cell // 2 :: cell].ravel()] = np.nan
+    hidden = mask[cell // 2 :: cell, cell // 2 :: cell].ravel()
+    if _shown(points[~hidden]) < LEAST * whole:
+        return False
+    points[hidden] = np.nan
+    return True
+
+
+def _shown(points: NDArray[np.float32]) -> int:
+    """How many cells' points (L, 3) are visible."""
+    return int(np.isfinite(points[:, 0]).sum())
 
 
 def beyond_border(size: int, rng: np.random.Generator) -> NDArray[np.bool_]:
