@@ -3,7 +3,7 @@ import pytest
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, project, transform
-from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, score, solve_pnp
+from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, score, solve_pnp, widened
 
 BOX = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
 K = np.array([[320.0, 0.0, 63.5], [0.0, 320.0, 63.5], [0.0, 0.0, 1.0]])
@@ -20,6 +20,28 @@ def corners_of(T: Array) -> Array:
 def pose_error(T: Array, truth: Array) -> Array:
     """(x, y, z, rotX, rotY, rotZ) by which T is displaced from the truth, rotations about the camera's axes."""
     return np.concatenate([T[:3, 3] - truth[:3, 3], log_so3(T[:3, :3] @ truth[:3, :3].T)])
+
+
+def test_the_mean_of_what_is_possible_is_not_taken_for_a_box_far_away() -> None:
+    """What a perfect but unsure network answers: the mean and the deviation of the corners over all possible poses."""
+    rng = np.random.default_rng(0)
+    plain, wide = [], []
+    for _ in range(40):
+        truth = random_pose(rng)
+        turns = [exp_so3(np.radians(35.0) * rng.normal(size=3) / np.sqrt(3)) for _ in range(200)]
+        possible = np.stack([corners_of(truth @ transform(turn, np.zeros(3))) for turn in turns])
+        corners, deviation = possible.mean(0), possible.std(0)
+        for c, distances in ((corners, plain), (widened(corners, deviation), wide)):
+            found = solve_pnp(BOX, c, K, deviation).T_camera_object
+            distances.append(np.linalg.norm(apply(found, BOX).mean(0)) / np.linalg.norm(apply(truth, BOX).mean(0)))
+    assert np.median(plain) > 1.05 and np.median(wide) == pytest.approx(1.0, abs=0.015)
+
+
+def test_corners_that_are_known_or_no_good_are_not_widened() -> None:
+    corners = corners_of(random_pose(np.random.default_rng(0)))
+    np.testing.assert_allclose(widened(corners, np.zeros((8, 2))), corners)
+    for bad in (np.ones((8, 2)), np.full((8, 2), np.nan)):
+        np.testing.assert_array_equal(widened(bad, np.ones((8, 2))), bad)
 
 
 def test_exact_corners_give_the_pose_back() -> None:

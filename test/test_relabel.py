@@ -262,10 +262,10 @@ def test_nobody_knows_on_which_side_of_a_move_a_hidden_image_is(
     numbered = [replace(x, im_id=k, visible_fraction=0.1 if k in (1, 3) else 1.0) for k, x in enumerate(chosen)]
     world = [replace(x, T_camera_world=x.T_camera_object @ inverse(T)) for x, T in zip(numbered, at, strict=True)]
     labels = [replace(x, T_camera_object=x.T_camera_world @ PLACES[2]) for x in world if x.T_camera_world is not None]
-    before, after, between = found = relabel(dataset, labels)
+    before, between, after = found = relabel(dataset, labels)
     assert before.arrangement.images == [0, 1, 2] and before.confirmed
     assert after.arrangement.images == [4, 5, 6, 7] and after.accepted
-    assert between.arrangement.images == [3] and not between.sure
+    assert between.arrangement.images == [3] and between.reason == "no image shows 30 % of it"
     assert np.array_equal(corrected(labels, found)[3].T_camera_object, labels[3].T_camera_object)
 
 

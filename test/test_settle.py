@@ -79,8 +79,6 @@ def test_views_that_contradict_each_other_make_a_place_less_certain() -> None:
     sure, unsure = settle(aligner, views, prior, renderings=12), settle(aligner, doubtful, prior, renderings=12)
     assert sure is not None and unsure is not None
     assert np.trace(unsure.covariance[:3, :3]) > 1.5 * np.trace(sure.covariance[:3, :3])
-    e = difference(unsure.T_world_center, TRUTH)
-    assert e @ np.linalg.solve(unsure.covariance, e) < 30.0  # chi square with 6 degrees of freedom
     aligner.close()
 
 

@@ -14,7 +14,7 @@ from fm_pose_core.files import read_image
 from fm_pose_core.geometry import apply, box_corners, exp_so3, transform
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.estimator import PoseEstimator
-from fm_pose_core.objects.pnp import score
+from fm_pose_core.objects.pnp import score, widened
 from fm_pose_core.objects.refine import Refiner
 from fm_pose_core.objects.solver import Answer, Look, ObjectSolver, Sight, Solution, see, see_again, solve_best, split
 from fm_pose_core.types import Camera, Window
@@ -123,10 +123,10 @@ def test_a_second_look_is_centred_and_zoomed_and_its_answer_counts() -> None:
         of, own = asked[-1]
         corners = own.crop.to_window(apply(T, box), of.R_camera_window)
         corners[:, 0] += 3.0 * (len(asked) - 1)
-        again = own.second_look(of, Answer(corners, np.ones((8, 2))))
+        again = own.second_look(of, Answer(corners, np.full((8, 2), 1e-3)))
         asked.extend([(again[1], again[0])] if again else [])
         assert len(pixels) == 1
-        return {"corners": corners[None, None].astype(np.float32), "spread": np.ones((1, 1, 8, 2), np.float32)}
+        return {"corners": corners[None, None].astype(np.float32), "spread": np.full((1, 1, 8, 2), 1e-3, np.float32)}
 
     sights = see(infer, [(solver, look)])
     ((second, first),) = see_again(infer, sights)
@@ -247,7 +247,7 @@ def test_where_the_second_look_finds_nothing_the_first_one_counts() -> None:
     T = transform(np.eye(3), np.array([0.0, 0.0, 0.9]))
     solver = ObjectSolver(box, toy.CROP)
     look = solver.look(np.zeros((480, 640, 3), np.uint8), CAMERA, WINDOW)
-    good = Answer(toy.CROP.to_window(apply(T, box), look.R_camera_window), np.ones((8, 2)))
+    good = Answer(toy.CROP.to_window(apply(T, box), look.R_camera_window), np.full((8, 2), 1e-3))
     bad = Answer(np.full((8, 2), np.nan), np.ones((8, 2)))
     sights = [Sight(solver, look, x) for x in (bad, good)]
     np.testing.assert_allclose(solve_best(sights).T_camera_object, T, atol=1e-4)
@@ -296,7 +296,8 @@ def test_validation_calibration_and_estimator_see_the_same_corners(views: int, t
         center = apply(x.T_camera_object, solver.box_corners.mean(0)[None])
         window = Window(*camera.pixels(center)[0], case.known.model.name)
         pose = estimator.estimate(image, camera, window)
-        found = solver.crop.to_image(sight.answer.corners, camera, case.look.R_camera_window)
+        corners = widened(sight.answer.corners, bundle.spread_scale * sight.answer.deviation)
+        found = solver.crop.to_image(corners, camera, case.look.R_camera_window)
         np.testing.assert_allclose(pose.corners, found, atol=1e-3)
         solution = sight.solve(bundle.spread_scale)
         np.testing.assert_allclose(pose.T_camera_object, solution.T_camera_object, atol=1e-3)

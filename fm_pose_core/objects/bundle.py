@@ -59,12 +59,14 @@ class ObjectEntry:
 @dataclass(frozen=True, kw_only=True)
 class ObjectManifest(Manifest):
     """objects: in the order of the network's outputs. detector: the network that finds them in an image, or None.
-    refiner: the network that compares an image with a rendering, or None; refiner_scale: as spread_scale, for it."""
+    refiner: the network that compares an image with a rendering, or None; refiner_scale: as spread_scale, for it.
+    distance_scale: as spread_scale, for the distances that the network tells; 0: the same as that."""
 
     objects: tuple[ObjectEntry, ...]
     detector: NetworkEntry | None = None
     refiner: NetworkEntry | None = None
     refiner_scale: float = 1.0
+    distance_scale: float = 0.0
 
     @property
     def files(self) -> tuple[FileEntry | NetworkEntry, ...]:
@@ -87,6 +89,8 @@ class ObjectManifest(Manifest):
         if self.refiner is not None:
             _check_refiner(self.refiner.contract, self.network.contract.size)
         expect(1e-3 <= self.refiner_scale <= 1e3, "refiner_scale", "from 0.001 to 1000", self.refiner_scale)
+        told = self.distance_scale == 0.0 or 1e-3 <= self.distance_scale <= 1e3
+        expect(told, "distance_scale", "0, or from 0.001 to 1000", self.distance_scale)
         for i, entry in enumerate(self.objects):
             known = entry.refined_by not in LEARNED or self.refiner is not None
             expect(known, f"objects[{i}].refined_by", "edges, or nothing, without a refiner", entry.refined_by)
@@ -166,6 +170,11 @@ class ObjectBundle(Bundle):
         """The network that compares an image with a rendering, if there is one."""
         entry = self.manifest.refiner
         return None if entry is None else Network(self.path, entry)
+
+    @property
+    def distance_scale(self) -> float:
+        """See ObjectManifest."""
+        return float(self.manifest.distance_scale) or self.spread_scale
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -253,15 +262,21 @@ def write_object_bundle(
     network: NetworkFile,
     objects: Sequence[ObjectInBundle],
     parts: Mapping[str, NetworkFile] | None = None,
+    distance_scale: float = 0.0,
 ) -> ObjectBundle:
     """Write the bundle of `objects`, in the order of the network's outputs, and load it back; see bundle.write. parts:
-    detector and refiner, as far as there are such."""
+    detector and refiner, as far as there are such. distance_scale: see ObjectManifest."""
     parts = parts or {}
 
     def entries(folder: Path) -> dict[str, Any]:
         found = {k: write_network(folder / f"{k}.onnx", x) for k, x in parts.items()}
         scale = {"refiner_scale": float(parts[REFINER].spread_scale)} if REFINER in parts else {}
-        return {"objects": tuple(x.entry(folder) for x in objects), **found, **scale}
+        return {
+            "objects": tuple(x.entry(folder) for x in objects),
+            "distance_scale": float(distance_scale),
+            **found,
+            **scale,
+        }
 
     return write(ObjectBundle, path, network, entries)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -114,7 +115,8 @@ class PoseEstimator:
         if key not in self._solvers:
             x = self.bundle.object(name)
             refiner = self.refiner or self._refiner(x)
-            self._solvers[key] = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, refiner, x.entry.fill)
+            solver = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, refiner, x.entry.fill)
+            self._solvers[key] = replace(solver, distance_scale=self.bundle.distance_scale)
         return self._solvers[key]
 
     def _refiner(self, x: BundledObject) -> Refiner | None:

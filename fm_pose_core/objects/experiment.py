@@ -26,7 +26,7 @@ from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
 from fm_pose_core.objects.refiners import choose_refiners
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
-from fm_pose_core.objects.validation import KnownObject, Validation, spread_scale
+from fm_pose_core.objects.validation import KnownObject, Validation, distance_scale, spread_scale
 from fm_pose_core.objects.viewpoints import ViewpointConfig, reaches
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import load_mesh, mesh_file
@@ -161,6 +161,8 @@ class ObjectData:
 
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
         known = self.known()
+        of_distance = distance_scale(export.network, known, self.validation)
+        known = [replace(x, solver=replace(x.solver, distance_scale=of_distance or 1.0)) for x in known]
         scale = spread_scale(export.network, known, self.validation)
         parts = {k: x.file for k, x in export.parts.items()}
         compare = export.parts[REFINER].network if REFINER in parts else None
@@ -187,7 +189,7 @@ class ObjectData:
             )
             for m, a, x in zip(self.models, self.source.objects, choices, strict=True)
         ]
-        return write_object_bundle(path, export.file(scale), objects, parts)
+        return write_object_bundle(path, export.file(scale), objects, parts, of_distance)
 
 
 def _check(experiment: ObjectExperiment) -> None:

@@ -83,12 +83,16 @@ def outline_of(depth: Field, hidden: Mask) -> Outline | None:
 
 
 def likelihood_ratio(bins: NDArray[np.int32], shape: Mask, margin: int) -> Field:
-    """(H, W): by how much likelier a pixel's colour is inside of a shape (H, W) than around it, as a logarithm; 0
-    outside of the camera's image. margin: pixels next to the outline that tell nothing, as it may not be exact."""
+    """(H, W): by how much likelier a pixel's colour is inside of a shape (H, W) than around it, as a logarithm; 0 where
+    `bins` know no colour, and everywhere if they know none inside or none around. margin: pixels next to the outline
+    that tell nothing, as it may not be exact."""
     drawn = shape.astype(np.uint8)
     inner = cv2.erode(drawn, np.ones((2 * margin + 1,) * 2, np.uint8)) > 0
     outer = cv2.dilate(drawn, np.ones((2 * margin + 3,) * 2, np.uint8)) == 0
-    a, b = (_histogram(bins[part & (bins >= 0)]) for part in (inner, outer))
+    known = [bins[part & (bins >= 0)] for part in (inner, outer)]
+    if not all(len(x) for x in known):
+        return np.zeros(bins.shape, np.float32)
+    a, b = (_histogram(x) for x in known)
     ratio = np.clip(np.log((a + FAINT) / (b + FAINT)), -CERTAIN, CERTAIN).ravel()[bins]
     return np.where(bins >= 0, ratio, np.float32(0.0))
 

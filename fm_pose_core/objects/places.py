@@ -4,7 +4,7 @@ The search begins at the label and around it, by the orientations of edges (alig
 colours find the exact place (settle.py). Which of the places is the right one, both say together.
 
 Labels may pass over a small move: somebody touched the object, and its label stayed. Each image by itself says, if
-roughly, where the object is. Where that changes from one image on, the arrangement is cut in two.
+roughly, where the object is. Where that changes from one image on, the arrangement is cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,6 +47,7 @@ USUAL, DOUBT = (np.radians(15.0), 0.015), 0.005
 FAR = (np.radians(45.0), 0.5)  # radians, diameters: nobody labels so wrong; it is another object, or a mistake here
 # Where each image by itself has the object: it is looked for about the arrangement's place, and errs besides.
 ALONE = np.diag(np.square(np.repeat([0.015, np.radians(8.0)], 3)))
+TELLS = 0.9  # of these variances, in the mean: an image that leaves more of them says nothing
 SCATTER = np.diag(np.square(np.repeat([0.003, np.radians(2.0)], 3)))
 # By so much less is the sum of squared deviations (chi square) in two parts, and by so much better does a part's own
 # place agree: the object was moved.
@@ -124,9 +125,14 @@ class Places:
         """T_world_center (4, 4) of an arrangement's label."""
         return a.T_world_object @ self.T_object_center
 
-    def seen(self, a: Arrangement) -> bool:
-        """Whether any image of the arrangement shows enough of the object."""
-        return bool(self.patches[a.scene_id, a.images[0]])
+    def why_none(self, a: Arrangement) -> str:
+        """Why an arrangement has no place."""
+        if self.patches[a.scene_id, a.images[0]]:
+            return "no place near the label is found"
+        own = (self.instances[a.scene_id, image, a.object_id] for image in a.images)
+        if any(_shows(x) for x in own):
+            return "the object was moved before it or after it"
+        return f"no image shows {100 * VISIBLE:.0f} % of it"
 
     def agreement(self, a: Arrangement, T_world_center: Array | None = None) -> float:
         """Of an arrangement's images with a place; without one, of each image with its own label."""
@@ -156,22 +162,25 @@ class Places:
         places: list[Place] = []
         given, self.arrangements = self.arrangements, []
         for a in given:
-            place = self._search(a, self._views([a])) if self.seen(a) else None
+            place = self._search(a, self._views([a])) if self.patches[a.scene_id, a.images[0]] else None
             parts = self._cut(a, place) if place else []
-            kept = [x for part in parts for x in part.arrangements]
-            self.arrangements += [*kept, *self._left(a, kept)]
+            self.arrangements += self._all(a, [x for part in parts for x in part.arrangements])
             for part in parts:
                 joined = self._merged(places[-1], part) if places else None
                 places[-1:] = [joined] if joined else [*places[-1:], part]
             tell(len(a.images))
         return places
 
-    def _left(self, a: Arrangement, kept: Sequence[Arrangement]) -> list[Arrangement]:
-        """What is left of an arrangement beside those of its images whose place is found, if anything is."""
-        if not kept:
+    def _all(self, a: Arrangement, parts: Sequence[Arrangement]) -> list[Arrangement]:
+        """An arrangement without places as it is; else its parts, and what is left between them, in order."""
+        if not parts:
             return [a]
-        rest = [k for k, image in enumerate(a.images) if not any(image in part.images for part in kept)]
-        return [self._part(a, rest, [])] if rest else []
+        result, end = [], 0
+        for part in parts:
+            begin = a.images.index(part.images[0])
+            result += [self._part(a, range(end, begin), [])] if begin > end else []
+            result, end = [*result, part], begin + len(part.images)
+        return result
 
     def _part(self, a: Arrangement, chosen: Sequence[int], patches: Sequence[_Patch]) -> Arrangement:
         """Some images of an arrangement, with their patches among those of all."""
@@ -185,7 +194,7 @@ class Places:
         patches = self.patches[a.scene_id, a.images[0]]
         prior = replace(place.fit, covariance=ALONE)
         alone = [settle(self.aligner, [view], prior) for view in self._prepared(patches)]
-        found = [(p.image, fit) for p, fit in zip(patches, alone, strict=True) if fit is not None]
+        found = [(p.image, fit) for p, fit in zip(patches, alone, strict=True) if fit is not None and _tells(fit)]
         off = np.array([difference(prior.T_world_center, fit.T_world_center) for _, fit in found]).reshape(-1, 6)
         weights = np.array([np.linalg.inv(fit.covariance + SCATTER) for _, fit in found]).reshape(-1, 6, 6)
         firsts = cuts(off, weights)
@@ -211,9 +220,12 @@ class Places:
         return own if np.diff(self._agreements(views, [T, own.fit.T_world_center])) > BETTER else None
 
     def _stayed(self, part: Arrangement, place: Place) -> Place:
-        """The place of a part in which the object was not moved: found anew, without the others, if that is sure."""
+        """The place of a part that no other explains much better: found anew, without the other parts, or, if that is
+        not sure, the arrangement's."""
         own = self._search(part, self._views([part]))
-        return own if own is not None and not own.unsure else replace(place, arrangements=[part])
+        if own is not None and not own.unsure:
+            return own
+        return replace(place, arrangements=[part], lead=min(place.lead, own.lead) if own else place.lead)
 
     def _measure(self, places: Sequence[Place]) -> None:
         """Find out how large the object is, as a share of its model, from the places that tell it apart from the
@@ -265,7 +277,7 @@ class Places:
         for a in self.arrangements:
             own = [self.instances[a.scene_id, image, a.object_id] for image in a.images]
             pairs = list(zip(a.T_camera_world, own, strict=True))
-            visible = [(T, x) for T, x in pairs if not x.visible_fraction < VISIBLE]
+            visible = [(T, x) for T, x in pairs if _shows(x)]
             shown += [((a.scene_id, a.images[0]), T, x) for T, x in spread(visible, MOST)]
         seen = [
             self.aligner.patch(read_image(x.image_path), x.camera, x.T_camera_object @ self.T_object_center)
@@ -319,6 +331,16 @@ class Places:
             if joint < alone - SAME:
                 return None
         return Place(arrangements, fit, max(last.lead, place.lead))
+
+
+def _shows(x: Instance) -> bool:
+    """Whether an image shows enough of the object, as far as is known."""
+    return not x.visible_fraction < VISIBLE
+
+
+def _tells(fit: Fit) -> bool:
+    """Whether an image by itself says where the object is, at least roughly."""
+    return float(np.mean(np.diag(fit.covariance) / np.diag(ALONE))) < TELLS
 
 
 def cuts(off: Array, weights: Array) -> list[int]:

@@ -36,6 +36,20 @@ class PnpSolution:
     reason: str = ""
 
 
+def widened(corners: Array, deviation: Array) -> Array:
+    """A network's corners (N, 2) with the deviations (N, 2), as far apart as the true ones are in the mean.
+
+    A network that is unsure answers with the mean of what it takes for possible, and the mean of boxes that are turned
+    differently is smaller than each of them: E|c|² = |E c|² + variance, about the middle of the corners. A box that is
+    too small is taken for one that is far away. An answer that leaves more open than it says grows by √2.
+    """
+    middle = corners.mean(0)
+    squared, variance = (float(np.square(x).sum()) for x in (corners - middle, deviation))
+    if not squared > 0.0:
+        return corners
+    return np.asarray(middle + (corners - middle) * np.sqrt(1.0 + min(1.0, variance / squared)))
+
+
 def solve_pnp(
     box_corners: Array,
     corners: Array,

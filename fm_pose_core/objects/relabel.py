@@ -22,7 +22,7 @@ from fm_pose_core.geometry import Array, inverse
 from fm_pose_core.objects.alignment import Fit
 from fm_pose_core.objects.arrangements import Arrangement, apart, find_arrangements
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, key
-from fm_pose_core.objects.places import VISIBLE, Place, Places, doubt, squared_deviations
+from fm_pose_core.objects.places import Place, Places, doubt, squared_deviations
 
 RIGHT = 2.1  # squared deviations a coordinate, within which a label is right: 95 % of chi square with 6 degrees
 LEAST = 0.2  # agreement: with less, it is not the model's edges that were found
@@ -82,8 +82,8 @@ def relabel(
     object_ids: Sequence[int] = (),
     tell: Callable[[int], object] = lambda images: None,
 ) -> list[Correction]:
-    """Corrections for all objects, or for those of `object_ids`, one for each of their arrangements, or of the parts of
-    one in which the object was moved.
+    """Corrections for all objects, or for those of `object_ids`, one for each of their arrangements, or, if the object
+    was moved within one, for each of its parts.
 
     instances: all of the split, because the labels of all objects tell how the camera moved. tell: is called with the
     number of images that are done. Raises InputError for an image or a mesh that can't be read.
@@ -141,8 +141,7 @@ def write_labels(output: str | Path, instances: Sequence[Instance]) -> None:
 def _decide(places: Places, a: Arrangement, place: Place | None) -> Correction:
     """The correction of an arrangement, or why there is none."""
     if place is None:
-        what = "no place near the label is found" if places.seen(a) else f"no image shows {100 * VISIBLE:.0f} % of it"
-        return Correction(a, a.T_world_object, reason=what)
+        return Correction(a, a.T_world_object, reason=places.why_none(a))
     fit, label = place.fit, places.label(a)
     found = fit.T_world_center
     angle, distance = apart(found, label)

@@ -83,7 +83,7 @@ def settle(
 ) -> Fit | None:
     """The likeliest place by all views together and by what was known before: `prior`, with its size and how well that
     is known. noise: how many times worse edges and outline are than they look. renderings: how often the model is drawn
-    anew at the most. None where no view shows edges or outline."""
+    anew at the most. None where the views together show too little of edges and outline, or nothing holds the place."""
     units = np.append(np.repeat([aligner.radius, 1.0], 3), 1.0)
     known = np.zeros((7, 7))
     known[:6, :6], known[6, 6] = prior.covariance, prior.size_sigma**2

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, apply, transform
 from fm_pose_core.objects.crop import Crop, cell_middles
-from fm_pose_core.objects.pnp import PnpSolution, expected_projection_error, rotate_covariance, solve_pnp, with_distance
+from fm_pose_core.objects.pnp import (
+    PnpSolution,
+    expected_projection_error,
+    rotate_covariance,
+    solve_pnp,
+    widened,
+    with_distance,
+)
 from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Visible, Window
@@ -45,7 +52,8 @@ class ObjectSolver:
     """box_corners (8, 3): of the object, metres. crop: the rule of its window. index: of its output among the
     network's. views: of each window, whose answers are averaged; the first of two looks has but one. fill: the distance
     at which the object fills the window, metres, if the network was trained for a second look; else 0. told: the
-    distance for which `crop` is zoomed, metres; 0: it is not."""
+    distance for which `crop` is zoomed, metres; 0: it is not. distance_scale: factor on the deviation of the distances
+    that the network tells."""
 
     box_corners: Array
     crop: Crop
@@ -54,6 +62,7 @@ class ObjectSolver:
     refiner: Refiner | None = None
     fill: float = 0.0
     told: float = 0.0
+    distance_scale: float = 1.0
 
     @property
     def _in_passing(self) -> bool:
@@ -116,19 +125,21 @@ class ObjectSolver:
 
     def pose(self, answer: Answer, spread_scale: float = 1.0) -> PnpSolution:
         """From the network's answer to the pose in the window's frame, by PnP."""
-        corners, deviation, surface, distance, _ = answer
+        _, deviation, surface, distance, _ = answer
+        corners = widened(answer.corners, spread_scale * answer.deviation)
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
         if surface is not None and len(surface.points) >= FEWEST:
             found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
         if found.accepted and distance is not None and np.isfinite(distance).all():
-            sigma = max(spread_scale * distance[1], FINEST_LOG)
+            sigma = max(self.distance_scale * distance[1], FINEST_LOG)
             found = with_distance(found, self._center, distance[0], sigma)
         return found
 
     def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> Solution:
         """From the network's answer to the pose in the camera's frame, refined."""
         found, presence = self.pose(answer, spread_scale), answer.presence
-        image_corners = self.crop.to_image(answer.corners, look.camera, look.R_camera_window)
+        corners = widened(answer.corners, spread_scale * answer.deviation)
+        image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), image_corners, np.inf, found.covariance, np.inf, found.reason)
         T = transform(look.R_camera_window, np.zeros(3)) @ found.T_camera_object

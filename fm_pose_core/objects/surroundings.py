@@ -34,8 +34,9 @@ class Surroundings:
     def finish(
         self, image: Image, points: NDArray[np.float32], index: int, config: AppearanceConfig, rng: np.random.Generator
     ) -> Image:
-        """Occluders, jitter, and the border of the camera's image. Points that are hidden become NaN. An occluder that
-        would hide all but a tenth of the object is left out. index: of the object that the image shows."""
+        """Occluders, jitter, and the border of the camera's image. Points that are hidden become NaN. An occluder or a
+        border that would leave less than a tenth of what the image shows of the object is left out. index: of the
+        object."""
         whole = _shown(points)
         for _ in range(2):
             if rng.uniform() < config.occluders:
@@ -81,7 +82,7 @@ class Surroundings:
         return cv2.warpAffine(view, M, (size, size), flags=cv2.INTER_LINEAR)
 
 
-def hide(points: NDArray[np.float32], mask: NDArray[np.bool_], whole: int = 0) -> bool:
+def hide(points: NDArray[np.float32], mask: NDArray[np.bool_], whole: int) -> bool:
     """Points (L, 3) of the cells whose centre lies in the mask (S, S) become NaN; unless the object, visible in `whole`
     cells, would be visible in less than a tenth of them: then False, and all stays."""
     cell = len(mask) // math.isqrt(len(points))

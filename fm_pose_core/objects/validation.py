@@ -22,7 +22,7 @@ from fm_pose_core.objects.windows import displaced
 from fm_pose_core.types import Window
 
 log = logging.getLogger(__name__)
-CHI2_MEDIAN = 5.348  # of the χ² distribution with 6 degrees of freedom
+CHI2_MEDIAN = {1: 0.455, 6: 5.348}  # of the χ² distribution, by its degrees of freedom
 DISPLACEMENT = 10.0  # pixels: of the displaced centres
 VISIBLE = 0.1  # instances that show less are left out, as in the BOP benchmark
 
@@ -122,6 +122,23 @@ def _errors(case: Case, sights: Sequence[Sight]) -> tuple[float, float, float]:
     return corner, float(errors.projection_correct), float(errors.add_correct)
 
 
+def distance_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequence[Instance]) -> float:
+    """The factor on the deviation of the distances that the network tells, for which it fits their errors; 0 for a
+    network that tells none, and without instances. Otherwise as `spread_scale`."""
+    cases, squares = cases_of(_as_estimated(objects), instances), []
+    for case, own in zip(cases, seen(network, cases), strict=True):
+        told = own[0].answer.distance
+        if told is not None:
+            true = np.linalg.norm(apply(case.instance.T_camera_object, case.known.solver.box_corners.mean(0)[None]))
+            squares.append(float(np.square(np.log(told[0] / true) / told[1])))
+    return fitting_scale(squares, freedom=1) if squares else 0.0
+
+
+def _as_estimated(objects: Sequence[KnownObject]) -> list[KnownObject]:
+    """With as many views as the estimator's default."""
+    return [KnownObject(x.model, replace(x.solver, views=EstimatorConfig().views)) for x in objects]
+
+
 def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequence[Instance]) -> float:
     """The factor on the network's spread for which the poses' covariance fits their errors: the median of eᵀC⁻¹e is
     that of a χ² distribution with 6 degrees of freedom; from 0.1 to 30. With as many views as the estimator's default.
@@ -129,9 +146,7 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
     instances: real ones that the network was not trained with. Without any the factor is 1, with a warning: errors on
     training images say nothing.
     """
-    views = EstimatorConfig().views
-    several = [KnownObject(x.model, replace(x.solver, views=views)) for x in objects]
-    cases = cases_of(several, instances)
+    cases = cases_of(_as_estimated(objects), instances)
     if not cases:
         log.warning("no validation frames: the covariance is not calibrated (spread_scale 1)")
         return 1.0
@@ -145,7 +160,7 @@ def spread_scale(network: Fused, objects: Sequence[KnownObject], instances: Sequ
                 e = _pose_error(solution.T_camera_object, case.truths)
                 information = inverse_spd(solution.covariance)
                 values += [e @ information @ e] if information is not None else []
-        return abs(float(np.log(np.median(values) / CHI2_MEDIAN))) if values else 0.0
+        return abs(float(np.log(np.median(values) / CHI2_MEDIAN[6]))) if values else 0.0
 
     return float(min(np.geomspace(0.1, 30.0, 60), key=excess))
 
@@ -154,15 +169,15 @@ def solved(
     network: Fused, known: KnownObject, instances: Sequence[Instance], scale: float
 ) -> list[tuple[Case, Solution]]:
     """The instances of one object for which there is a pose, as the estimator finds it before any refinement."""
-    cases = cases_of([KnownObject(known.model, replace(known.solver, views=EstimatorConfig().views))], instances)
+    cases = cases_of(_as_estimated([known]), instances)
     found = [solve_best(own, scale) for own in seen(network, cases)]
     return [(case, x) for case, x in zip(cases, found, strict=True) if x.accepted]
 
 
-def fitting_scale(squares: Sequence[float]) -> float:
+def fitting_scale(squares: Sequence[float], freedom: int = 6) -> float:
     """The factor on deviations that are these squared errors apart from the truth, for which their median is that of a
-    χ² distribution with 6 degrees of freedom; from 0.1 to 30."""
-    return float(np.clip(np.sqrt(np.median(squares) / CHI2_MEDIAN), 0.1, 30.0)) if squares else 1.0
+    χ² distribution with so many degrees of freedom; from 0.1 to 30."""
+    return float(np.clip(np.sqrt(np.median(squares) / CHI2_MEDIAN[freedom]), 0.1, 30.0)) if squares else 1.0
 
 
 def judged(case: Case, solution: Solution) -> PoseErrors:
