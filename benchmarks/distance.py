@@ -24,9 +24,8 @@ from fm_pose_core.geometry import Array, apply, transform
 from fm_pose_core.objects.bop import BopDataset, Instance, relabelled
 from fm_pose_core.objects.evaluation import model_vertices
 from fm_pose_core.objects.metrics import pose_errors
-from fm_pose_core.objects.pnp import PnpSolution, solve_pnp, widened, with_distance
+from fm_pose_core.objects.pnp import PnpSolution, solve_pnp, widened
 from fm_pose_core.objects.solver import ObjectSolver, Sight, see, see_again
-from fm_pose_core.objects.surface import FEWEST, solve_surface
 from fm_pose_core.types import Window
 
 VISIBLE = (0.1, 0.4, 0.6, 0.8, 1.0)
@@ -91,18 +90,10 @@ def seen(estimator: PoseEstimator, targets: list[Instance]) -> Iterator[tuple[In
 
 
 def solve(sight: Sight, estimator: PoseEstimator, apart: bool, own_factor: bool) -> PnpSolution:
-    """As ObjectSolver.pose, with or without its two steps."""
-    scale, answer, solver = estimator.bundle.spread_scale, sight.answer, sight.solver
-    if apart:
-        factor = estimator.bundle.distance_scale if own_factor else scale
-        return replace(solver, distance_scale=factor).pose(answer, scale)
-    K, box = solver.crop.K, solver.box_corners
-    found = solve_pnp(box, answer.corners, K, answer.deviation, spread_scale=scale)
-    if answer.surface is not None and len(answer.surface.points) >= FEWEST:
-        found = solve_surface(found, box, answer.corners, answer.deviation, answer.surface, K, scale)
-    if found.accepted and answer.distance is not None:
-        found = with_distance(found, box.mean(0), answer.distance[0], scale * answer.distance[1])
-    return found
+    """ObjectSolver.pose, with or without two of its steps."""
+    scale = estimator.bundle.spread_scale
+    factor = estimator.bundle.distance_scale if own_factor else scale
+    return replace(sight.solver, distance_scale=factor, widen=apart).pose(sight.answer, scale)
 
 
 def distances(estimator: PoseEstimator, sight: Sight, told: float) -> list[float]:

@@ -27,7 +27,7 @@ from fm_pose_core.learning.sheet import draw_batch
 from fm_pose_core.learning.trainer import train
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.experiment import ObjectData, ObjectExperiment
-from fm_pose_core.objects.pnp import FLOOR
+from fm_pose_core.objects.pnp import FLOOR, widened
 from fm_pose_core.objects.solver import Answer, Sight
 from fm_pose_core.objects.validation import KnownObject, _errors, cases_of, distance_scale, spread_scale
 from fm_pose_core.tasks import experiment_from
@@ -155,9 +155,12 @@ def test_two_objects_in_one_bundle(trained: tuple[ObjectExperiment, Path], tmp_p
     for window, pose in zip(windows, together, strict=True):
         x = estimator.bundle.object(window.object)
         views = x.crop.views(2)
-        answers = network.infer(np.stack([x.crop.cut(image, camera, window, view)[0] for view in views]))["corners"]
-        corners = [x.crop.view_to_window(c, R) for c, R in zip(answers[:, x.index], views, strict=True)]
-        want = x.crop.to_image(np.mean(corners, 0), camera, x.crop.rotation(camera, window))
+        answers = network.infer(np.stack([x.crop.cut(image, camera, window, view)[0] for view in views]))
+        each = [x.crop.view_to_window(c, R) for c, R in zip(answers["corners"][:, x.index], views, strict=True)]
+        deviation = np.sqrt(np.square(answers["spread"][:, x.index]).mean(0)) * estimator.bundle.spread_scale
+        corners = np.mean(each, 0)
+        corners = widened(corners, deviation) if estimator.bundle.manifest.widened else corners
+        want = x.crop.to_image(corners, camera, x.crop.rotation(camera, window))
         np.testing.assert_allclose(pose.corners, want, atol=0.02)
 
     for name, got in (("", "no name"), ("duck", "'duck'")):
@@ -290,6 +293,24 @@ def test_the_calibration_of_distances_finds_how_wrong_they_are(pair: Path) -> No
     arguments = many.known(), many, 1.0, 1.0
     assert distance_scale(Distances(*arguments), many.known(), many.validation) == pytest.approx(3.0, rel=0.3)
     assert distance_scale(Oracle(*arguments), many.known(), many.validation) == 0.0
+
+
+@pytest.mark.parametrize("shrinks", [False, True])
+def test_corners_are_taken_apart_if_that_brings_distances_nearer_to_the_truth(pair: Path, shrinks: bool) -> None:
+    """Of a network whose boxes are as much too small as it says, and of one whose boxes are right."""
+    data = experiment_of(pair, validation_frames="1-7").read_data()
+
+    class Small(Oracle):
+        def infer(self, images: np.ndarray, chunk: int = 64) -> dict[str, np.ndarray]:
+            corners = super().infer(images, chunk)["corners"]
+            middle = corners.mean(2, keepdims=True)
+            squared = np.square(corners - middle).sum((2, 3), keepdims=True)
+            spread = np.broadcast_to(np.sqrt((1 / 0.9**2 - 1) * 0.81 * squared / 16), corners.shape)
+            return {"corners": middle + (0.9 if shrinks else 1.0) * (corners - middle), "spread": spread}
+
+    network = Small(data.known(), data, 0.1, 1.0)
+    (first, *_), scale = data._calibrated(network, data.known(), 1.0)
+    assert first.solver.widen == shrinks and 0.1 <= scale <= 30.0
 
 
 def test_an_answer_by_a_symmetry_is_no_error(pair: Path) -> None:

@@ -60,13 +60,15 @@ class ObjectEntry:
 class ObjectManifest(Manifest):
     """objects: in the order of the network's outputs. detector: the network that finds them in an image, or None.
     refiner: the network that compares an image with a rendering, or None; refiner_scale: as spread_scale, for it.
-    distance_scale: as spread_scale, for the distances that the network tells; 0: the same as that."""
+    distance_scale: as spread_scale, for the distances that the network tells; 0: the same as that. widened: whether
+    corners are taken apart before PnP, see pnp.widened."""
 
     objects: tuple[ObjectEntry, ...]
     detector: NetworkEntry | None = None
     refiner: NetworkEntry | None = None
     refiner_scale: float = 1.0
     distance_scale: float = 0.0
+    widened: bool = False
 
     @property
     def files(self) -> tuple[FileEntry | NetworkEntry, ...]:
@@ -263,9 +265,10 @@ def write_object_bundle(
     objects: Sequence[ObjectInBundle],
     parts: Mapping[str, NetworkFile] | None = None,
     distance_scale: float = 0.0,
+    widened: bool = False,
 ) -> ObjectBundle:
     """Write the bundle of `objects`, in the order of the network's outputs, and load it back; see bundle.write. parts:
-    detector and refiner, as far as there are such. distance_scale: see ObjectManifest."""
+    detector and refiner, as far as there are such. distance_scale, widened: see ObjectManifest."""
     parts = parts or {}
 
     def entries(folder: Path) -> dict[str, Any]:
@@ -274,6 +277,7 @@ def write_object_bundle(
         return {
             "objects": tuple(x.entry(folder) for x in objects),
             "distance_scale": float(distance_scale),
+            "widened": bool(widened),
             **found,
             **scale,
         }

@@ -116,7 +116,9 @@ class PoseEstimator:
             x = self.bundle.object(name)
             refiner = self.refiner or self._refiner(x)
             solver = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, refiner, x.entry.fill)
-            self._solvers[key] = replace(solver, distance_scale=self.bundle.distance_scale)
+            self._solvers[key] = replace(
+                solver, distance_scale=self.bundle.distance_scale, widen=self.bundle.manifest.widened
+            )
         return self._solvers[key]
 
     def _refiner(self, x: BundledObject) -> Refiner | None:

@@ -53,7 +53,7 @@ class ObjectSolver:
     network's. views: of each window, whose answers are averaged; the first of two looks has but one. fill: the distance
     at which the object fills the window, metres, if the network was trained for a second look; else 0. told: the
     distance for which `crop` is zoomed, metres; 0: it is not. distance_scale: factor on the deviation of the distances
-    that the network tells."""
+    that the network tells. widen: whether the corners are taken apart before PnP, see pnp.widened."""
 
     box_corners: Array
     crop: Crop
@@ -63,6 +63,7 @@ class ObjectSolver:
     fill: float = 0.0
     told: float = 0.0
     distance_scale: float = 1.0
+    widen: bool = False
 
     @property
     def _in_passing(self) -> bool:
@@ -123,10 +124,13 @@ class ObjectSolver:
         seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
         return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
 
+    def _corners(self, answer: Answer, spread_scale: float) -> Array:
+        return widened(answer.corners, spread_scale * answer.deviation) if self.widen else answer.corners
+
     def pose(self, answer: Answer, spread_scale: float = 1.0) -> PnpSolution:
         """From the network's answer to the pose in the window's frame, by PnP."""
         _, deviation, surface, distance, _ = answer
-        corners = widened(answer.corners, spread_scale * answer.deviation)
+        corners = self._corners(answer, spread_scale)
         found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
         if surface is not None and len(surface.points) >= FEWEST:
             found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
@@ -138,7 +142,7 @@ class ObjectSolver:
     def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> Solution:
         """From the network's answer to the pose in the camera's frame, refined."""
         found, presence = self.pose(answer, spread_scale), answer.presence
-        corners = widened(answer.corners, spread_scale * answer.deviation)
+        corners = self._corners(answer, spread_scale)
         image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), image_corners, np.inf, found.covariance, np.inf, found.reason)

@@ -134,6 +134,22 @@ def distance_scale(network: Fused, objects: Sequence[KnownObject], instances: Se
     return fitting_scale(squares, freedom=1) if squares else 0.0
 
 
+def distance_error(
+    network: Fused, objects: Sequence[KnownObject], instances: Sequence[Instance], scale: float
+) -> float:
+    """The median of how wrong the poses' distances are (the logarithm's error); infinite without poses. scale: of the
+    network's spread."""
+    cases = cases_of(_as_estimated(objects), instances)
+    errors = []
+    for case, own in zip(cases, seen(network, cases), strict=True):
+        solution = solve_best(own, scale)
+        if solution.accepted:
+            center = case.known.solver.box_corners.mean(0)[None]
+            found, true = (apply(T, center) for T in (solution.T_camera_object, case.instance.T_camera_object))
+            errors.append(abs(float(np.log(np.linalg.norm(found) / np.linalg.norm(true)))))
+    return float(np.median(errors)) if errors else float("inf")
+
+
 def _as_estimated(objects: Sequence[KnownObject]) -> list[KnownObject]:
     """With as many views as the estimator's default."""
     return [KnownObject(x.model, replace(x.solver, views=EstimatorConfig().views)) for x in objects]
