@@ -134,6 +134,8 @@ def test_two_objects_in_one_bundle(trained: tuple[ObjectExperiment, Path], tmp_p
     export(experiment, run, tmp_path / "pair", precision="fp32")
     config = EstimatorConfig(backend="onnxruntime", views=2, threads=1)
     estimator = PoseEstimator.load(tmp_path / "pair", config)
+    chosen = export(experiment, run, tmp_path / "chosen", refine="edges")
+    assert [x.entry.refined_by for x in chosen.objects] == ["edges", "edges"]
     windows = estimator.bundle.sample()
     assert windows is not None and windows.shape == (4, *estimator.bundle.contract.image_shape)
     assert min(np.abs(a.astype(int) - b).mean() for a, b in combinations(windows, 2)) > 5  # different views

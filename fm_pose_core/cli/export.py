@@ -14,13 +14,15 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR", help="folder to write")
     text = "how weights are stored (default: %(default)s)"
     p.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help=text)
+    text = "what an object's poses are refined by (default: what makes those of the validation frames better)"
+    p.add_argument("--refine", choices=("auto", "none", "edges", "features", "both"), default="auto", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
     from fm_pose_core.learning.export import export
 
     experiment = run_experiment(args.run_dir)
-    made = export(experiment, args.run_dir, args.bundle_dir, args.precision)
+    made = export(experiment, args.run_dir, args.bundle_dir, args.precision, args.refine)
     size = sum(p.stat().st_size for p in made.path.iterdir()) / 1e6
     print(f"{made.path}: {made.name}, {size:.1f} MB")
     trained = made.manifest.training.get("trained", {})

@@ -73,6 +73,7 @@ class HandData:
         return HandValidation(self.validation, self.source.crop, self.source.presence)
 
     def write_bundle(self, path: Path, export: Export) -> HandBundle:
+        expect(export.refine == "auto", "refine", "auto for hands, which are not refined", export.refine)
         joint_set, crop = JOINT_SET[self.config.layout], self.source.crop.config
         names = tuple(x.name for x in joint_sets()[joint_set])
         bones = skeleton_bones(joint_set)

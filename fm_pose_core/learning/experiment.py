@@ -68,7 +68,8 @@ class Part:
 class Export:
     """A trained network on its way into a bundle. onnx: the file. architecture: of the network, as the torch backend
     reads it. training: for the record. sample: windows of the training's renderings (N, *contract.image_shape). parts:
-    the networks of Experiment.parts that are trained."""
+    the networks of Experiment.parts that are trained. refine: what poses are to be refined by, as EstimatorConfig has
+    it; auto: what the validation frames say."""
 
     network: Fused
     onnx: bytes
@@ -76,6 +77,7 @@ class Export:
     training: dict[str, Any]
     sample: NDArray[np.generic]
     parts: dict[str, Part] = field(default_factory=dict)
+    refine: str = "auto"
 
     def file(self, spread_scale: float) -> NetworkFile:
         """For the bundle. spread_scale: see CalibrationEntry."""

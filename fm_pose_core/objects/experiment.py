@@ -183,6 +183,8 @@ class ObjectData:
         things = list(zip(known, self.source.objects, strict=True))
         images = self.training, self.validation
         choices, refiner_scale = choose_refiners(export.network, compare, things, *images, scale)
+        if export.refine != "auto":
+            choices = [replace(x, refined_by=export.refine.replace("none", "")) for x in choices]
         if REFINER in parts:
             parts[REFINER] = replace(parts[REFINER], spread_scale=refiner_scale)
         objects = [
