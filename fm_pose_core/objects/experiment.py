@@ -166,7 +166,7 @@ class ObjectData:
         """The objects with solvers that take corners apart, if distances are nearer to the truth then, and the factor
         on the spread. of_distance: that on the deviation of the network's distances."""
         best, least = (known, 1.0), float("inf")
-        for widen in (False, True):
+        for widen in (False, True) if self.validation else (False,):
             ways = [replace(x, solver=replace(x.solver, distance_scale=of_distance, widen=widen)) for x in known]
             scale = spread_scale(network, ways, self.validation)
             error = distance_error(network, ways, self.validation, scale)
