@@ -91,7 +91,7 @@ def test_a_rendered_object_is_where_its_label_says() -> None:
     viewpoints = ViewpointConfig(distance=(0.3, 0.4), sphere="full")
     samples = RenderedScenes(list(assets().values()), SyntheticConfig(viewpoints=viewpoints), black(config))
     compared = 0
-    for _ in range(30):
+    for _ in range(60):
         image, places, objects = samples.draw()
         shown = image.any(-1)
         if np.isnan(places[0, 0]):  # too little of it is inside
@@ -161,7 +161,9 @@ def test_what_is_pasted_off_the_axis_has_the_depth_of_a_ball_that_looks_so_large
         disc = np.zeros((160, 160, 4), np.uint8)
         cv2.circle(disc, (80, 80), 30, (255, 255, 255, 255), -1)
         focal = pasting.focal()
-        (image,), (u, v, log) = pasting.place([disc], Seen(400.0, 400.0 / 61.0), focal, 0.0)  # 61 pixels wide
+        (image,), (u, v, log) = pasting.place(
+            [disc], Seen(400.0, 400.0 / 61.0), focal, 0.0, pasting.where(Canvas([np.zeros((320, 320, 3), np.uint8)]))
+        )  # 61 pixels wide
         rows, columns = np.nonzero(image[..., 3] > 127)
         if min(rows.min(), columns.min()) == 0 or max(rows.max(), columns.max()) == 319:
             continue
@@ -207,8 +209,38 @@ def test_what_is_hidden_or_outside_has_no_label() -> None:
         ([19.0, 19.0, 1.5], 1),
         ([70.0, 70.0, 2.25], 1),
     ]
-    canvas.hide(np.ones((SIZE, SIZE), bool))
+    canvas.cover(black_image, np.full((SIZE, SIZE), 255, np.uint8))
     assert np.isnan(canvas.labels()[0]).all()
+
+
+def test_large_occluders_hide_sides_of_objects_whose_labels_stay_where_they_are() -> None:
+    """Of a white square on black: how much is left to see, and where its label is."""
+    config, left = DetectorConfig(size=SIZE), []
+    pasting = black(config, occluders=1.0, large=1.0)
+    for _ in range(60):
+        canvas, layer = Canvas([np.zeros((SIZE, SIZE, 3), np.uint8)]), np.zeros((SIZE, SIZE, 4), np.uint8)
+        layer[60:100, 60:100] = 255
+        canvas.paste([layer], 1, (79.5, 79.5, 1.0))
+        shown = pasting.finish(canvas, bars=False)[60:100, 60:100, 0] > 127
+        left.append(float(shown.mean()))
+        places, objects = canvas.labels()
+        if left[-1] > 0.11:
+            assert places[0].tolist() == [79.5, 79.5, 1.0] and objects[0] == 1
+        if left[-1] < 0.09:
+            assert np.isnan(places).all()
+    assert np.quantile(left, 0.2) < 0.5 and np.quantile(left, 0.9) > 0.6
+
+
+def test_objects_are_pasted_where_they_hide_others_as_often_as_asked() -> None:
+    canvas = Canvas([np.zeros((SIZE, SIZE, 3), np.uint8)])
+    layer = np.zeros((SIZE, SIZE, 4), np.uint8)
+    layer[70:90, 30:50] = 255
+    canvas.paste([layer], 0, (39.5, 79.5, 1.0))
+    for large, least, most in ((0.0, 0.0, 0.15), (0.5, 0.35, 0.65), (1.0, 1.0, 1.0)):
+        pasting = black(DetectorConfig(size=SIZE), occluders=1.0, large=large)
+        places = np.array([pasting.where(canvas) for _ in range(200)])
+        beside = np.linalg.norm(places - [39.5, 79.5], axis=1) <= 1.2 * 20 + 1e-9
+        assert least <= beside.mean() <= most
 
 
 def perfect(labels: dict[str, torch.Tensor], cells: int, objects: int) -> Field:

@@ -100,6 +100,13 @@ def occluder(
 ) -> tuple[Image, NDArray[np.float32]]:
     """A random shape filled with a part of a random background: (size, size, 3) colour and (size, size, 1) alpha in [0,
     1]. large: see AppearanceConfig."""
+    mask = occluder_shape(rng, size, large)
+    return backgrounds.draw(), mask[..., None].astype(np.float32) / 255.0
+
+
+def occluder_shape(rng: np.random.Generator, size: int, large: bool = False) -> Image:
+    """(size, size) uint8, 255 within a random shape that hides a part of what is in the middle. large: see
+    AppearanceConfig."""
     mask = np.zeros((size, size), np.uint8)
     angle = rng.uniform(0.0, 2.0 * np.pi)
     offset = rng.uniform(*((0.2, 0.55) if large else (0.1, 0.45))) * size
@@ -113,7 +120,7 @@ def occluder(
         radii = r * rng.uniform(0.5, 1.4, len(angles))
         points = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], -1)
         cv2.fillPoly(mask, [points.astype(np.int32)], 255, cv2.LINE_AA)
-    return backgrounds.draw(), mask[..., None].astype(np.float32) / 255.0
+    return mask
 
 
 def jitter(image: Image, rng: np.random.Generator, config: AppearanceConfig) -> Image:

@@ -21,19 +21,21 @@ from fm_pose_core.objects.photographs import RealView
 from fm_pose_core.objects.samples import ObjectAssets, RealConfig, SyntheticConfig, View, render_view, warp
 from fm_pose_core.objects.surroundings import blend, over
 from fm_pose_core.objects.viewpoints import random_viewpoint, window_rotation
-from fm_pose_core.rendering.appearance import AppearanceConfig, jitter, occluder, repaint
+from fm_pose_core.rendering.appearance import AppearanceConfig, jitter, occluder_shape, repaint
 from fm_pose_core.rendering.backgrounds import Backgrounds
 from fm_pose_core.rendering.renderer import Renderer
 
 Image = NDArray[np.uint8]
 Owner = NDArray[np.int8]
 MOST = 24  # objects in an image
-VISIBLE = 0.15  # an object of which less is left to see need not be found
+VISIBLE = 0.1  # an object of which less is left to see need not be found
 NOBODY = -1
 KEPT, USES = 64, 24  # rendered views of each object, and samples that each serves
 TURN, SHIFT, ZOOM = 20.0, 0.15, np.log(1.35)  # of photographs: degrees, of the image's side, and logarithm
 SIZES = np.log(1.3)  # logarithm: how pasted objects' sizes vary
 HALVED = 0.6  # below this scale a picture is halved before it is resampled, which would skip pixels
+BESIDE = (0.3, 1.2)  # of an object's width: how far from its middle another one is pasted that hides it
+AROUND = 1.5  # roots of an object's area: side of the square that an occluder of it is drawn in
 BARS = (0.0, 0.25, 0.4375)  # of the square that the images of cameras leave empty: 1:1, 4:3, 16:9
 
 
@@ -116,9 +118,10 @@ class Canvas:
         self.objects.append((index, place))
         self.areas.append(int(mask.sum()))
 
-    def hide(self, mask: NDArray[np.bool_]) -> None:
-        """What is no object's any more."""
-        self.owner[mask] = NOBODY
+    def cover(self, texture: Image, mask: Image) -> None:
+        """With what is no object: texture (S, S, 3), where mask (S, S) uint8 says."""
+        self.images = [blend(texture, mask, image) for image in self.images]
+        self.owner[mask > 127] = NOBODY
 
     def labels(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Places (MOST, 3) of the objects that can be seen, NaN beyond, and which they are (MOST,)."""
@@ -141,17 +144,27 @@ class Pasting:
         self.config, self.backgrounds, self.rng = config, backgrounds, rng
         # A whole image is reduced: coarser than the camera's, where a window on an object is finer.
         self.appearance = replace(appearance, coarse=1.0, motion=0.5 * appearance.motion)
+        self._hidden = appearance.occluders * appearance.large  # share of objects that lose a side
 
     def focal(self) -> float:
         """Of a random camera, pixels of the image."""
         angle = np.radians(self.rng.uniform(*self.config.field_of_view))
         return float(self.config.size / 2 / np.tan(angle / 2))
 
-    def place(self, layers: Sequence[Image], view: Seen, focal: float, in_plane: float) -> tuple[list[Image], Place]:
-        """Views of one object whose centre is in their middle, somewhere in an image of a camera with this focal
-        length: turned, and as large as there, within SIZES."""
-        rng, size = self.rng, self.config.size
-        u, v = rng.uniform(0.03, 0.97, 2) * (size - 1)
+    def where(self, canvas: Canvas) -> Array:
+        """(2,) pixels, for an object's centre: anywhere; or so that the object hides another one."""
+        if not canvas.objects or self.rng.uniform() >= self._hidden:
+            return self.rng.uniform(0.03, 0.97, 2) * (canvas.size - 1)
+        other, angle = int(self.rng.integers(len(canvas.objects))), self.rng.uniform(0.0, 2.0 * np.pi)
+        away = self.rng.uniform(*BESIDE) * np.sqrt(canvas.areas[other])
+        return np.array(canvas.objects[other][1][:2]) + away * np.array([np.cos(angle), np.sin(angle)])
+
+    def place(
+        self, layers: Sequence[Image], view: Seen, focal: float, in_plane: float, where: Array
+    ) -> tuple[list[Image], Place]:
+        """Views of one object whose centre is in their middle, with it at `where` (2,) in an image of a camera with
+        this focal length: turned, and as large as there, within SIZES."""
+        rng, size, (u, v) = self.rng, self.config.size, (float(x) for x in where)
         middle, angle = (len(layers[0]) - 1) / 2, rng.uniform(-in_plane, in_plane)
         scale = focal / view.focal * float(np.exp(rng.uniform(-SIZES, SIZES)))
         # Aside of the axis a camera stretches what it sees by 1 / √cos on the mean; a view that is pasted there is not.
@@ -169,10 +182,13 @@ class Pasting:
         rng = self.rng
         for _ in range(2):
             if rng.uniform() < self.appearance.occluders:
-                texture, alpha = occluder(rng, self.backgrounds, self.config.size)
-                mask = (alpha[..., 0] * 255.0).astype(np.uint8)
-                canvas.hide(mask > 127)
-                canvas.images = [blend(texture, mask, image) for image in canvas.images]
+                canvas.cover(self.backgrounds.draw(), occluder_shape(rng, canvas.size))
+        for (_, (u, v, _)), area in zip(canvas.objects, canvas.areas, strict=True):
+            if rng.uniform() < self._hidden:
+                shape = occluder_shape(rng, int(AROUND * np.sqrt(area)) + 4, large=True)
+                middle = (len(shape) - 1) / 2
+                M = np.array([[1.0, 0.0, u - middle], [0.0, 1.0, v - middle]])
+                canvas.cover(self.backgrounds.draw(), cv2.warpAffine(shape, M, (canvas.size, canvas.size)))
         image = jitter(canvas.images[0], rng, self.appearance)
         if bars:
             rows = int(BARS[int(rng.integers(len(BARS)))] * self.config.size / 2)
@@ -209,7 +225,8 @@ class RenderedScenes:
             rgba = view.layers["cad"]
             rgba = repaint(rgba, rng) if rng.uniform() < self.config.appearance.repaint else rgba
             seen = _seen(self.objects[k], view.K[0, 0], view.T_view_object)
-            layers, place = pasting.place([rgba], seen, focal, self.config.viewpoints.in_plane)
+            in_plane = self.config.viewpoints.in_plane
+            layers, place = pasting.place([rgba], seen, focal, in_plane, pasting.where(canvas))
             canvas.paste(layers, k, place)
         image = pasting.finish(canvas, bars=True)
         return image, *canvas.labels()
@@ -266,7 +283,8 @@ class PairedScenes:
         view: RealView = views[int(self.rng.integers(len(views)))]
         photo = np.dstack([blend(view.photo, view.visible, np.zeros_like(view.photo)), view.visible])
         seen = _seen(assets, assets.patch.focal, view.T_view_object)
-        layers, place = self.pasting.place([photo, view.cad], seen, focal, self.config.in_plane)
+        where = self.pasting.where(canvas)
+        layers, place = self.pasting.place([photo, view.cad], seen, focal, self.config.in_plane, where)
         canvas.paste(layers, k, place)
 
     def close(self) -> None:
