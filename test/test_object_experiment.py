@@ -25,11 +25,12 @@ from fm_pose_core.learning.export import export, fused_of
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
 from fm_pose_core.learning.sheet import draw_batch
 from fm_pose_core.learning.trainer import train
+from fm_pose_core.objects.calibration import Asked, calibrate
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.experiment import ObjectData, ObjectExperiment
 from fm_pose_core.objects.pnp import FLOOR, widened
 from fm_pose_core.objects.solver import Answer, Sight
-from fm_pose_core.objects.validation import KnownObject, _errors, cases_of, distance_scale, spread_scale
+from fm_pose_core.objects.validation import KnownObject, _errors, cases_of
 from fm_pose_core.tasks import experiment_from
 from fm_pose_core.types import Window
 
@@ -271,7 +272,7 @@ def test_the_calibration_finds_the_factor_and_looks_as_the_estimator_does(
     data = experiment_of(pair, validation_frames="1-7").read_data()
     many = replace(data, validation=data.validation * 12)
     network = Oracle(many.known(), many, error, spread)
-    found = spread_scale(network, many.known(), many.validation)
+    found = Asked.about(many.validation, network, many.known()).spread_scale()
     assert network.asked == [len(many.validation) * EstimatorConfig().views]
     assert found == pytest.approx(np.sqrt(error**2 - FLOOR**2) / spread, rel=0.25)
 
@@ -293,8 +294,8 @@ def test_the_calibration_of_distances_finds_how_wrong_they_are(pair: Path) -> No
             return super().infer(images, chunk) | {"distance": told, "distance_spread": np.full_like(told, 0.02)}
 
     arguments = many.known(), many, 1.0, 1.0
-    assert distance_scale(Distances(*arguments), many.known(), many.validation) == pytest.approx(3.0, rel=0.3)
-    assert distance_scale(Oracle(*arguments), many.known(), many.validation) == 0.0
+    asked = [Asked.about(many.validation, x(*arguments), many.known()) for x in (Distances, Oracle)]
+    assert [x.distance_scale() for x in asked] == [pytest.approx(3.0, rel=0.3), 0.0]
 
 
 @pytest.mark.parametrize("shrinks", [False, True])
@@ -311,8 +312,10 @@ def test_corners_are_taken_apart_if_that_brings_distances_nearer_to_the_truth(pa
             return {"corners": middle + (0.9 if shrinks else 1.0) * (corners - middle), "spread": spread}
 
     network = Small(data.known(), data, 0.1, 1.0)
-    (first, *_), scale = data._calibrated(network, data.known(), 1.0)
-    assert first.solver.widen == shrinks and 0.1 <= scale <= 30.0
+    found = calibrate(Asked.about(data.validation, network, data.known()))
+    assert found.widen == shrinks and 0.1 <= found.spread_scale <= 30.0
+    assert all(x.solver.widen == shrinks for own in found.asked.sights for x in own)
+    assert len(network.asked) == 1  # a network is slow on a CPU
 
 
 def test_an_answer_by_a_symmetry_is_no_error(pair: Path) -> None:
@@ -320,7 +323,7 @@ def test_an_answer_by_a_symmetry_is_no_error(pair: Path) -> None:
     data = experiment_of(pair, [{"id": 2, "name": "brick"}], validation_frames="1-7").read_data()
     many = replace(data, validation=data.validation * 12)
     plain, twins = (Oracle(many.known(), many, 2.5, 4.0, twins=t) for t in (False, True))
-    scales = [spread_scale(network, many.known(), many.validation) for network in (plain, twins)]
+    scales = [Asked.about(many.validation, x, many.known()).spread_scale() for x in (plain, twins)]
     assert scales[1] == pytest.approx(scales[0], rel=0.3)
     for case in cases_of(data.known(), data.validation):
         for truth, corners in zip(case.truths, case.corners, strict=True):

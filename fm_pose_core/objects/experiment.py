@@ -17,9 +17,9 @@ from fm_pose_core.files import Frames, expanded, read_image
 from fm_pose_core.geometry import BOX_EDGES, Array, apply, box_corners
 from fm_pose_core.learning.experiment import Experiment, Export
 from fm_pose_core.learning.extractors import EXTRACTORS
-from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, ObjectModel
 from fm_pose_core.objects.bundle import DETECTOR, REFINER, ObjectBundle, ObjectInBundle, write_object_bundle
+from fm_pose_core.objects.calibration import Asked, calibrate
 from fm_pose_core.objects.comparison.samples import RefinerConfig
 from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.detection.samples import DetectorConfig
@@ -27,7 +27,7 @@ from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
 from fm_pose_core.objects.refiners import choose_refiners
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
-from fm_pose_core.objects.validation import KnownObject, Validation, distance_error, distance_scale, spread_scale
+from fm_pose_core.objects.validation import KnownObject, Validation
 from fm_pose_core.objects.viewpoints import ViewpointConfig, reaches
 from fm_pose_core.rendering.backgrounds import read_folder
 from fm_pose_core.rendering.mesh import load_mesh, mesh_file
@@ -160,29 +160,14 @@ class ObjectData:
     def validator(self) -> Validation | None:
         return Validation(self.known(), self.validation, self.training) if self.validation else None
 
-    def _calibrated(
-        self, network: Fused, known: list[KnownObject], of_distance: float
-    ) -> tuple[list[KnownObject], float]:
-        """The objects with solvers that take corners apart, if distances are nearer to the truth then, and the factor
-        on the spread. of_distance: that on the deviation of the network's distances."""
-        best, least = (known, 1.0), float("inf")
-        for widen in (False, True) if self.validation else (False,):
-            ways = [replace(x, solver=replace(x.solver, distance_scale=of_distance, widen=widen)) for x in known]
-            scale = spread_scale(network, ways, self.validation)
-            error = distance_error(network, ways, self.validation, scale)
-            if not widen or error < least:
-                best, least = (ways, scale), error
-        return best
-
     def write_bundle(self, path: Path, export: Export) -> ObjectBundle:
         known = self.known()
-        of_distance = distance_scale(export.network, known, self.validation)
-        known, scale = self._calibrated(export.network, known, of_distance or 1.0)
+        calibration = calibrate(Asked.about(self.validation, export.network, known))
+        scale = calibration.spread_scale
         parts = {k: x.file for k, x in export.parts.items()}
         compare = export.parts[REFINER].network if REFINER in parts else None
         things = list(zip(known, self.source.objects, strict=True))
-        images = self.training, self.validation
-        choices, refiner_scale = choose_refiners(export.network, compare, things, *images, scale)
+        choices, refiner_scale = choose_refiners(compare, things, self.training, calibration.asked.solved(scale))
         if export.refine != "auto":
             choices = [replace(x, refined_by=export.refine.replace("none", "")) for x in choices]
         if REFINER in parts:
@@ -205,7 +190,8 @@ class ObjectData:
             )
             for m, a, x in zip(self.models, self.source.objects, choices, strict=True)
         ]
-        return write_object_bundle(path, export.file(scale), objects, parts, of_distance, known[0].solver.widen)
+        file, of_distance = export.file(scale), calibration.distance_scale
+        return write_object_bundle(path, file, objects, parts, of_distance, calibration.widen)
 
 
 def _check(experiment: ObjectExperiment) -> None:

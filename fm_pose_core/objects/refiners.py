@@ -8,12 +8,13 @@ import numpy as np
 
 from fm_pose_core.learning.networks import Fused
 from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.calibration import fitting_scale
 from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, measure_edges
 from fm_pose_core.objects.metrics import PoseErrors
 from fm_pose_core.objects.refine import InTurn, Refiner, Solution
 from fm_pose_core.objects.samples import ObjectAssets
-from fm_pose_core.objects.validation import Case, KnownObject, fitting_scale, judged, nearest_truth, solved
+from fm_pose_core.objects.validation import Case, KnownObject, judged, nearest_truth
 from fm_pose_core.rendering.raycaster import raycaster_installed
 
 
@@ -26,20 +27,18 @@ class Choice:
 
 
 def choose_refiners(
-    network: Fused,
     compare: Fused | None,
     objects: Sequence[tuple[KnownObject, ObjectAssets]],
     training: Sequence[Instance],
-    validation: Sequence[Instance],
-    scale: float,
+    solved: Sequence[tuple[Case, Solution]],
 ) -> tuple[list[Choice], float]:
     """For each object, and the factor on the spread of the learned refiner (1 without one). compare: its network, if
-    there is one. scale: the factor on the spread of the network for poses."""
+    there is one. solved: the poses to try them on."""
     noises, poses, learned = [], [], []
     for known, x in objects:
-        own, others = ([i for i in part if i.object_id == known.model.id] for part in (training, validation))
+        own = [i for i in training if i.object_id == known.model.id]
         noises.append(measure_edges(x.mesh, x.corners, known.model.diameter, own))
-        poses.append(solved(network, known, others, scale))
+        poses.append([(case, found) for case, found in solved if case.instance.object_id == known.model.id])
         if compare is not None and raycaster_installed():
             learned.append(FeatureRefiner(compare.infer, x.mesh, x.corners, x.crop, x.fill))
     learned_scale = fitting_scale([s for r, found in zip(learned, poses, strict=False) for s in _squares(r, found)])
