@@ -117,13 +117,13 @@ def test_the_mapping_is_compared_where_there_are_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h"), ("L_p", "fg")]
+    ("loss", "reaches"), [("L_hS", "fh"), ("L_hR", "fgh"), ("L_g", "fg"), ("L_u", "h"), ("L_p", "fg"), ("L_f", "f")]
 )
 def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
     for block in model.g.blocks:  # away from the zero start, so that gradient reaches all of g
         nn.init.normal_(block[2].weight, std=0.1)
-    objective_of(model, LossConfig(points=1.0))(random_batch())[loss].backward()
+    objective_of(model, LossConfig(points=1.0, size=1.0))(random_batch())[loss].backward()
     touched = {
         name
         for name in "fgh"
@@ -132,6 +132,15 @@ def test_which_network_receives_which_gradient(loss: str, reaches: str) -> None:
     assert touched == set(reaches)
     trained = {name for name, p in model.h.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert not trained or (trained == {"error.weight", "error.bias"}) == (loss == "L_u")
+
+
+def test_features_are_as_large_as_they_are_whatever_kind_of_image_they_are_of() -> None:
+    model = FeatureMapping(NetworkConfig(width=8, features=32), object_contract(32))
+    batch = random_batch()
+    losses = objective_of(model, LossConfig(size=0.5))(batch)
+    features = [model.f(FeatureMapping.normalise(batch[k])) for k in ("x_s", "x_m", "x_r")]
+    assert losses["L_f"].item() == pytest.approx(torch.cat(features).square().mean().item(), rel=1e-4)
+    assert "L_f" not in objective_of(model)(batch)
 
 
 def test_the_dense_task_needs_cells() -> None:

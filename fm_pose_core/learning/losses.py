@@ -10,6 +10,7 @@
 | L_r (beyond the paper, an option) | all | corners and points of h(f(x_s)), h(g(f(x_r))) | f, g, h |
 | L_z (beyond the paper, an option) | all | distance(f(x_s)), distance(g(f(x_r))) | f, g, h |
 | L_c (beyond the paper, an option) | all | presence(f(x_s)), presence(g(f(x_r))) | f, g, h |
+| L_f (beyond the paper, an option) | all | f(x) | f |
 
 Terms of other methods are in `adaptation`. Sums over the training set become means over a batch; sums over coordinates
 and features stay. With several cells per image h's prediction is the weighted mean of their votes, and Eq. 4 is
@@ -17,7 +18,7 @@ averaged evenly over cells. L_u teaches h to expect its error. L_p asks each cel
 it shows, if any: a dense task beside the pose, which f learns much sooner. L_r asks for the rotation of the pose that
 PnP would make of corners and points. L_z asks for the object's distance: its
 apparent size, of which the corners' errors in pixels say little (Li et al., CDPN, ICCV 2019). L_c asks whether there is
-a hand in the window.
+a hand in the window. L_f keeps features small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,12 @@ class LossConfig:
         "grows linearly.",
         0.0,
         10.0,
+    )
+    size: float = knob(
+        0.0,
+        "Weight of L_f, the features' mean square: nothing else bounds what h does not read (see FeatureSize).",
+        0.0,
+        1e6,
     )
     related: float = knob(1.0, "Weight of L_w, for the method rozantsev: f and f_s stay related.", 0.0, 1e6)
     domain: float = knob(
@@ -193,6 +200,24 @@ def _variance(features: Tensor, shown: Tensor) -> Tensor:
     mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1)
     variance = (weight * (features - mean).square()).sum() / freedom.clamp_min(1)
     return torch.where(freedom > 0, variance + 1e-6, torch.inf)
+
+
+class FeatureSize(Term):
+    """L_f: the mean square of f's features.
+
+    A relative L_g (`feature_variance`) whose targets stand still (no `target_gradient`) does not bound them where h
+    does not read them: g(f(x_r)) moves towards f(x_m), which moves along, since f is the same, and farther. Such a
+    training diverges in the end, as estimates of values do that are learned from themselves (Tsitsiklis and Van Roy,
+    1997)."""
+
+    name, knobs = "L_f", ("size",)
+
+    @staticmethod
+    def weight(config: LossConfig) -> float:
+        return config.size
+
+    def forward(self, seen: Seen) -> Tensor | None:
+        return torch.cat(list(seen.features.values())).float().square().mean() if seen.features else None
 
 
 class ExpectedError(Term):
@@ -369,7 +394,7 @@ class PoseRotation(Term):
 
 
 # Beside the paper's terms.
-BESIDE: tuple[type[Term], ...] = (ExpectedError, SurfacePoints, ObjectDistance, PoseRotation, HandPresence)
+BESIDE: tuple[type[Term], ...] = (ExpectedError, SurfacePoints, ObjectDistance, PoseRotation, HandPresence, FeatureSize)
 POSE_TERMS: tuple[type[Term], ...] = (SyntheticPose, RealPose, *BESIDE)
 
 
