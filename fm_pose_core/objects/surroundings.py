@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fm_pose_core.rendering.appearance import AppearanceConfig, jitter, occluder
+from fm_pose_core.rendering.appearance import AppearanceConfig, jitter, occluder_shape
 from fm_pose_core.rendering.backgrounds import Backgrounds
 
 Image = NDArray[np.uint8]
@@ -63,8 +63,7 @@ class Surroundings:
             other = self._other(index, len(image), rng, large)
             if other is not None:
                 return over(other, image) if hide(points, other[..., 3] > 127, whole) else image
-        texture, alpha = occluder(rng, self.backgrounds, len(image), large)
-        mask = (alpha[..., 0] * 255.0).astype(np.uint8)
+        mask, texture = occluder_shape(rng, len(image), large), self.backgrounds.draw()
         return blend(texture, mask, image) if hide(points, mask > 127, whole) else image
 
     def _other(self, index: int, size: int, rng: np.random.Generator, large: bool) -> Image | None:

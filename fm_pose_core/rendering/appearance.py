@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.config import knob
-from fm_pose_core.rendering.backgrounds import Backgrounds
 
 Image = NDArray[np.uint8]
 MOVED = 0.5  # share of the images that motion blurs, if any
@@ -93,15 +92,6 @@ def repaint(rgba: Image, rng: np.random.Generator) -> Image:
     )
     colour = (rgba[..., :3].astype(np.float32) @ M.T.astype(np.float32) + rng.uniform(-30, 30) * alpha / 255.0) * field
     return np.dstack([np.clip(colour, 0.0, alpha), alpha]).astype(np.uint8)
-
-
-def occluder(
-    rng: np.random.Generator, backgrounds: Backgrounds, size: int, large: bool = False
-) -> tuple[Image, NDArray[np.float32]]:
-    """A random shape filled with a part of a random background: (size, size, 3) colour and (size, size, 1) alpha in [0,
-    1]. large: see AppearanceConfig."""
-    mask = occluder_shape(rng, size, large)
-    return backgrounds.draw(), mask[..., None].astype(np.float32) / 255.0
 
 
 def occluder_shape(rng: np.random.Generator, size: int, large: bool = False) -> Image:
