@@ -181,8 +181,6 @@ class Visible:
     def mask(self, camera: Camera) -> NDArray[np.bool_]:
         """(H, W): the pixels of the camera's image that show the object, as finely as the cells tell it; the mean over
         the windows."""
-        import cv2
-
         found = np.zeros((camera.height, camera.width), bool)
         edge = np.linspace(-0.5, self.size - 0.5, 9)
         border = np.stack(np.meshgrid(edge, edge, [1.0]), -1).reshape(-1, 3) @ np.linalg.inv(self.K).T
@@ -197,16 +195,25 @@ class Visible:
         if right <= left or bottom <= top:
             return found
         v, u = np.mgrid[top:bottom, left:right]
-        rays = camera.rays(np.stack([u, v], -1).reshape(-1, 2))
-        cells, total = self.presence.shape[1], np.zeros(u.shape, np.float32)
+        rays = camera.rays(np.stack([u, v], -1).reshape(-1, 2)).reshape(*u.shape, 3)
+        found[top:bottom, left:right] = self.probability(rays) > SHOWN  # nor NaN
+        return found
+
+    def probability(self, rays: Array) -> NDArray[np.float32]:
+        """(H, W): that the camera sees the object along each ray (H, W, 3) of its frame, the mean over the windows that
+        see there; NaN where none does."""
+        import cv2
+
+        cells, total, count = self.presence.shape[1], np.zeros(rays.shape[:2], np.float32), np.zeros(rays.shape[:2])
         for presence, R in zip(self.presence, self.R_camera_window, strict=True):
             seen = rays @ R
             at = (project(self.K, seen) + 0.5) * (cells / self.size) - 0.5
-            at[seen[:, 2] <= 0] = -2.0  # behind the window: outside of it
-            x, y = at.astype(np.float32).reshape(*u.shape, 2).transpose(2, 0, 1)
-            total += cv2.remap(np.float32(presence), x, y, cv2.INTER_LINEAR)
-        found[top:bottom, left:right] = total > SHOWN * len(self.presence)
-        return found
+            inside = (seen[..., 2] > 0) & (np.abs(at - (cells - 1) / 2) <= cells / 2).all(-1)
+            x, y = np.where(inside[..., None], at, 0.0).astype(np.float32).transpose(2, 0, 1)
+            values = cv2.remap(np.float32(presence), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            total += np.where(inside, values, np.float32(0.0))
+            count += inside
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
 @dataclass(frozen=True)

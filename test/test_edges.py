@@ -18,6 +18,7 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, inverse, log_so3, transform
 from fm_pose_core.objects import settle
 from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.crop import Crop
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, _to_center, _to_origin, measure_edges, moved_origin
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.outlines import Found
@@ -25,6 +26,7 @@ from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster
+from fm_pose_core.types import Visible, Window
 
 MESH = box_mesh()
 CORNERS = box_corners(*MESH.box)
@@ -104,6 +106,25 @@ def test_an_object_smaller_than_its_model_is_not_too_far_away() -> None:
         distances[size] = T[2, 3]
     assert distances[0.96] == pytest.approx(0.45, abs=0.003)
     assert distances[1.0] == pytest.approx(0.45 / 0.96, abs=0.006)
+
+
+def test_what_the_network_does_not_see_says_nothing() -> None:
+    """Another box, just like this one, hides its right half: its edges and colours are as good, five pixels away."""
+    image, other = photograph(), transform(TRUTH[:3, :3], TRUTH[:3, 3] + [0.0, 5 * 0.45 / CAMERA.K[0, 0], 0.0])
+    rgba, _ = Raycaster(MESH, CAMERA.K, CAMERA.width, CAMERA.height).render(TRUTH)
+    middle = CAMERA.pixels(TRUTH[None, :3, 3])[0]
+    hidden = np.arange(CAMERA.width) > middle[0]
+    image[:, hidden] = photograph(other)[:, hidden]
+    window = Crop.around(DIAMETER, 0.45, 1.2)
+    R = window.rotation(CAMERA, Window(*middle))
+    (seen,) = window.cut_all(np.where(hidden, 0, rgba[..., 3]).astype(np.uint8), CAMERA, [R])
+    cells = cv2.resize(seen, (16, 16), interpolation=cv2.INTER_AREA)[None] / np.float32(255.0)
+    visible = Visible(cells, window.K, window.size, R[None])
+    refiner, ends = EdgeRefiner(MESH, CORNERS, DIAMETER, EdgeNoise(1.0, 0.002)), {}
+    for told in (None, visible):
+        starts = [replace(solution(disturbed(seed)), visible=told) for seed in range(8)]
+        ends[told is None] = np.median([errors(refiner.refine(look(image), x).T_camera_object) for x in starts], 0)
+    assert (ends[False] < 0.6 * ends[True]).all(), ends
 
 
 def test_without_edges_the_networks_pose_stays() -> None:

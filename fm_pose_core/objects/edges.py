@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,20 +14,20 @@ from fm_pose_core.files import read_image
 from fm_pose_core.geometry import Array, apply, exp_so3, inverse, skew, transform
 from fm_pose_core.objects.alignment import Aligner, Fit
 from fm_pose_core.objects.bop import Instance
-from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.crop import Crop, cell_middles
 from fm_pose_core.objects.places import spread, squared_deviations
 from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.objects.settle import colour_agreements, settle
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster, raycaster_installed
-from fm_pose_core.types import Camera
+from fm_pose_core.types import SHOWN, Camera, Visible
 
 MARGIN = 1.4  # side of the patch that is compared, by the object's diameter
 COARSEST, FINEST = 48, 192  # pixels of it
 RAYS = 1  # along each side of a pixel: two were no better (measured), for a third more time
 KEPT = 8  # aligners
-SHOWN, MOST, LEAST = 0.5, 20, 8  # labelled images that tell what edges are worth: visible fraction, and how many
+CLEAR, MOST, LEAST = 0.5, 20, 8  # labelled images that tell what edges are worth: visible fraction, and how many
 SIZE_FAR, SIZE_SIGMA = 0.05, 0.004  # how far a model's size may be off, and how well it is known at best
 LABEL = 0.002, 0.004, np.radians(1.5)  # deviations of labels: metres across, share of the distance, radians
 NETWORK = 0.004, 0.025, np.radians(4.0)  # likewise of poses that are to be refined
@@ -71,7 +72,7 @@ class EdgeRefiner:
         """The likeliest pose by network and image; the network's where the image shows no edges of the model and no
         outline, or such that are far from it."""
         T = solution.T_camera_object
-        fit = self.fit(look.image(), look.camera, T, solution.covariance)
+        fit = self.fit(look.image(), look.camera, T, solution.covariance, solution.visible)
         if fit is None:
             return solution
         T_object_center = transform(np.eye(3), self.mesh_center)
@@ -87,14 +88,17 @@ class EdgeRefiner:
         low, high = self.mesh.box
         return np.asarray((low + high) / 2)
 
-    def fit(self, image: Image, camera: Camera, T_camera_object: Array, covariance: Array) -> Fit | None:
+    def fit(
+        self, image: Image, camera: Camera, T_camera_object: Array, covariance: Array, visible: Visible | None = None
+    ) -> Fit | None:
         """What edges and colours in an image (H, W, 3) and a prior say: T_camera_object (4, 4) with its covariance (6,
-        6) as in ObjectPose. The fit's world is the camera. None where they say nothing, or contradict the prior."""
+        6) as in ObjectPose. visible: where the network sees the object; elsewhere something hides it. The fit's world
+        is the camera. None where they say nothing, or contradict the prior."""
         center = transform(np.eye(3), self.mesh_center)
         T = T_camera_object @ center
         aligner = self._aligner(camera, float(np.linalg.norm(T[:3, 3])))
         pixels, inside, T_view_camera = aligner.patch(image, camera, T)
-        view = aligner.view(pixels, inside, T_view_camera, np.full(inside.shape, np.inf, np.float32))
+        view = aligner.view(pixels, inside, T_view_camera, _front(visible, aligner.crop, T_view_camera[:3, :3]))
         found: list[Fit] = []
         for S in self._starts:
             start = T_camera_object @ S
@@ -121,10 +125,24 @@ class EdgeRefiner:
         return self._aligners[step, side]
 
 
+def _front(visible: Visible | None, crop: Crop, R_view_camera: Array) -> NDArray[np.float32]:
+    """Depth of what stands before the object in a patch (View.front): 0 where the network sees something else, farther
+    than half a cell from where it sees the object, since it tells no finer; infinite elsewhere."""
+    front = np.full((crop.size, crop.size), np.inf, np.float32)
+    if visible is None:
+        return front
+    rays = crop.rays(cell_middles(crop.size, crop.size)) @ R_view_camera  # of its pixels, in the camera's frame
+    other = visible.probability(rays.reshape(crop.size, crop.size, 3)) < SHOWN  # nor NaN: no window sees there
+    half_a_cell = 0.5 * visible.size / visible.presence.shape[1] * crop.focal / visible.K[0, 0]
+    kernel = np.ones((2 * round(half_a_cell) + 1,) * 2, np.uint8)
+    front[cv2.erode(other.astype(np.uint8), kernel) > 0] = 0.0
+    return front
+
+
 def measure_edges(mesh: Mesh, box_corners: Array, diameter: float, instances: Sequence[Instance]) -> EdgeNoise:
     """By the edges in labelled images of the object. The scale is the one with which fits that begin at disturbed
     labels end nearest to the labels. Without enough images, or without embreex, all is as in EdgeNoise()."""
-    shown = [x for x in instances if not x.visible_fraction < SHOWN]
+    shown = [x for x in instances if not x.visible_fraction < CLEAR]
     if len(shown) < LEAST or not raycaster_installed():
         return EdgeNoise()
     chosen = spread(shown, MOST)
