@@ -74,7 +74,7 @@ def shaken(trainer: Trainer) -> Trainer:
     return trainer
 
 
-# As losses.py's table, and each method's own words, say.
+# As the table in losses, and each method's own words, say.
 POSE = {"L_hS": "f h", "L_hR": "f h", "L_u": "h", "L_p": "f L_p"}
 TABLE = {
     "feature_mapping": {"L_hS": "f h", "L_hR": "f g h", "L_g": "f g", "L_u": "h", "L_p": "f g L_p"},
