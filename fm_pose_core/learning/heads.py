@@ -184,7 +184,7 @@ class CornerVotes(Votes):
 
 
 class SurfaceVotes(CornerVotes):
-    """And, for each cell and object, the point of the surface that the cell shows: L_p teaches it (losses.SurfacePoints)."""
+    """And, for each cell and object, the point of the surface that the cell shows: L_p teaches it."""
 
     def __init__(self, features: int, cells: int, contract: Contract) -> None:
         super().__init__(features, cells, contract)
