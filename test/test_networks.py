@@ -15,7 +15,7 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.learning.adaptation import METHODS
 from fm_pose_core.learning.extractors import EXTRACTORS, Extractor
 from fm_pose_core.learning.heads import HeadLoss, Prediction
-from fm_pose_core.learning.losses import Answers, LossConfig, MappedFeatures, Objective, Seen
+from fm_pose_core.learning.losses import Answers, LossConfig, MappedFeatures, Objective, Seen, SyntheticPose
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig, build_fused
 from fm_pose_core.tasks import load_bundle
 
@@ -207,6 +207,26 @@ def test_a_normalised_mapping_loss_weighs_the_object_against_the_background() ->
         2.0 * error.square().mean().item(), rel=0.05
     )
     assert loss(target, target + error, torch.full_like(points, torch.nan)) == 0.0
+
+
+def test_images_whose_pose_h_expects_to_know_well_count_more() -> None:
+    log = torch.tensor([-4.0, -3.0, -3.0, -1.5, 9.0], requires_grad=True)  # of expected errors; the last is an outlier
+    pose = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    nothing = torch.zeros(5)
+    answers = Answers(nothing[:, None, None], {}, HeadLoss(pose, nothing, nothing.long(), log), None)
+    error = (log - log.mean()).clamp(-2.0, 2.0).exp().detach()
+    assert error[-1] < 8.0
+    for sure in (0.5, 1.0):
+        weights = answers.weights(sure)
+        assert not weights.requires_grad  # h does not learn to expect errors in order to lose less
+        ratio = weights * error**sure
+        assert torch.allclose(ratio, ratio[:1].expand(5))
+        assert (weights * error).mean().item() == pytest.approx(error.mean().item(), rel=1e-5)
+    term = SyntheticPose(FeatureMapping(NetworkConfig(width=8), object_contract(32)), LossConfig(sure=1.0))
+    assert term(Seen({}, None, answers, None, 0.0)).item() == pytest.approx((weights * pose).mean().item())
+    unknown = answers.loss._replace(expected=None)
+    for same in (answers.weights(0.0), Answers(nothing, {}, unknown, None).weights(1.0)):
+        assert same.tolist() == [1.0] * 5
 
 
 def test_votes_are_relative_to_their_cells() -> None:

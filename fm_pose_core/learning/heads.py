@@ -70,11 +70,13 @@ class Field(NamedTuple):
 
 class HeadLoss(NamedTuple):
     """For each image (N,): pose, ‖h(…) − y‖² summed over the points (Eq. 2); expectation, the squared error of the
-    expected log error; choice, which of the equivalent labels counted."""
+    expected log error; choice, which of the equivalent labels counted; expected, that log error, of heads that expect
+    one."""
 
     pose: Tensor
     expectation: Tensor
     choice: Tensor
+    expected: Tensor | None = None
 
 
 class Head(nn.Module):
@@ -144,7 +146,7 @@ class Votes(Head):
         pose, choice = cost.sum((2, 3)).min(1)  # the label of the image, not of a cell
         chosen = squared[torch.arange(len(squared), device=squared.device), choice]  # (N, G, P)
         actual = 0.5 * (chosen.detach() / self.dims).mean(-1).clamp_min(1e-6).log()  # log RMS of a coordinate
-        return HeadLoss(pose, (log_error - actual).square().mean(1), choice)
+        return HeadLoss(pose, (log_error - actual).square().mean(1), choice, log_error.mean(1))
 
 
 class CornerVotes(Votes):
@@ -239,7 +241,7 @@ class JointVotes(Votes):
         there = ~labels["y"][:, 0, 0].isnan()
         y = labels["y"].nan_to_num()[:, None, :, None]
         loss = self._loss(prediction.mean, prediction.log_error, y, huber)
-        return HeadLoss(loss.pose * there, loss.expectation * there, loss.choice)
+        return loss._replace(pose=loss.pose * there, expectation=loss.expectation * there)
 
 
 class Centres(Head):

@@ -82,7 +82,7 @@ class ObjectDistance(Term):
     """L_z: the distance of the object (label d), where h answers with one: squared error, growing linearly beyond
     NEAR; and the squared error of the expected log error, which has the weight of L_u."""
 
-    name, knobs = "L_z", ("distance",)
+    name, knobs = "L_z", ("distance", "sure")
 
     @staticmethod
     def weight(config: LossConfig) -> float:
@@ -107,7 +107,8 @@ class ObjectDistance(Term):
         error = distance.log[image, k] - target
         cost = 2.0 * nn.functional.huber_loss(distance.log[image, k], target, reduction="none", delta=NEAR)
         actual = 0.5 * error.detach().square().clamp_min(1e-6).log() + LOG_OF_NORMAL
-        return cost + (distance.log_error[image, k] - actual).square() / self.config.distance
+        expectation = (distance.log_error[image, k] - actual).square() / self.config.distance
+        return x.weights(self.config.sure) * cost + expectation
 
 
 FLOOR = 0.5  # pixels: no measurement is better, as in objects.pnp
@@ -122,7 +123,7 @@ class PoseRotation(Term):
     Corners and points have the weights of `objects.surface.solve_surface`: all points together count as much as all
     corners."""
 
-    name, knobs = "L_r", ("rotation",)
+    name, knobs = "L_r", ("rotation", "sure")
 
     def __init__(self, model: FeatureMapping, config: LossConfig) -> None:
         super().__init__(model, config)
@@ -135,11 +136,12 @@ class PoseRotation(Term):
         return config.rotation
 
     def forward(self, seen: Seen) -> Tensor | None:
-        parts = [self.turned(x) for x in seen.answers if getattr(x.prediction, "surface", None) is not None]
-        if not parts:
+        answers = [x for x in seen.answers if getattr(x.prediction, "surface", None) is not None]
+        if not answers:
             return None
-        squared = torch.cat(parts).square().sum(-1)
-        return ((squared + SLIGHT**2).sqrt() - SLIGHT).mean() / TURN
+        squared = torch.cat([self.turned(x) for x in answers]).square().sum(-1)
+        weights = torch.cat([x.weights(self.config.sure) for x in answers])
+        return (weights * ((squared + SLIGHT**2).sqrt() - SLIGHT)).mean() / TURN
 
     def turned(self, x: Answers) -> Tensor:
         """(N, 3) radians, about the object's axes."""

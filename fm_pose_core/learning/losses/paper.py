@@ -9,23 +9,25 @@ from fm_pose_core.learning.losses.term import LossConfig, Seen, Term
 class SyntheticPose(Term):
     """L_hS = ‖h(f(x_s)) − y_s‖² (Eq. 2)."""
 
-    name, knobs = "L_hS", ("huber",)
+    name, knobs = "L_hS", ("huber", "sure")
 
     def forward(self, seen: Seen) -> Tensor | None:
-        return seen.synthetic.loss.pose.mean() if seen.synthetic else None
+        x = seen.synthetic
+        return (x.weights(self.config.sure) * x.loss.pose).mean() if x else None
 
 
 class RealPose(Term):
     """L_hR = ‖h(g(f(x_r))) − y_r‖² (Eq. 3)."""
 
-    name, knobs = "L_hR", ("beta", "huber")
+    name, knobs = "L_hR", ("beta", "huber", "sure")
 
     @staticmethod
     def weight(config: LossConfig) -> float:
         return config.beta
 
     def forward(self, seen: Seen) -> Tensor | None:
-        return seen.real.loss.pose.mean() if seen.real else None
+        x = seen.real
+        return (x.weights(self.config.sure) * x.loss.pose).mean() if x else None
 
 
 class MappedFeatures(Term):

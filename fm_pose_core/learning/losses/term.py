@@ -10,6 +10,8 @@ from fm_pose_core.config import knob
 from fm_pose_core.learning.heads import HeadLoss
 from fm_pose_core.learning.networks import FeatureMapping
 
+OUTLYING = 2.0  # of an expected log error: farther from the mean it counts no more
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -36,6 +38,13 @@ class LossConfig:
         0.0,
         10.0,
     )
+    sure: float = knob(
+        0.0,
+        "Beyond the paper: by how much more images count whose pose h expects to know well, in L_hS, L_hR, L_r and "
+        "L_z. Weights are the expected error to the power of minus this.",
+        0.0,
+        2.0,
+    )
     size: float = knob(
         0.0,
         "Weight of L_f, the features' mean square: nothing else bounds what h does not read (see FeatureSize).",
@@ -60,6 +69,17 @@ class Answers:
     labels: dict[str, Tensor]
     loss: HeadLoss
     prediction: Any
+
+    def weights(self, sure: float) -> Tensor:
+        """(N,), constant: the errors that h expects, to the power of -sure, such that they leave the mean of these
+        errors as it is. Else what cannot be known, of a hidden object, say, drowns the small errors of what can
+        (Kendall and Gal, NeurIPS 2017, learn such weights from the losses themselves)."""
+        if sure == 0 or self.loss.expected is None:
+            return torch.ones_like(self.loss.pose)
+        log = self.loss.expected.detach()
+        error = (log - log.mean()).clamp(-OUTLYING, OUTLYING).exp()
+        weights = error**-sure
+        return weights * (error.mean() / (weights * error).mean())
 
 
 @dataclass(frozen=True)
