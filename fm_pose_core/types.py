@@ -180,7 +180,7 @@ class Visible:
 
     def mask(self, camera: Camera) -> NDArray[np.bool_]:
         """(H, W): the pixels of the camera's image that show the object, as finely as the cells tell it; the mean over
-        the windows."""
+        the windows that see there."""
         found = np.zeros((camera.height, camera.width), bool)
         edge = np.linspace(-0.5, self.size - 0.5, 9)
         border = np.stack(np.meshgrid(edge, edge, [1.0]), -1).reshape(-1, 3) @ np.linalg.inv(self.K).T
@@ -207,8 +207,10 @@ class Visible:
         cells, total, count = self.presence.shape[1], np.zeros(rays.shape[:2], np.float32), np.zeros(rays.shape[:2])
         for presence, R in zip(self.presence, self.R_camera_window, strict=True):
             seen = rays @ R
+            ahead = seen[..., 2] > 0
+            seen[~ahead] = 0.0, 0.0, 1.0  # anything that can be projected
             at = (project(self.K, seen) + 0.5) * (cells / self.size) - 0.5
-            inside = (seen[..., 2] > 0) & (np.abs(at - (cells - 1) / 2) <= cells / 2).all(-1)
+            inside = ahead & (np.abs(at - (cells - 1) / 2) <= cells / 2).all(-1)
             x, y = np.where(inside[..., None], at, 0.0).astype(np.float32).transpose(2, 0, 1)
             values = cv2.remap(np.float32(presence), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             total += np.where(inside, values, np.float32(0.0))

@@ -224,6 +224,10 @@ def test_images_whose_pose_h_expects_to_know_well_count_more() -> None:
         assert (weights * error).mean().item() == pytest.approx(error.mean().item(), rel=1e-5)
     term = SyntheticPose(FeatureMapping(NetworkConfig(width=8), object_contract(32)), LossConfig(sure=1.0))
     assert term(Seen({}, None, answers, None, 0.0)).item() == pytest.approx((weights * pose).mean().item())
+    absent = answers.loss._replace(expected=log.detach().masked_fill(log < -3.5, torch.nan))  # a hand that is not there
+    some = Answers(nothing, {}, absent, None).weights(1.0)
+    others = HeadLoss(pose[1:], nothing[1:], nothing[1:].long(), log[1:])
+    assert some[0] == 1.0 and torch.allclose(some[1:], Answers(nothing[1:], {}, others, None).weights(1.0))
     unknown = answers.loss._replace(expected=None)
     for same in (answers.weights(0.0), Answers(nothing, {}, unknown, None).weights(1.0)):
         assert same.tolist() == [1.0] * 5

@@ -70,8 +70,8 @@ class Field(NamedTuple):
 
 class HeadLoss(NamedTuple):
     """For each image (N,): pose, ‖h(…) − y‖² summed over the points (Eq. 2); expectation, the squared error of the
-    expected log error; choice, which of the equivalent labels counted; expected, that log error, of heads that expect
-    one."""
+    expected log error; choice, which of the equivalent labels counted; expected, that log error, of heads that vote;
+    NaN where it learns nothing."""
 
     pose: Tensor
     expectation: Tensor
@@ -241,7 +241,9 @@ class JointVotes(Votes):
         there = ~labels["y"][:, 0, 0].isnan()
         y = labels["y"].nan_to_num()[:, None, :, None]
         loss = self._loss(prediction.mean, prediction.log_error, y, huber)
-        return loss._replace(pose=loss.pose * there, expectation=loss.expectation * there)
+        assert loss.expected is not None
+        expected = loss.expected.masked_fill(~there, torch.nan)
+        return loss._replace(pose=loss.pose * there, expectation=loss.expectation * there, expected=expected)
 
 
 class Centres(Head):

@@ -127,7 +127,8 @@ class EdgeRefiner:
 
 def _front(visible: Visible | None, crop: Crop, R_view_camera: Array) -> NDArray[np.float32]:
     """Depth of what stands before the object in a patch (View.front): 0 where the network sees something else, farther
-    than half a cell from where it sees the object, since it tells no finer; infinite elsewhere."""
+    than half a cell from where it sees the object, since it tells no finer; infinite elsewhere. (`alignment.hidden`
+    then grows it by two pixels.)"""
     front = np.full((crop.size, crop.size), np.inf, np.float32)
     if visible is None:
         return front

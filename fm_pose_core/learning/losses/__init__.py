@@ -16,9 +16,9 @@ Terms of other methods are in `adaptation`. Sums over the training set become me
 and features stay. With several cells per image h's prediction is the weighted mean of their votes, and Eq. 4 is
 averaged evenly over cells. L_u teaches h to expect its error. L_p asks each cell's features which point of the object
 it shows, if any: a dense task beside the pose, which f learns much sooner. L_r asks for the rotation of the pose that
-PnP would make of corners and points. L_z asks for the object's distance: its
-apparent size, of which the corners' errors in pixels say little (Li et al., CDPN, ICCV 2019). L_c asks whether there is
-a hand in the window. L_f keeps features small.
+PnP would make of corners and points. L_z asks for the object's distance: its apparent size, of which the corners'
+errors in pixels say little (Li et al., CDPN, ICCV 2019). L_c asks whether there is a hand in the window. L_f keeps
+features small. With `LossConfig.sure`, L_hS, L_hR, L_r and L_z weigh images by what h expects of them.
 """
 
 from fm_pose_core.learning.losses.beside import (

@@ -41,7 +41,7 @@ class LossConfig:
     sure: float = knob(
         0.0,
         "Beyond the paper: by how much more images count whose pose h expects to know well, in L_hS, L_hR, L_r and "
-        "L_z. Weights are the expected error to the power of minus this.",
+        "L_z. Weights are the expected error, relative to the batch's, to the power of minus this.",
         0.0,
         2.0,
     )
@@ -71,15 +71,16 @@ class Answers:
     prediction: Any
 
     def weights(self, sure: float) -> Tensor:
-        """(N,), constant: the errors that h expects, to the power of -sure, such that they leave the mean of these
-        errors as it is. Else what cannot be known, of a hidden object, say, drowns the small errors of what can
-        (Kendall and Gal, NeurIPS 2017, learn such weights from the losses themselves)."""
+        """(N,), constant: the errors that h expects, relative to these images' mean, to the power of -sure; scaled so
+        that the mean of these errors, weighed, stays what it is. Without them what cannot be known, of a hidden object,
+        say, drowns the small errors of what can (Kendall and Gal, NeurIPS 2017, learn such weights from the losses
+        themselves). Renderings and photographs are weighed among themselves. 1 where h expects nothing."""
         if sure == 0 or self.loss.expected is None:
             return torch.ones_like(self.loss.pose)
         log = self.loss.expected.detach()
-        error = (log - log.mean()).clamp(-OUTLYING, OUTLYING).exp()
+        error = (log - log.nanmean()).clamp(-OUTLYING, OUTLYING).exp()
         weights = error**-sure
-        return weights * (error.mean() / (weights * error).mean())
+        return (weights * (error.nanmean() / (weights * error).nanmean())).nan_to_num(1.0)
 
 
 @dataclass(frozen=True)
