@@ -341,16 +341,16 @@ def test_layers_that_never_learn_are_not_left_at_random() -> None:
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    with pytest.raises(InputError, match=r"architecture\.depth"):
-        build_fused({"extractor": "compact", "depth": 3}, object_contract())
+    with pytest.raises(InputError, match=r"architecture\.layers"):
+        build_fused({"extractor": "compact", "layers": 3}, object_contract())
 
 
 def test_an_extractor_is_a_class_and_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entered into the registry, it trains and votes like the others; what it does not know of is refused by name."""
 
     class Pooled(Extractor):
-        def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-            super().__init__(channels, size, width, features)
+        def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
+            super().__init__(channels, size, width, features, depth)
             self.cells, self.feature_size = 4, features
             self.layer = nn.Linear(channels, features)
 
@@ -382,3 +382,18 @@ def test_a_wider_network_begins_as_the_narrower_one(name: str) -> None:
     assert (features[..., narrow["features"] :] > 0).any()
     models[1].h(models[1].g(features)).votes.sum().backward()
     assert (models[1].h.fc.weight.grad[:, narrow["features"] :] != 0).any()
+
+
+def test_a_deeper_network_begins_as_the_shallower_one() -> None:
+    """It answers the same, and its new blocks learn."""
+    folder = Path(__file__).parent.parent / "models" / "lmo"
+    stored = load_bundle(folder).manifest.network
+    contract, architecture = stored.contract, {**stored.architecture, "weights": str(folder)}
+    deeper = NetworkConfig(**{**architecture, "depth": architecture.get("depth", 1) + 1})
+    images = torch.randint(0, 256, (2, *contract.image_shape), dtype=torch.uint8)
+    models = [FeatureMapping(x, contract) for x in (NetworkConfig(**architecture), deeper)]
+    for want, got in zip(*(Fused(m)(images) for m in models), strict=True):
+        assert torch.allclose(got, want, atol=1e-3)
+    models[1].h(models[1].g(models[1].f(FeatureMapping.normalise(images)))).votes.sum().backward()
+    newest = models[1].f.deeper[-1]
+    assert (newest.conv2.weight.grad != 0).any() and (newest.conv1.weight.grad == 0).all()  # until conv2 has learned

@@ -41,6 +41,13 @@ class NetworkConfig:
         24, "Channels w of the compact extractors, whose stages have 2w, 4w and 8w; the finer cells see 4w.", 8, 256
     )
     features: int = knob(256, "Feature size D of those with cells; the others have 1024 as published.", 16, 4096)
+    depth: int = knob(
+        1,
+        "Residual blocks of the finer cells, of the extractors that have such (beyond the first one they begin as the "
+        "identity).",
+        1,
+        16,
+    )
     surface: bool = knob(
         False, "Whether h also answers which point of the object each cell shows, for objects (beyond the paper)."
     )
@@ -114,7 +121,8 @@ class FeatureMapping(nn.Module):
         super().__init__()
         self.config, self.contract = config, contract
         two = contract.channels == 6  # h compares the features of two images
-        f = EXTRACTORS[config.extractor](3 if two else contract.channels, contract.size, config.width, config.features)
+        make, channels = EXTRACTORS[config.extractor], 3 if two else contract.channels
+        f = make(channels, contract.size, config.width, config.features, config.depth)
         g = Mapping(f.feature_size) if config.mapping else nn.Identity()
         self.f: Extractor = Compared(f) if two else f
         self.g: nn.Module = MappedFirst(g) if two else g

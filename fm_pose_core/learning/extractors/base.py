@@ -14,8 +14,9 @@ from fm_pose_core.errors import InputError, expect
 class Extractor(nn.Module):
     """f: images (N, channels, size, size) -> features (N, cells, feature_size), see `FeatureMapping.normalise`.
 
-    Made from `channels` and `size` of the window, and the configuration's `width` and `features`. cell: side of a cell,
-    pixels; those with a single cell have no use for it. published: whether it must begin with weights from elsewhere.
+    Made from `channels` and `size` of the window, and the configuration's `width`, `features` and `depth`. cell: side
+    of a cell, pixels; those with a single cell have no use for it. published: whether it must begin with weights from
+    elsewhere.
     """
 
     cell: ClassVar[int] = 16
@@ -23,7 +24,7 @@ class Extractor(nn.Module):
     cells: int
     feature_size: int
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
         super().__init__()
 
     def gentle(self) -> list[nn.Parameter]:
@@ -80,11 +81,12 @@ class Pyramid(Extractor):
 
     cell = 8
 
-    def __init__(self, channels: int, size: int, width: int, features: int, coarse: int) -> None:
-        super().__init__(channels, size, width, features)
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int, coarse: int) -> None:
+        super().__init__(channels, size, width, features, depth)
         self.cells, self.feature_size, self.side = (size // self.cell) ** 2, features, 4 * width
         self.lateral = nn.Conv2d(coarse, self.side, 1)
         self.smooth = Residual(self.side)
+        self.deeper = nn.Sequential(*(Residual(self.side) for _ in range(depth - 1)))
         self.project = nn.Conv2d(self.side, features, 1)
 
     def joined(self, fine: Tensor, coarse: Tensor, whole: Tensor | None = None) -> Tensor:
@@ -93,7 +95,7 @@ class Pyramid(Extractor):
         if whole is not None:
             seen = seen + F.interpolate(whole, scale_factor=2.0, mode="nearest")
         fine = F.relu(fine + F.interpolate(seen, scale_factor=2.0, mode="nearest"))
-        return F.relu(self.project(self.smooth(fine))).flatten(2).transpose(1, 2)
+        return F.relu(self.project(self.deeper(self.smooth(fine)))).flatten(2).transpose(1, 2)
 
 
 def read_state_dict(source: str, wanted: str) -> dict[str, Tensor]:

@@ -31,8 +31,8 @@ class Trunk(nn.Sequential):
 class Compact(Extractor):
     """For CPUs: one feature vector for each cell of 16×16 pixels."""
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        super().__init__(channels, size, width, features)
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
+        super().__init__(channels, size, width, features, depth)
         self.cells, self.feature_size = (size // self.cell) ** 2, features
         self.trunk = Trunk(channels, width)
         self.project = nn.Conv2d(8 * width, features, 1)
@@ -46,8 +46,8 @@ class Compact(Extractor):
 class Fine(Pyramid):
     """As `compact`, with cells of 8×8 pixels."""
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        super().__init__(channels, size, width, features, coarse=8 * width)
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
+        super().__init__(channels, size, width, features, depth, coarse=8 * width)
         self.trunk = Trunk(channels, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class Fine(Pyramid):
 class CompactGlobal(Global):
     """For CPUs, with the paper's global feature."""
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        super().__init__(channels, size, width, features)
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
+        super().__init__(channels, size, width, features, depth)
         self.trunk = Trunk(channels, width)
         self.project = nn.Conv2d(8 * width, 64, 1)
         self._connect(64 * (size // 16) ** 2)

@@ -67,9 +67,9 @@ class EfficientNetLite0(Pyramid):
     published = True
     stages: ClassVar[tuple[tuple[int, int, int, int, int], ...]] = STAGES
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
         expect(channels == 3, "network.extractor", "one for depth maps (compact, fine, resnet50)", "efficientnet_lite0")
-        super().__init__(channels, size, width, features, coarse=STAGES[4][3])
+        super().__init__(channels, size, width, features, depth, coarse=STAGES[4][3])
         self.stem = Padded(3, STEM, 3, 2)
         blocks: list[nn.Module] = []
         inputs = STEM
@@ -151,8 +151,8 @@ class EfficientNetLite0Whole(EfficientNetLite0):
 
     stages = (*STAGES, *CONTEXT)
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        super().__init__(channels, size, width, features)
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
+        super().__init__(channels, size, width, features, depth)
         self.context = nn.Conv2d(CONTEXT[-1][3], self.side, 1)
 
     def initialise(self) -> None:

@@ -34,8 +34,8 @@ class VGG16(Global):
     tenth, as in VGG-16.
     """
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        super().__init__(channels, size, width, features)
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
+        super().__init__(channels, size, width, features, depth)
         expect(channels == 3, "network.extractor", "one for depth maps (compact, compact_global, resnet50)", "vgg16")
         layers: list[nn.Module] = []
         for out in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0):  # 0: max pooling
@@ -110,8 +110,8 @@ class ResNet50(Global):
     convolution with 32 channels and pooling, then 5 blocks each of 64, 128, 256 and 256 channels, each module halving
     the resolution."""
 
-    def __init__(self, channels: int, size: int, width: int, features: int) -> None:
-        super().__init__(channels, size, width, features)
+    def __init__(self, channels: int, size: int, width: int, features: int, depth: int) -> None:
+        super().__init__(channels, size, width, features, depth)
         layers: list[nn.Module] = [nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         previous = 32
         for out in (64, 128, 256, 256):
