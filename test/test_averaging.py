@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
 
 from fm_pose_core.contract import object_contract
-from fm_pose_core.learning.averaging import WeightAverage
+from fm_pose_core.learning.averaging import WeightAverage, mix
 from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
 
 
@@ -60,3 +60,13 @@ def test_statistics_of_batch_normalisation_are_the_latest() -> None:
     buffers = dict(latest.f.named_buffers())
     assert any("running_mean" in k for k in buffers)
     assert all(torch.equal(v, buffers[k]) for k, v in average.model.f.named_buffers())
+
+
+def test_another_networks_weights_have_the_share_that_was_asked_for() -> None:
+    """And stay as they are."""
+    one, other = model(), model()
+    before = [{k: v.clone() for k, v in x.named_parameters()} for x in (one, other)]
+    mix(one, other, 0.25)
+    for k, v in one.named_parameters():
+        torch.testing.assert_close(v, 0.75 * before[0][k] + 0.25 * before[1][k])
+    assert all(torch.equal(v, before[1][k]) for k, v in other.named_parameters())

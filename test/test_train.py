@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ pytest.importorskip("pyrender", reason="training needs pyrender (pip install '.[
 
 from box_training import checkpoint, environment, write_experiment
 from rendered_bop import write_rendered_bop
-from spots import spot_batches, spot_experiment
+from spots import SpotExperiment, spot_batches, spot_experiment
 
 from fm_pose_core.cli import main
 from fm_pose_core.config import read_yaml
 from fm_pose_core.errors import InputError
+from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.adaptation import METHODS
 from fm_pose_core.learning.experiment import Experiment
 from fm_pose_core.learning.loader import Source, load
+from fm_pose_core.learning.networks import NetworkConfig
 from fm_pose_core.learning.trainer import Trainer, open_run, phases
 from fm_pose_core.objects.estimator import PoseEstimator
-from fm_pose_core.tasks import experiment_from, load_experiment
+from fm_pose_core.tasks import experiment_from, load_bundle, load_experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent
@@ -198,6 +201,49 @@ def test_a_loss_that_is_not_finite_stops_with_every_term(dataset: Path, tmp_path
         trainer.model.h.fc.bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match="L_hS"):
         trainer.train(experiment.read_data())
+
+
+class StopAfter:
+    """So many questions whether to stop."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    @property
+    def made(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    @made.setter
+    def made(self, value: bool) -> None:
+        self.left = 0
+
+
+def test_what_a_training_began_with_has_its_share_in_what_it_ends_with(tmp_path: Path) -> None:
+    """Also where it was stopped on its way; without weights to begin with, there is nothing to mix in."""
+    folder = ROOT / "models" / "tugboat"
+    own = load_bundle(folder).manifest.network.architecture
+    network = NetworkConfig(own["extractor"], own["width"], own["features"], weights=str(folder))
+
+    def experiment(share: float) -> Experiment:
+        made = spot_experiment("feature_mapping", learning_rate=0.2, batch_synthetic=1, batch_pairs=1, beginning=share)
+        return replace(made, network=network, schedule=replace(made.schedule, pretrain_images=0, images=15))
+
+    def trained(share: float) -> dict[str, torch.Tensor]:
+        run, what = tmp_path / str(share), experiment(share)
+        run.mkdir()
+        assert not Trainer(what, run).train(what.read_data(), StopAfter(3))
+        assert Trainer(what, run).train(what.read_data())
+        return checkpoints.weights(checkpoints.read(run / checkpoints.LATEST, torch.device("cpu"), "", SpotExperiment))
+
+    torch.manual_seed(experiment(0.0).schedule.seed)
+    began = dict(experiment(0.0).model().named_parameters())
+    learned, mixed = trained(0.0), trained(0.25)
+    assert max(float((learned[k] - v.detach()).abs().max()) for k, v in began.items()) > 1e-4
+    for k, v in began.items():
+        torch.testing.assert_close(mixed[k], 0.75 * learned[k] + 0.25 * v.detach(), atol=1e-6, rtol=1e-4)
+    with pytest.raises(InputError, match=r"schedule.beginning: expected 0 without network.weights, got 0.5"):
+        Trainer(spot_experiment("feature_mapping", beginning=0.5), tmp_path / "random")
 
 
 def test_methods_get_equal_budgets() -> None:

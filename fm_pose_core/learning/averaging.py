@@ -10,6 +10,15 @@ import torch
 from fm_pose_core.learning.networks import FeatureMapping
 
 
+@torch.no_grad()
+def mix(model: FeatureMapping, other: FeatureMapping, share: float) -> None:
+    """Give the weights of another network of the same kind a share of a model's. What lies between the weights that a
+    training begins with and those that it ends with can be better than both, above all on images unlike its own
+    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022). Statistics of batch normalisation stay."""
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        mine.lerp_(theirs.to(mine.device), share)
+
+
 class WeightAverage:
     """Of a model. age: of the weights in the mean, on average, as a share of the steps so far; above 0, and 0.5 at the
     most, where all count alike. Begins with the model's."""

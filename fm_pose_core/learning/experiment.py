@@ -34,6 +34,13 @@ class ScheduleConfig(MixtureConfig):
         0.0,
         0.5,
     )
+    beginning: float = knob(
+        0.0,
+        "Share that the weights of `network.weights` have in those that the training ends with: what was known, and "
+        "what was learned since (beyond the paper).",
+        0.0,
+        0.9,
+    )
     clip_gradient: float = knob(1.0, "Largest gradient norm.", 0.0, 1e9)
     precision: str = knob(
         "auto",

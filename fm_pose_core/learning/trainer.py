@@ -20,7 +20,7 @@ from fm_pose_core.errors import expect
 from fm_pose_core.files import write_atomically
 from fm_pose_core.learning import checkpoints
 from fm_pose_core.learning.adaptation.method import PRETRAINING, Phase
-from fm_pose_core.learning.averaging import WeightAverage
+from fm_pose_core.learning.averaging import WeightAverage, mix
 from fm_pose_core.learning.experiment import Data, Experiment, Validator
 from fm_pose_core.learning.loader import load
 from fm_pose_core.learning.logbook import Logbook
@@ -46,7 +46,12 @@ class Trainer:
 
     def __init__(self, experiment: Experiment, run: Path, pretrained: Path | None = None) -> None:
         self.experiment, self.run, self.ranks = experiment, run, Ranks()
-        torch.manual_seed(experiment.schedule.seed)
+        schedule, network = experiment.schedule, experiment.network
+        known = not schedule.beginning or bool(network.weights)
+        expect(known, "schedule.beginning", "0 without network.weights", schedule.beginning)
+        torch.manual_seed(schedule.seed)
+        self.beginning = experiment.model() if schedule.beginning else None
+        torch.manual_seed(schedule.seed)
         method = experiment.how
         begun = (run / checkpoints.LATEST).is_file()
         self.model = (experiment.untrained() if begun else experiment).model()
@@ -56,7 +61,7 @@ class Trainer:
         self.phase_index, self.step, self.seconds = 0, 0, 0.0
         self.optimizer = self._new_optimizer()
         self.average: WeightAverage | None = None
-        asked = experiment.schedule.precision
+        asked = schedule.precision
         self.bf16 = asked == "bf16" or (asked == "auto" and computes_bf16(self.ranks.device))
         if begun:
             self._restore()
@@ -118,6 +123,8 @@ class Trainer:
                 self.step += 1
                 if self.average is not None:
                     self.average.add(self.model, self.step)
+                if self.finished and self.beginning is not None:
+                    mix(self.network, self.beginning, self.experiment.schedule.beginning)
                 self.seconds += time.monotonic() - began
                 bar.update(phase.batch)
                 watch.after_step(losses, bar)

@@ -22,7 +22,8 @@ class PartExperiment(ObjectExperiment):
         cls: type[P], experiment: ObjectExperiment, images: int, schedule: dict[str, Any], sections: dict[str, Any]
     ) -> P:
         """With a training of so many images, and other values of the schedule and other sections than `experiment`."""
-        own = replace(experiment.schedule, images=images, validate_images=max(1, images // 4), **schedule)
+        values = {"images": images, "validate_images": max(1, images // 4), "beginning": 0.0, **schedule}
+        own = replace(experiment.schedule, **values)
         kept = {f.name: getattr(experiment, f.name) for f in fields(ObjectExperiment)}
         return cls(**{**kept, "schedule": own, **sections})
 
