@@ -27,11 +27,9 @@ from fm_pose_core.types import Camera, Visible, Window
 
 AHEAD = np.array([0.0, 0.0, 1.0])
 FINEST_LOG, LARGEST_LOG = 2e-3, 5.0  # of a distance: none is known better, none is farther off
-# Of a zoomed window, how far it may be off before it is worth another look: share of its side, and of its scale. With
-# one view, for speed, as far as the training's are by default (synthetic.displacement, samples.JITTER); with several
-# ones, for exactness, less.
+# Of a zoomed window, how far it may be off: share of its side, and of its scale. As far as the training's are by
+# default, see synthetic.displacement and samples.JITTER.
 ASTRAY = 10 / 128, math.log(1.25)
-ASTRAY_OF_SEVERAL = 5 / 128, math.log(1.07)
 
 Outputs = Mapping[str, NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]
@@ -168,8 +166,8 @@ class ObjectSolver:
 
     def second_look(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> "tuple[ObjectSolver, Look] | None":
         """At where the answer to the first look has the object: centred, and zoomed so that the object fills the
-        window. None if the answer makes no sense, if the first look was such already, well enough (ASTRAY), or for a
-        network that was not trained for it. Where a zoomed window shows nothing, the same place as in a first
+        window. None if the answer makes no sense, if the first look was such already, about as well as in the training,
+        or for a network that was not trained for it. Where a zoomed window shows nothing, the same place as in a first
         look."""
         if not self.fill:
             return None
@@ -186,10 +184,10 @@ class ObjectSolver:
         return solver, solver.look(look.image(), look.camera, window, look.image)
 
     def _astray(self, center: Array) -> bool:
-        """Whether a zoomed window was too far off the object's `center` (3,), window frame."""
-        most = ASTRAY if self.views == 1 else ASTRAY_OF_SEVERAL
+        """Whether a zoomed window was farther off the object's `center` (3,), window frame, than those of the
+        training."""
         off = float(np.hypot(*center[:2]) / center[2]) * self.crop.focal / self.crop.size
-        return off > most[0] or abs(math.log(float(np.linalg.norm(center)) / self.told)) > most[1]
+        return off > ASTRAY[0] or abs(math.log(float(np.linalg.norm(center)) / self.told)) > ASTRAY[1]
 
     def _whereabouts(self, answer: Answer, spread_scale: float) -> Array | None:
         """The box's centre (3,), metres, window frame, well enough to look there: in the middle of the corners, as far
