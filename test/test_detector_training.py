@@ -387,6 +387,8 @@ def test_a_part_does_not_hang_on_the_settings_of_another(dataset: BopDataset, tm
     read = {"poses": experiment.own(), **{k: x.own() for k, x in experiment.parts().items()}}
     sections = {k: set(values) & {"detector", "refiner"} for k, values in read.items()}
     assert sections == {"poses": set(), "detector": {"detector"}, "refiner": {"refiner"}}
+    mixed = load_experiment(config, ["schedule.beginning=0.5"]).parts().values()
+    assert [x.schedule.beginning for x in mixed] == [0.0, 0.0]  # a refiner begins with nothing that it could keep
 
 
 def test_a_detector_alone_is_no_bundle(dataset: BopDataset, tmp_path: Path) -> None:

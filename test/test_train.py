@@ -1,6 +1,7 @@
 """The trainer: all in one line, two ranks, shared pretrainings, a loss that is not finite, methods on equal budgets."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -219,21 +220,28 @@ class StopAfter:
         self.left = 0
 
 
-def test_what_a_training_began_with_has_its_share_in_what_it_ends_with(tmp_path: Path) -> None:
-    """Also where it was stopped on its way; without weights to begin with, there is nothing to mix in."""
-    folder = ROOT / "models" / "tugboat"
+@pytest.mark.parametrize("average", [0.0, 0.1])
+def test_what_a_training_began_with_has_its_share_in_what_it_ends_with(tmp_path: Path, average: float) -> None:
+    """Also where it was stopped on its way, and the bundle is gone since; without a bundle to begin with, there is
+    nothing to mix in."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(ROOT / "models" / "tugboat", folder)
     own = load_bundle(folder).manifest.network.architecture
     network = NetworkConfig(own["extractor"], own["width"], own["features"], weights=str(folder))
 
     def experiment(share: float) -> Experiment:
         made = spot_experiment("feature_mapping", learning_rate=0.2, batch_synthetic=1, batch_pairs=1, beginning=share)
-        return replace(made, network=network, schedule=replace(made.schedule, pretrain_images=0, images=15))
+        return replace(
+            made, network=network, schedule=replace(made.schedule, pretrain_images=0, images=15, average=average)
+        )
 
     def trained(share: float) -> dict[str, torch.Tensor]:
         run, what = tmp_path / str(share), experiment(share)
         run.mkdir()
         assert not Trainer(what, run).train(what.read_data(), StopAfter(3))
+        folder.rename(tmp_path / "elsewhere")
         assert Trainer(what, run).train(what.read_data())
+        (tmp_path / "elsewhere").rename(folder)
         return checkpoints.weights(checkpoints.read(run / checkpoints.LATEST, torch.device("cpu"), "", SpotExperiment))
 
     torch.manual_seed(experiment(0.0).schedule.seed)
@@ -242,7 +250,9 @@ def test_what_a_training_began_with_has_its_share_in_what_it_ends_with(tmp_path:
     assert max(float((learned[k] - v.detach()).abs().max()) for k, v in began.items()) > 1e-4
     for k, v in began.items():
         torch.testing.assert_close(mixed[k], 0.75 * learned[k] + 0.25 * v.detach(), atol=1e-6, rtol=1e-4)
-    with pytest.raises(InputError, match=r"schedule.beginning: expected 0 without network.weights, got 0.5"):
+    with pytest.raises(
+        InputError, match=r"schedule.beginning: expected 0 without a bundle in network.weights, got 0.5"
+    ):
         Trainer(spot_experiment("feature_mapping", beginning=0.5), tmp_path / "random")
 
 

@@ -17,7 +17,8 @@ from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import write_atomically
 
 LATEST, PRETRAINED, LOCK = "checkpoint.pt", "pretrained.pt", ".lock"
-AVERAGE, MODEL = "average", "model."  # key of the averaged weights; what begins the names of the objective's
+AVERAGE, BEGINNING = "average", "beginning"  # keys of the mean of the weights, and of those that it began with
+MODEL = "model."  # what begins the names of the objective's weights
 
 State = dict[str, Any]
 log = logging.getLogger(__name__)

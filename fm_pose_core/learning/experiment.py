@@ -18,7 +18,8 @@ from fm_pose_core.learning.loader import Source
 from fm_pose_core.learning.losses import LossConfig
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
 
-WATCHED = ("validate_images", "precision", "average")  # of the schedule: they change next to nothing of what is learned
+# Of the schedule: they change next to nothing of what is learned in a pretraining.
+WATCHED = ("validate_images", "precision", "average", "beginning")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class ScheduleConfig(MixtureConfig):
     )
     beginning: float = knob(
         0.0,
-        "Share that the weights of `network.weights` have in those that the training ends with: what was known, and "
-        "what was learned since (beyond the paper).",
+        "Share that the weights which the training begins with, those of a bundle in `network.weights`, have in those "
+        "that it ends with: what was known, and what was learned since (beyond the paper). The bundle should know the "
+        "same objects.",
         0.0,
         0.9,
     )

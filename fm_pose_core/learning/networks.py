@@ -27,6 +27,11 @@ from fm_pose_core.runtime.weights import named_weights
 log = logging.getLogger(__name__)
 
 
+def is_bundle(source: str) -> bool:
+    """Whether weights to begin with are those of a bundle, by its folder."""
+    return (expanded(source) / MANIFEST).is_file()
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     extractor: str = knob(
@@ -61,6 +66,16 @@ class NetworkConfig:
         "vgg16 also a torchvision state dict file, or 'torchvision' for the published one; for efficientnet_lite0 also "
         "'imagenet'. Several with commas between: the later one's, where both have such. Empty: random ones.",
     )
+
+    @property
+    def sources(self) -> list[str]:
+        """The parts of `weights`."""
+        return [x.strip() for x in self.weights.split(",") if x.strip()]
+
+    @property
+    def from_bundle(self) -> bool:
+        """Whether a bundle is among them."""
+        return any(is_bundle(x) for x in self.sources)
 
 
 class Mapping(nn.Module):
@@ -128,8 +143,8 @@ class FeatureMapping(nn.Module):
         self.g: nn.Module = MappedFirst(g) if two else g
         self.h = HEADS[contract.head](self.f.feature_size, self.f.cells, contract)
         self.f.initialise()
-        for source in filter(None, (x.strip() for x in config.weights.split(","))):
-            if (expanded(source) / MANIFEST).is_file():
+        for source in config.sources:
+            if is_bundle(source):
                 _take_over(self, expanded(source))
             else:
                 self.f.load_weights(source)

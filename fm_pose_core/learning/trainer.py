@@ -1,6 +1,7 @@
 """The trainer: pretraining on synthetic data alone, then the joint training of f, g and h (section 3.4), with Adam."""
 
 import contextlib
+import copy
 import ctypes
 import math
 import time
@@ -46,15 +47,13 @@ class Trainer:
 
     def __init__(self, experiment: Experiment, run: Path, pretrained: Path | None = None) -> None:
         self.experiment, self.run, self.ranks = experiment, run, Ranks()
-        schedule, network = experiment.schedule, experiment.network
-        known = not schedule.beginning or bool(network.weights)
-        expect(known, "schedule.beginning", "0 without network.weights", schedule.beginning)
-        torch.manual_seed(schedule.seed)
-        self.beginning = experiment.model() if schedule.beginning else None
-        torch.manual_seed(schedule.seed)
-        method = experiment.how
+        schedule, method = experiment.schedule, experiment.how
         begun = (run / checkpoints.LATEST).is_file()
+        known = begun or not schedule.beginning or experiment.network.from_bundle
+        expect(known, "schedule.beginning", "0 without a bundle in network.weights", schedule.beginning)
+        torch.manual_seed(schedule.seed)
         self.model = (experiment.untrained() if begun else experiment).model()
+        self.beginning = copy.deepcopy(self.model) if schedule.beginning else None
         self.objective = Objective(self.model, experiment.loss, (*method.terms, *method.pretraining))
         self.objective.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phases = phases(experiment, self.ranks.world)
@@ -221,7 +220,10 @@ class Trainer:
             total = self.ranks.world * sum(p.steps * p.batch for p in self.phases)
             trained = {"images": self.images(), "of": total}
             mean = {} if self.average is None else {checkpoints.AVERAGE: self.average.model.state_dict()}
-            checkpoints.write(self.run / name, {**state, **mean, **position, "trained": trained}, self.experiment)
+            kept = {} if self.beginning is None else {checkpoints.BEGINNING: self.beginning.state_dict()}
+            checkpoints.write(
+                self.run / name, {**state, **mean, **kept, **position, "trained": trained}, self.experiment
+            )
 
     def _restore(self) -> None:
         path, kind = self.run / checkpoints.LATEST, type(self.experiment)
@@ -235,6 +237,8 @@ class Trainer:
             phases = len(self.phases)
             expect(0 <= self.phase_index < phases, str(path), f"a phase from 0 to {phases - 1}", self.phase_index)
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.beginning is not None:
+                self.beginning.load_state_dict(state[checkpoints.BEGINNING])
             self.average = self._new_average()
             if self.average is not None:  # older runs have none: it begins with their weights
                 self.average.model.load_state_dict(checkpoints.weights(state))
