@@ -12,7 +12,8 @@ from fm_pose_core.learning.heads import HEADS
 from fm_pose_core.learning.losses import POSE_TERMS, LossConfig, ObjectDistance, Objective
 from fm_pose_core.learning.networks import FeatureMapping, Fused, NetworkConfig
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.pnp import solve_pnp, with_distance
+from fm_pose_core.objects.pnp import PnpSolution, PnpSolutions, solve_corners, with_distance
+from fm_pose_core.objects.reprojection import Points
 from fm_pose_core.objects.samples import Labeller, ObjectAssets
 from fm_pose_core.objects.solver import ObjectSolver
 from fm_pose_core.rendering.mesh import Mesh
@@ -81,12 +82,21 @@ def pose_and_corners(noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     return T, uv + np.random.default_rng(1).normal(scale=noise, size=uv.shape) if noise else uv
 
 
+def solved(uv: np.ndarray, deviation: float) -> PnpSolutions:
+    """uv (8, 2) pixels of the corners."""
+    return solve_corners(Points(BOX.T[None], uv.T[None], CROP.K[None]), np.full((1, 2, 8), deviation**2))
+
+
+def told(found: PnpSolutions, distance: float, sigma: float) -> PnpSolution:
+    return with_distance(found, CENTER[None], np.array([distance]), np.array([sigma]))[0]
+
+
 def test_a_sure_distance_moves_the_pose_along_the_sight_alone() -> None:
     _, uv = pose_and_corners()
-    spread = np.full((8, 2), 2.0)
-    found = solve_pnp(BOX, uv, CROP.K, spread)
+    both = solved(uv, 2.0)
+    found = both[0]
     before = apply(found.T_camera_object, CENTER[None])[0]
-    moved = with_distance(found, CENTER, 1.03 * np.linalg.norm(before), 1e-4)
+    moved = told(both, 1.03 * float(np.linalg.norm(before)), 1e-4)
     after = apply(moved.T_camera_object, CENTER[None])[0]
     assert np.linalg.norm(after) == pytest.approx(1.03 * np.linalg.norm(before), rel=1e-4)
     sideways = after / np.linalg.norm(after) - before / np.linalg.norm(before)
@@ -98,10 +108,10 @@ def test_a_sure_distance_moves_the_pose_along_the_sight_alone() -> None:
 
 def test_a_doubtful_distance_changes_nothing() -> None:
     _, uv = pose_and_corners()
-    found = solve_pnp(BOX, uv, CROP.K, np.full((8, 2), 1.0))
-    moved = with_distance(found, CENTER, 0.8, 50.0)
-    np.testing.assert_allclose(moved.T_camera_object, found.T_camera_object, atol=1e-4)
-    np.testing.assert_allclose(moved.covariance, found.covariance, rtol=0.02, atol=1e-9)
+    found = solved(uv, 1.0)
+    moved = told(found, 0.8, 50.0)
+    np.testing.assert_allclose(moved.T_camera_object, found[0].T_camera_object, atol=1e-4)
+    np.testing.assert_allclose(moved.covariance, found[0].covariance, rtol=0.02, atol=1e-9)
 
 
 def test_the_mean_of_both_is_better_than_either() -> None:
@@ -111,9 +121,9 @@ def test_the_mean_of_both_is_better_than_either() -> None:
     alone, both, said = [], [], []
     for _ in range(200):
         uv = project(CROP.K, apply(T, BOX)) + rng.normal(scale=noise, size=(8, 2))
-        found = solve_pnp(BOX, uv, CROP.K, np.full((8, 2), noise), floor=1e-3)
-        moved = with_distance(found, CENTER, truth * np.exp(rng.normal(scale=sigma)), sigma)
-        for T_found, errors in ((found.T_camera_object, alone), (moved.T_camera_object, both)):
+        found = solved(uv, noise)
+        moved = told(found, truth * np.exp(rng.normal(scale=sigma)), sigma)
+        for T_found, errors in ((found[0].T_camera_object, alone), (moved.T_camera_object, both)):
             errors.append(np.log(np.linalg.norm(apply(T_found, CENTER[None])[0]) / truth))
         p = apply(moved.T_camera_object, CENTER[None])[0]
         q = p - moved.T_camera_object[:3, 3]

@@ -29,7 +29,7 @@ from fm_pose_core.objects.calibration import Asked, calibrate
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.experiment import ObjectData, ObjectExperiment
 from fm_pose_core.objects.pnp import FLOOR, widened
-from fm_pose_core.objects.solver import Answer, Sight
+from fm_pose_core.objects.solver import Answer, Sight, solve_all
 from fm_pose_core.objects.validation import KnownObject, _errors, cases_of
 from fm_pose_core.tasks import experiment_from
 from fm_pose_core.types import Window
@@ -330,7 +330,7 @@ def test_an_answer_by_a_symmetry_is_no_error(pair: Path) -> None:
             rays = apply(truth, case.known.solver.box_corners)
             np.testing.assert_allclose(case.known.solver.crop.to_window(rays, case.look.R_camera_window), corners)
             sight = Sight(case.known.solver, case.look, Answer(corners, np.ones((8, 2))))
-            corner, projection, add = _errors(case, [sight])
+            corner, projection, add = _errors(case, sight, *solve_all([sight]))
             assert (corner, projection, add) == (pytest.approx(0.0, abs=1e-9), 1.0, 1.0)
 
 

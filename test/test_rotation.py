@@ -14,7 +14,8 @@ from fm_pose_core.learning.heads import HeadLoss, Prediction, Surface
 from fm_pose_core.learning.losses import Answers, LossConfig, PoseRotation, Seen
 from fm_pose_core.learning.networks import FeatureMapping, NetworkConfig
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.pnp import solve_pnp
+from fm_pose_core.objects.pnp import FLOOR, solve_corners
+from fm_pose_core.objects.reprojection import Points
 from fm_pose_core.objects.samples import Labeller, ObjectAssets
 from fm_pose_core.objects.surface import Measured, solve_surface
 from fm_pose_core.rendering.mesh import Mesh
@@ -73,9 +74,10 @@ def test_it_is_how_far_pnp_turns_the_pose(choice: int) -> None:
         corners = project(CROP.K, apply(T_seen, BOX)) + 0.3 * rng.normal(size=(8, 2))
         told = apply(inverse(S), points) + np.array([4e-4, -6e-4, 2e-4]) + 4e-4 * rng.normal(size=(SHOWN, 3))
         deviation = np.full((8, 2), SPREAD)
-        first = solve_pnp(BOX, corners, CROP.K, deviation)
         seen = Measured(told, pixels, np.full(SHOWN, DOUBT))
-        found = solve_surface(first, BOX, corners, deviation, seen, CROP.K, 1.0).T_camera_object
+        uv = Points(BOX.T[None], corners.T[None], CROP.K[None])
+        first = solve_corners(uv, FLOOR**2 + deviation.T[None] ** 2)
+        found = solve_surface(first, uv, deviation.T[None], [seen], 1.0)[0].T_camera_object
         wanted = log_so3(T_seen[:3, :3].T @ found[:3, :3])  # about the axes of the object as it is meant
         got = turned.turned(answers(T, points, corners, told, choice))[0].detach().numpy()
         assert np.linalg.norm(wanted) > 1e-3

@@ -16,7 +16,18 @@ from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import Refiner
-from fm_pose_core.objects.solver import Answer, Look, ObjectSolver, Sight, Solution, see, see_again, solve_best, split
+from fm_pose_core.objects.solver import (
+    Answer,
+    Look,
+    ObjectSolver,
+    Sight,
+    Solution,
+    see,
+    see_again,
+    solve_all,
+    solve_best,
+    split,
+)
 from fm_pose_core.types import Camera, Window
 
 CAMERA = Camera(np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]]), 640, 480)
@@ -131,12 +142,12 @@ def test_a_second_look_is_centred_and_zoomed_and_its_answer_counts() -> None:
     sights = see(infer, [(solver, look)])
     ((second, first),) = see_again(infer, sights)
     assert first is sights[0] and len(asked) == 2
-    np.testing.assert_allclose(first.solve().T_camera_object, T, atol=1e-4)
+    np.testing.assert_allclose(solve_all([first])[0].T_camera_object, T, atol=1e-4)
     distance = np.linalg.norm(apply(T, box.mean(0)[None]))
     assert second.solver.crop.focal == pytest.approx(toy.CROP.focal * distance / 0.45, rel=1e-3)
     middle = second.solver.crop.to_window(apply(T, box.mean(0)[None]), second.look.R_camera_window)
     np.testing.assert_allclose(middle, [[(toy.CROP.size - 1) / 2] * 2], atol=0.05)
-    found = solve_best((second, first)).T_camera_object
+    found = solve_best([(second, first)])[0].T_camera_object
     right = second.look.R_camera_window[:, 0] * 3.0 * distance / second.solver.crop.focal  # of 3 pixels there
     np.testing.assert_allclose(found[:3, 3] - T[:3, 3], right, atol=3e-4)
     assert solver.second_look(look, first.answer._replace(corners=np.full((8, 2), np.nan))) is None
@@ -220,7 +231,7 @@ def test_a_zoomed_window_that_was_far_off_is_looked_at_again(told: float, moved:
     assert np.abs(middle - (toy.CROP.size - 1) / 2).max() < 10.0
     assert last.solver.crop.focal / toy.CROP.focal == pytest.approx(np.linalg.norm(center) / 0.45, rel=0.25)
     assert len(last.look.pixels) == 2
-    np.testing.assert_allclose(last.solve().T_camera_object, T, atol=1e-3)
+    np.testing.assert_allclose(solve_all([last])[0].T_camera_object, T, atol=1e-3)
 
 
 def test_where_a_zoomed_window_shows_nothing_the_place_is_looked_at_anew() -> None:
@@ -250,8 +261,8 @@ def test_where_the_second_look_finds_nothing_the_first_one_counts() -> None:
     good = Answer(toy.CROP.to_window(apply(T, box), look.R_camera_window), np.full((8, 2), 1e-3))
     bad = Answer(np.full((8, 2), np.nan), np.ones((8, 2)))
     sights = [Sight(solver, look, x) for x in (bad, good)]
-    np.testing.assert_allclose(solve_best(sights).T_camera_object, T, atol=1e-4)
-    assert not solve_best(sights[:1]).accepted
+    np.testing.assert_allclose(solve_best([sights])[0].T_camera_object, T, atol=1e-4)
+    assert not solve_best([sights[:1]])[0].accepted
 
 
 def _ray(K: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -297,7 +308,7 @@ def test_validation_calibration_and_estimator_see_the_same_corners(views: int, t
         center = apply(x.T_camera_object, solver.box_corners.mean(0)[None])
         window = Window(*camera.pixels(center)[0], case.known.model.name)
         pose = estimator.estimate(image, camera, window)
-        solution = sight.solve(bundle.spread_scale)
+        solution = solve_all([sight], bundle.spread_scale)[0]
         np.testing.assert_allclose(pose.corners, solution.corners, atol=1e-3)
         np.testing.assert_allclose(pose.T_camera_object, solution.T_camera_object, atol=1e-3)
         assert np.array_equal(case.look.image(), image) and len(case.look.pixels) == views

@@ -5,7 +5,8 @@ import pytest
 
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, project, transform
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.pnp import PnpSolution, solve_pnp
+from fm_pose_core.objects.pnp import FLOOR, PnpSolution, PnpSolutions, solve_corners, solve_pnp
+from fm_pose_core.objects.reprojection import Points
 from fm_pose_core.objects.solver import ObjectSolver
 from fm_pose_core.objects.surface import Measured, solve_surface
 
@@ -35,19 +36,28 @@ def errors(solution: PnpSolution, truth: Array) -> tuple[float, float]:
     return float(angle), float(1000 * np.linalg.norm(T[:3, 3] - truth[:3, 3]))
 
 
+def with_surface(asked: list, refused: str = "") -> list[PnpSolution]:
+    """All of them at once: true poses, corners, deviations, measured points. refused: why the corners have no pose."""
+    _, corners, deviation, seen = zip(*asked, strict=True)
+    points = Points(np.stack([BOX.T] * len(asked)), np.stack(corners).swapaxes(1, 2), np.stack([CROP.K] * len(asked)))
+    s = np.stack(deviation).swapaxes(1, 2)
+    first = PnpSolutions.refused([refused] * len(asked)) if refused else solve_corners(points, FLOOR**2 + s**2)
+    found = solve_surface(first, points, s, seen, 1.0)
+    return [found[i] for i in range(len(asked))]
+
+
 def both(seed: int, corner_noise: float, noise: float, outliers: float) -> tuple[list[float], list[float]]:
     """Rotation errors of the corners alone, and with the surface."""
     rng = np.random.default_rng(seed)
-    alone, together = [], []
+    alone, asked = [], []
     for _ in range(40):
         T = random_pose(rng)
         corners = project(CROP.K, apply(T, BOX)) + rng.normal(scale=corner_noise, size=(8, 2))
         deviation = np.full((8, 2), corner_noise)
         first = solve_pnp(BOX, corners, CROP.K, deviation)
-        seen = measured(rng, T, noise, outliers)
         alone.append(errors(first, T)[0])
-        together.append(errors(solve_surface(first, BOX, corners, deviation, seen, CROP.K, 1.0), T)[0])
-    return alone, together
+        asked.append((T, corners, deviation, measured(rng, T, noise, outliers, int(rng.integers(20, 80)))))
+    return alone, [errors(x, T)[0] for x, (T, *_) in zip(with_surface(asked), asked, strict=True)]
 
 
 def test_exact_points_give_the_pose_back_whatever_the_corners() -> None:
@@ -69,13 +79,29 @@ def test_points_that_are_all_wrong_do_little_harm() -> None:
 
 def test_without_a_pose_from_the_corners_the_points_give_one() -> None:
     rng = np.random.default_rng(3)
-    refused = PnpSolution(np.eye(4), np.inf, np.full((6, 6), np.nan), False, "no")
+    asked = []
     for _ in range(20):
         T = random_pose(rng)
         corners = project(CROP.K, apply(T, BOX))
-        deviation = np.full((8, 2), 30.0)
-        found = solve_surface(refused, BOX, corners, deviation, measured(rng, T, 0.001, 0.2), CROP.K, 1.0)
+        asked.append((T, corners, np.full((8, 2), 30.0), measured(rng, T, 0.001, 0.2)))
+    for found, (T, *_) in zip(with_surface(asked, refused="no"), asked, strict=True):
         assert errors(found, T)[0] < 3.0
+
+
+def test_windows_know_nothing_of_each_other() -> None:
+    """Many are solved at once: each pose is the one that its window has alone."""
+    rng = np.random.default_rng(4)
+    asked = []
+    for count in (6, 60, 25):
+        T = random_pose(rng)
+        corners = project(CROP.K, apply(T, BOX)) + rng.normal(scale=2.0, size=(8, 2))
+        asked.append((T, corners, np.full((8, 2), 2.0), measured(rng, T, 0.002, 0.2, count)))
+    asked.insert(1, (T, np.full((8, 2), np.nan), np.full((8, 2), 2.0), measured(rng, T, 0.0, 1.0)))  # no pose
+    for alone, together in zip([with_surface([x])[0] for x in asked], with_surface(asked), strict=True):
+        assert alone.accepted == together.accepted and alone.reason == together.reason
+        np.testing.assert_allclose(together.T_camera_object, alone.T_camera_object, atol=1e-9)
+        np.testing.assert_allclose(together.covariance, alone.covariance, rtol=1e-6, atol=1e-15)
+        np.testing.assert_allclose(together.reprojection_error, alone.reprojection_error, rtol=1e-9)
 
 
 def test_the_solver_reads_the_cells_of_all_views_that_show_its_object() -> None:

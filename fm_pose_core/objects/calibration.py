@@ -44,7 +44,7 @@ class Asked:
     def solved(self, scale: float) -> list[tuple[Case, Solution]]:
         """The instances for which there is a pose, as the estimator finds it before any refinement. scale: of the
         network's spread."""
-        found = [(case, solve_best(own, scale)) for case, own in zip(self.cases, self.sights, strict=True)]
+        found = zip(self.cases, solve_best(self.sights, scale), strict=True)
         return [(case, x) for case, x in found if x.accepted]
 
     def distance_scale(self) -> float:
@@ -80,7 +80,7 @@ class Asked:
         values = []
         for case, solution in self.solved(scale):
             e, information = _pose_error(solution.T_camera_object, case.truths), inverse_spd(solution.covariance)
-            values += [e @ information @ e] if information is not None else []
+            values += [e @ information @ e] if np.isfinite(information).all() else []
         return abs(float(np.log(np.median(values) / CHI2_MEDIAN[6]))) if values else 0.0
 
 

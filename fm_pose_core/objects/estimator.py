@@ -108,7 +108,7 @@ class PoseEstimator:
         scale = self.bundle.spread_scale
         sights = see(self.backend.infer, list(zip(solvers, looks, strict=True)))  # h(g(f(x)))
         both = see_again(self.backend.infer, sights, scale)
-        return [self._judge(solve_best(x, scale)) for x in both]  # PnP
+        return [self._judge(x) for x in solve_best(both, scale)]  # PnP
 
     def _solver(self, name: str) -> ObjectSolver:
         key = (name, self.config.views, self.config.refine)  # the configuration may change while the estimator runs

@@ -1,22 +1,17 @@
-"""Pose from the 8 projected corners of the object's box: solve, refine, and say how sure.
+"""Poses from the 8 projected corners of objects' boxes: solve, refine, and say how sure. For all windows of an image at
+once: a closed-form solution (SQPnP) of each starts a weighted Levenberg-Marquardt, see reprojection.py."""
 
-A closed-form solution (SQPnP) starts a weighted Levenberg-Marquardt that works on the pose with a left perturbation,
-p = exp(w) R X + t + d, so that its information matrix is at once that of (d, w): metres along, and radians about, the
-fixed axes of the camera.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, exp_so3, skew, transform
+from fm_pose_core.geometry import Array, apply, exp_so3, project, transform
+from fm_pose_core.objects.reprojection import NEAR, Points, fit, projected
 
 FLOOR = 0.5  # pixels: no predicted corner is better than this
-NEAR = 1e-3  # metres: a corner nearer to the camera's plane than this counts as behind it
-ITERATIONS = 20
-MINUS_SKEW = np.zeros((3, 9))  # q @ MINUS_SKEW are the entries of -skew(q)
-MINUS_SKEW[0, [5, 7]], MINUS_SKEW[1, [2, 6]], MINUS_SKEW[2, [1, 3]] = (1, -1), (-1, 1), (1, -1)
 GOOD_PROJECTION = 5.0  # pixels: the threshold of the 2D projection metric that the score speaks about
 
 
@@ -34,6 +29,47 @@ class PnpSolution:
     covariance: Array
     accepted: bool
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class PnpSolutions:
+    """As PnpSolution, of B windows: T_camera_object (B, 4, 4), reprojection_error (B,), covariance (B, 6, 6), and the
+    reasons, empty where there is a pose."""
+
+    T_camera_object: Array
+    reprojection_error: Array
+    covariance: Array
+    reasons: tuple[str, ...]
+
+    @classmethod
+    def refused(cls, reasons: Sequence[str]) -> "PnpSolutions":
+        """No poses."""
+        count = len(reasons)
+        T = np.tile(np.eye(4), (count, 1, 1))
+        return cls(T, np.full(count, np.inf), np.full((count, 6, 6), np.nan), tuple(reasons))
+
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """(B,) where there is a pose."""
+        return np.array([not reason for reason in self.reasons], bool)
+
+    def __getitem__(self, i: int) -> PnpSolution:
+        T, error, covariance, reason = self.T_camera_object, self.reprojection_error, self.covariance, self.reasons[i]
+        return PnpSolution(T[i], float(error[i]), covariance[i], not reason, reason)
+
+    def of(self, rows: NDArray[np.int64]) -> "PnpSolutions":
+        """Those of some windows (M,)."""
+        T, error, covariance = self.T_camera_object, self.reprojection_error, self.covariance
+        return PnpSolutions(T[rows], error[rows], covariance[rows], tuple(self.reasons[i] for i in rows))
+
+    def changed(self, rows: NDArray[np.int64], found: "PnpSolutions") -> "PnpSolutions":
+        """With what was found (M) for some windows (M,) in place of what was there."""
+        T, error, covariance = self.T_camera_object.copy(), self.reprojection_error.copy(), self.covariance.copy()
+        T[rows], error[rows], covariance[rows] = found.T_camera_object, found.reprojection_error, found.covariance
+        reasons = list(self.reasons)
+        for row, reason in zip(rows, found.reasons, strict=True):
+            reasons[row] = reason
+        return PnpSolutions(T, error, covariance, tuple(reasons))
 
 
 def widened(corners: Array, deviation: Array) -> Array:
@@ -75,83 +111,61 @@ def solve_pnp(
     expect(X.ndim == 2 and X.shape[1] == 3 and len(X) >= 6, "box_corners", "shape (8, 3)", X.shape)
     expect(uv.shape == (len(X), 2), "corners", f"shape ({len(X)}, 2)", uv.shape)
     expect(s.shape == uv.shape, "spread", f"shape {uv.shape}", s.shape)
-    if not np.isfinite(uv).all() or not np.isfinite(s).all():
-        return _refused("the network's corners or spreads are not finite")
-    if np.ptp(uv, axis=0).max() < 1.0:
-        return _refused("the corners lie in one place")
-
-    start = _closed_form(X, uv, K)
-    if start is None:
-        return _refused("no pose has all corners in front of the camera")
-    found = refine_pnp(transform(*start), X, uv, K, floor**2 + (spread_scale * s) ** 2)
+    points = Points(X.T[None], uv.T[None], np.asarray(K, dtype=np.float64)[None])
+    found = solve_corners(points, (floor**2 + (spread_scale * s) ** 2).T[None])[0]
     if found.accepted and not found.reprojection_error <= max_reprojection_error:
         reason = f"reprojection error {found.reprojection_error:.1f} px is above {max_reprojection_error:.1f} px"
         return replace(found, accepted=False, reason=reason)
     return found
 
 
-def refine_pnp(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) -> PnpSolution:
-    """The pose near a given one (4, 4) that fits best: X (N, 3) metres, object frame; uv, variance (N, 2) pixels and
-    their squares. Its covariance is that of measurements of these variances, or what the residuals show beyond."""
-    T, residual, J = fit(T_camera_object, X, uv, K, variance)
-    rms = float(np.sqrt(residual @ residual / len(X)))
-    freedom = residual.size - 6
-    excess = max(0.0, float(residual @ residual) / freedom - float(variance.mean()))
-    covariance = inverse_spd(J.T @ (J / (variance + excess).reshape(-1, 1)))
-    if covariance is None:
-        return _refused("the corners do not determine a pose")
-    return PnpSolution(T, rms, covariance, True)
+def solve_corners(corners: Points, variance: Array) -> PnpSolutions:
+    """As solve_pnp, of B windows at once. variance (B, 2, N): of the corners' pixels."""
+    closed = [_closed_form(X, uv, K, s2) for X, uv, K, s2 in zip(*corners, variance, strict=True)]
+    found = PnpSolutions.refused([x if isinstance(x, str) else "" for x in closed])
+    rows = np.flatnonzero(found.accepted)
+    if not len(rows):
+        return found
+    starts = np.stack([x for x in closed if not isinstance(x, str)])
+    return found.changed(rows, refine_pnp(starts, corners.of(rows), variance[rows]))
 
 
-def fit(T_camera_object: Array, X: Array, uv: Array, K: Array, variance: Array) -> tuple[Array, Array, Array]:
-    """Levenberg-Marquardt on the weighted reprojection error, of what `refine_pnp` is given. Points stay in front.
-
-    Returns T (4, 4), the residuals (2N,) in pixels and their Jacobian (2N, 6) with respect to (d, w), at the solution.
-    """
-    import cv2
-
-    R, t = T_camera_object[:3, :3], T_camera_object[:3, 3]
-    weight, damping = 1.0 / variance.reshape(-1), 1e-4
-    pixels, J = projected(R, t, X, K)
-    residual = (pixels - uv).reshape(-1)
-    cost = residual @ (weight * residual)
-    for _ in range(ITERATIONS):
-        JtW = J.T * weight
-        H, g = JtW @ J, JtW @ residual
-        H.flat[::7] *= 1.0 + damping  # the diagonal
-        solved, step = cv2.solve(H, -g, flags=cv2.DECOMP_CHOLESKY)  # numpy's solvers cost more than the rest
-        step = step.reshape(6)
-        if not solved or not np.isfinite(step).all() or -(g @ step) <= 1e-8 * cost + 1e-20:  # the cost cannot fall
-            break
-        new_R, new_t = exp_so3(step[3:]) @ R, t + step[:3]
-        if (X @ new_R[2] + new_t[2]).min() > NEAR:
-            new_pixels, new_J = projected(new_R, new_t, X, K)
-            new_residual = (new_pixels - uv).reshape(-1)
-            new_cost = new_residual @ (weight * new_residual)
-            if new_cost < cost:
-                R, t, residual, J, cost = new_R, new_t, new_residual, new_J, new_cost
-                damping = max(damping * 0.1, 1e-12)
-                continue
-        damping *= 10.0
-        if damping > 1e8:
-            break
-    return transform(R, t), residual, J
+def refine_pnp(T_camera_object: Array, points: Points, variance: Array) -> PnpSolutions:
+    """The poses near the given ones (B, 4, 4) that fit best. variance (B, 2, N): of the pixels, infinite for what is
+    not there. The covariance is that of measurements of these variances, or what the residuals show beyond."""
+    present = np.isfinite(variance)
+    T, residual, J = fit(T_camera_object, points, 1.0 / variance)
+    count, squared = present.sum((1, 2)), (residual * residual * present).sum((1, 2))
+    told = np.where(present, variance, 0.0).sum((1, 2)) / count
+    excess = np.maximum(0.0, squared / (count - 6) - told)
+    J, weight = J.reshape(len(J), 6, -1), (1.0 / (variance + excess[:, None, None])).reshape(len(J), 1, -1)
+    covariance = inverse_spd((J * weight) @ J.swapaxes(1, 2))
+    known = np.isfinite(covariance).all((1, 2))
+    reasons = tuple("" if x else "the corners do not determine a pose" for x in known)
+    found = PnpSolutions(T, np.sqrt(squared / (count / 2)), covariance, reasons)
+    lost = np.flatnonzero(~known)
+    return found.changed(lost, PnpSolutions.refused([reasons[i] for i in lost])) if len(lost) else found
 
 
-def with_distance(found: PnpSolution, center: Array, distance: float, sigma: float) -> PnpSolution:
-    """The pose after another measurement: the distance (metres) of the object's point `center` (3,) from the camera,
-    whose logarithm has the standard deviation `sigma`. A Kalman update; it moves what the corners leave open, which is
-    next to the line of sight alone."""
-    start, P = found.T_camera_object, found.covariance
-    T, step = start, np.zeros(6)
+def with_distance(found: PnpSolutions, center: Array, distance: Array, sigma: Array) -> PnpSolutions:
+    """The poses after another measurement: the distance (B,) in metres of the point `center` (B, 3) of each object from
+    the camera, whose logarithm has the standard deviation `sigma` (B,). A Kalman update; it moves what the corners
+    leave open, which is next to the line of sight alone."""
+    P, T = found.covariance, found.T_camera_object
+    step = np.zeros((len(T), 6))
     for _ in range(2):  # the second time from nearby, where it is linear enough
-        turned = T[:3, :3] @ center
-        p = turned + T[:3, 3]
-        J = np.concatenate([p, skew(turned) @ p]) / float(p @ p)  # of log |p| by (d, w)
-        gain = P @ J / float(J @ P @ J + sigma**2)
-        step = gain * (np.log(distance / np.linalg.norm(p)) + float(J @ step))
-        T = transform(exp_so3(step[3:]) @ start[:3, :3], start[:3, 3] + step[:3])
-    return replace(found, T_camera_object=T, covariance=P - np.outer(gain, J @ P))
+        turned = (T[:, :3, :3] @ center[:, :, None])[:, :, 0]
+        p = turned + T[:, :3, 3]
+        squared = np.square(p).sum(1, keepdims=True)
+        J = np.concatenate([p, np.cross(turned, p)], 1) / squared  # of log |p| by (d, w)
+        PJ = (P @ J[:, :, None])[:, :, 0]
+        gain = PJ / ((J * PJ).sum(1) + sigma**2)[:, None]
+        off = np.log(distance) - 0.5 * np.log(squared[:, 0]) + (J * step).sum(1)
+        step = gain * off[:, None]
+        T = found.T_camera_object.copy()
+        T[:, :3, :3] = np.stack([exp_so3(w) for w in step[:, 3:]]) @ T[:, :3, :3]
+        T[:, :3, 3] += step[:, :3]
+    return replace(found, T_camera_object=T, covariance=P - gain[:, :, None] * PJ[:, None])
 
 
 def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
@@ -164,9 +178,11 @@ def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
 def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> float:
     """Mean over `points` (N, 3; metres, object frame) of the RMS displacement in pixels that a pose error distributed
     as `covariance` (6, 6) causes in the image of a pinhole camera with K (3, 3), to first order."""
-    _, J = projected(T_camera_object[:3, :3], T_camera_object[:3, 3], points, K)
-    variance = ((J @ covariance) * J).sum(axis=1)  # diagonal of J C Jᵀ
-    return float(np.sqrt(variance.reshape(-1, 2).sum(axis=1)).mean())
+    T = T_camera_object[None]
+    _, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.T[None], K[None])
+    J = J.reshape(6, -1)
+    variance = ((covariance @ J) * J).sum(0).reshape(2, -1)  # diagonal of Jᵀ C J
+    return float(np.sqrt(variance.sum(0)).mean())
 
 
 def score(projection_error: float) -> float:
@@ -175,54 +191,42 @@ def score(projection_error: float) -> float:
     return 1.0 / (1.0 + (projection_error / GOOD_PROJECTION) ** 2)
 
 
-def _refused(reason: str) -> PnpSolution:
-    return PnpSolution(np.eye(4), np.inf, np.full((6, 6), np.nan), False, reason)
-
-
-def _closed_form(X: Array, uv: Array, K: Array) -> tuple[Array, Array] | None:
-    """(R, t) that minimises the algebraic error with every point in front of the camera, or None."""
+def _closed_form(X: Array, uv: Array, K: Array, variance: Array) -> Array | str:
+    """T (4, 4) that minimises the algebraic error with every point in front of the camera, or why there is none. X
+    (3, N), uv and variance (2, N)."""
     import cv2
 
+    if not np.isfinite(uv).all() or not np.isfinite(variance).all():
+        return "the network's corners or spreads are not finite"
+    if np.ptp(uv, axis=1).max() < 1.0:
+        return "the corners lie in one place"
+    points, pixels = np.ascontiguousarray(X.T), np.ascontiguousarray(uv.T)
     for method in (cv2.SOLVEPNP_SQPNP, cv2.SOLVEPNP_EPNP):
         try:
-            found = cv2.solvePnPGeneric(X, uv, K, np.zeros(0), flags=method)
+            found = cv2.solvePnPGeneric(points, pixels, K, np.zeros(0), flags=method)
         except cv2.error:
             continue
         vectors = [
             (np.asarray(r, np.float64).reshape(3), np.asarray(t, np.float64).reshape(3))
             for r, t in zip(*found[1:3], strict=True)
         ]
-        finite = (x for x in vectors if np.isfinite(x).all())
-        poses = [(R, t) for R, t in ((exp_so3(r), t) for r, t in finite) if ((X @ R[2]) + t[2]).min() > NEAR]
+        poses = [transform(exp_so3(r), t) for r, t in vectors if np.isfinite(r).all() and np.isfinite(t).all()]
+        poses = [T for T in poses if (T[2, :3] @ X + T[2, 3]).min() > NEAR]
         if len(poses) == 1:
             return poses[0]
         if poses:
-            return min(poses, key=lambda pose: float(np.square(projected(pose[0], pose[1], X, K)[0] - uv).sum()))
-    return None
+            return min(poses, key=lambda T: float(np.square(project(K, apply(T, points)) - pixels).sum()))
+    return "no pose has all corners in front of the camera"
 
 
-def inverse_spd(information: Array) -> Array | None:
-    """Inverse of a symmetric positive definite matrix, None if it is singular. By eigenvalues: OpenBLAS starts threads
-    for the LU factorisation of even a 6x6 matrix, which can cost a millisecond on a busy machine."""
-    scale = np.sqrt(np.diag(information))
-    if not np.isfinite(scale).all() or scale.min() <= 0:
-        return None
-    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
-    if values[0] <= 1e-12 * values[-1]:
-        return None
-    half = vectors / np.sqrt(values) / scale[:, None]
-    return half @ half.T
-
-
-def projected(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array]:
-    """Pixels (N, 2) of the points X (N, 3) and their Jacobian (2N, 6) with respect to the left perturbation (d, w)."""
-    q = X @ R.T
-    uvw = (q + t) @ K.T
-    inverse_z = 1.0 / uvw[:, 2:]  # K[2] is (0, 0, 1)
-    pixels = uvw[:, :2] * inverse_z
-    J = np.empty((len(X), 2, 6))
-    A = J[:, :, :3]  # d pixels / d p
-    np.multiply(K[:2], inverse_z[:, :, None], out=A)
-    A[:, :, 2] -= pixels * inverse_z
-    J[:, :, 3:] = A @ (q @ MINUS_SKEW).reshape(-1, 3, 3)  # a · cross(w, q) = -a · skew(q) w
-    return pixels, J.reshape(-1, 6)
+def inverse_spd(information: Array) -> Array:
+    """Inverses of symmetric positive definite matrices (…, D, D), NaN where they are singular. By eigenvalues: OpenBLAS
+    starts threads for the LU factorisation of even a 6x6 matrix, which can cost a millisecond on a busy machine."""
+    diagonal = np.diagonal(information, axis1=-2, axis2=-1)
+    good = np.isfinite(information).all((-2, -1)) & (diagonal > 0).all(-1)
+    safe = np.where(good[..., None, None], information, np.eye(information.shape[-1]))
+    scale = np.sqrt(np.diagonal(safe, axis1=-2, axis2=-1))
+    values, vectors = np.linalg.eigh(safe / (scale[..., :, None] * scale[..., None, :]))
+    good &= values[..., 0] > 1e-12 * values[..., -1]
+    half = vectors / np.sqrt(np.where(good[..., None], values, 1.0))[..., None, :] / scale[..., :, None]
+    return np.where(good[..., None, None], half @ half.swapaxes(-1, -2), np.nan)

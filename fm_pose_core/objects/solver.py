@@ -14,18 +14,22 @@ from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, apply, transform
 from fm_pose_core.objects.crop import Crop, cell_middles
 from fm_pose_core.objects.pnp import (
+    FLOOR,
     PnpSolution,
+    PnpSolutions,
     expected_projection_error,
     rotate_covariance,
-    solve_pnp,
+    solve_corners,
     widened,
     with_distance,
 )
 from fm_pose_core.objects.refine import Look, Refiner, Solution
+from fm_pose_core.objects.reprojection import Points
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Visible, Window
 
 AHEAD = np.array([0.0, 0.0, 1.0])
+TOGETHER = 16  # windows whose poses are solved at once
 FINEST_LOG, LARGEST_LOG = 2e-3, 5.0  # of a distance: none is known better, none is farther off
 # Of a zoomed window, how far it may be off: share of its side, and of its scale. As far as the training's are by
 # default, see synthetic.displacement and samples.JITTER.
@@ -129,32 +133,24 @@ class ObjectSolver:
 
     def pose(self, answer: Answer, spread_scale: float = 1.0) -> PnpSolution:
         """From the network's answer to the pose in the window's frame, by PnP."""
-        _, deviation, surface, distance, _ = answer
-        corners = self._corners(answer, spread_scale)
-        found = solve_pnp(self.box_corners, corners, self.crop.K, deviation, spread_scale=spread_scale)
-        if surface is not None and len(surface.points) >= FEWEST:
-            found = solve_surface(found, self.box_corners, corners, deviation, surface, self.crop.K, spread_scale)
-        if found.accepted and distance is not None and np.isfinite(distance).all():
-            sigma = max(self.distance_scale * distance[1], FINEST_LOG)
-            found = with_distance(found, self._center, distance[0], sigma)
-        return found
+        return _poses([(self, answer)], spread_scale)[0]
 
-    def solve(self, look: Look, answer: Answer, spread_scale: float = 1.0) -> Solution:
-        """From the network's answer to the pose in the camera's frame, refined."""
-        found, presence = self.pose(answer, spread_scale), answer.presence
-        corners = self._corners(answer, spread_scale)
-        image_corners = self.crop.to_image(corners, look.camera, look.R_camera_window)
+    def solution(self, look: Look, answer: Answer, found: PnpSolution, spread_scale: float) -> Solution:
+        """From the pose in the window's frame to that in the camera's, refined."""
+        corners = self.crop.to_image(self._corners(answer, spread_scale), look.camera, look.R_camera_window)
         if not found.accepted:
-            return Solution(np.eye(4), image_corners, np.inf, found.covariance, np.inf, found.reason)
+            return Solution(np.eye(4), corners, np.inf, found.covariance, np.inf, found.reason)
         T = transform(look.R_camera_window, np.zeros(3)) @ found.T_camera_object
         covariance = rotate_covariance(found.covariance, look.R_camera_window)
-        difference = image_corners - look.camera.pixels(apply(T, self.box_corners))
+        difference = corners - look.camera.pixels(apply(T, self.box_corners))
         error = float(np.sqrt(np.square(difference).sum(axis=1).mean()))
         expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
         visible = None
-        if presence is not None:
-            visible = Visible(presence, self.crop.K, self.crop.size, look.R_camera_window @ np.array(self._views))
-        solution = Solution(T, image_corners, error, covariance, expected, visible=visible)
+        if answer.presence is not None:
+            visible = Visible(
+                answer.presence, self.crop.K, self.crop.size, look.R_camera_window @ np.array(self._views)
+            )
+        solution = Solution(T, corners, error, covariance, expected, visible=visible)
         return self.refiner.refine(look, solution) if self.refiner and not self._in_passing else solution
 
     def for_distance(self, distance: float) -> "ObjectSolver":
@@ -211,10 +207,6 @@ class Sight:
     look: Look
     answer: Answer
 
-    def solve(self, spread_scale: float = 1.0) -> Solution:
-        """See ObjectSolver.solve."""
-        return self.solver.solve(self.look, self.answer, spread_scale)
-
 
 def see(infer: Infer, asked: Sequence[tuple[ObjectSolver, Look]]) -> list[Sight]:
     """The network's answers to all looks, in one batch. infer: windows (N, S, S, 3) -> the named outputs."""
@@ -231,13 +223,47 @@ def see_again(infer: Infer, sights: Sequence[Sight], spread_scale: float = 1.0) 
     return [(x,) if again is None else (next(second), x) for x, again in zip(sights, asked, strict=True)]
 
 
-def solve_best(sights: Sequence[Sight], spread_scale: float = 1.0) -> Solution:
-    """The first of the sights' solutions that is accepted, or the last one."""
-    for sight in sights:
-        solution = sight.solve(spread_scale)
-        if solution.accepted:
-            break
-    return solution
+def solve_best(groups: Sequence[Sequence[Sight]], spread_scale: float = 1.0) -> list[Solution]:
+    """Of each group of sights, the first solution that is accepted, or the last one."""
+    solutions = solve_all([group[0] for group in groups], spread_scale)
+    left = [i for i, group in enumerate(groups) if len(group) > 1 and not solutions[i].accepted]
+    if left:
+        others = solve_best([groups[i][1:] for i in left], spread_scale)
+        for i, other in zip(left, others, strict=True):
+            solutions[i] = other
+    return solutions
+
+
+def solve_all(sights: Sequence[Sight], spread_scale: float = 1.0) -> list[Solution]:
+    """From the network's answers to the poses in the camera's frame, refined."""
+    solutions: list[Solution] = []
+    for begin in range(0, len(sights), TOGETHER):
+        some = sights[begin : begin + TOGETHER]
+        found = _poses([(x.solver, x.answer) for x in some], spread_scale)
+        solutions += [x.solver.solution(x.look, x.answer, found[i], spread_scale) for i, x in enumerate(some)]
+    return solutions
+
+
+def _poses(asked: Sequence[tuple[ObjectSolver, Answer]], spread_scale: float) -> PnpSolutions:
+    """From the network's answers to the poses in the windows' frames, by PnP."""
+    boxes, K = (np.stack([x.box_corners.T for x, _ in asked]), np.stack([x.crop.K for x, _ in asked]))
+    corners = Points(boxes, np.stack([x._corners(answer, spread_scale).T for x, answer in asked]), K)
+    deviation = np.stack([np.asarray(answer.deviation, np.float64).T for _, answer in asked])
+    found = solve_corners(corners, FLOOR**2 + np.square(spread_scale * deviation))
+    surfaces = [x.surface for _, x in asked]
+    rows = np.array([i for i, x in enumerate(surfaces) if x is not None and len(x.points) >= FEWEST], int)
+    if len(rows):
+        seen = [x for x in surfaces if x is not None and len(x.points) >= FEWEST]
+        better = solve_surface(found.of(rows), corners.of(rows), deviation[rows], seen, spread_scale)
+        found = found.changed(rows, better)
+    told = np.array([answer.distance or (np.nan, np.nan) for _, answer in asked])
+    rows = np.flatnonzero(found.accepted & np.isfinite(told).all(1))
+    if len(rows):
+        scales, distance = np.array([asked[i][0].distance_scale for i in rows]), told[rows]
+        sigma = np.maximum(scales * distance[:, 1], FINEST_LOG)
+        nearer = with_distance(found.of(rows), boxes[rows].mean(2), distance[:, 0], sigma)
+        found = found.changed(rows, nearer)
+    return found
 
 
 def split(outputs: Outputs, looks: Sequence[Look]) -> list[Outputs]:

@@ -92,7 +92,9 @@ class Validation:
         for name, cases in self.sets.items():
             if not cases:
                 continue
-            rows = [_errors(c, sights) for c, sights in zip(cases, seen(network, cases), strict=True)]
+            sights = seen(network, cases)
+            solved = zip(cases, sights, solve_best(sights), strict=True)
+            rows = [_errors(case, own[-1], solution) for case, own, solution in solved]
             groups = {name: rows}
             if self.several:
                 of_object = defaultdict(list)
@@ -107,10 +109,9 @@ class Validation:
         return result
 
 
-def _errors(case: Case, sights: Sequence[Sight]) -> tuple[float, float, float]:
+def _errors(case: Case, first: Sight, solution: Solution) -> tuple[float, float, float]:
     """Mean corner error of the first look (window pixels), and whether 2D projection and ADD are good enough."""
-    corner = float(np.linalg.norm(sights[-1].answer.corners - case.corners, axis=-1).mean(-1).min())
-    solution = solve_best(sights)
+    corner = float(np.linalg.norm(first.answer.corners - case.corners, axis=-1).mean(-1).min())
     if not solution.accepted:
         return corner, 0.0, 0.0
     errors = judged(case, solution)

@@ -68,7 +68,8 @@ class FeatureRefiner:
             T_window, T_network = (told.T_window_camera @ x for x in (T, solution.T_camera_object))
             A = motion(T_window, center, crop)
             known = inverse_spd(rotate_covariance(solution.covariance, R))
-            prior = np.zeros((6, 6)) if known is None else A.T @ known @ A  # information, per unit of an update
+            known = known if np.isfinite(known).all() else np.zeros((6, 6))
+            prior = A.T @ known @ A  # information, per unit of an update
             new = np.diag(1.0 / np.square(self.spread_scale * told.deviation))
             back = update_between(T_window, T_network, center, crop)
             among = np.linalg.inv(prior + new)
