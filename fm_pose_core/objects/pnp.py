@@ -122,29 +122,32 @@ def solve_pnp(
 def solve_corners(corners: Points, variance: Array) -> PnpSolutions:
     """As solve_pnp, of B windows at once. variance (B, 2, N): of the corners' pixels."""
     closed = [_closed_form(X, uv, K, s2) for X, uv, K, s2 in zip(*corners, variance, strict=True)]
+    starts = [x for x in closed if not isinstance(x, str)]
+    if len(starts) == len(closed):
+        return refine_pnp(np.array(starts), corners, variance)
     found = PnpSolutions.refused([x if isinstance(x, str) else "" for x in closed])
     rows = np.flatnonzero(found.accepted)
     if not len(rows):
         return found
-    starts = np.stack([x for x in closed if not isinstance(x, str)])
-    return found.changed(rows, refine_pnp(starts, corners.of(rows), variance[rows]))
+    return found.changed(rows, refine_pnp(np.array(starts), corners.of(rows), variance[rows]))
 
 
 def refine_pnp(T_camera_object: Array, points: Points, variance: Array) -> PnpSolutions:
     """The poses near the given ones (B, 4, 4) that fit best. variance (B, 2, N): of the pixels, infinite for what is
     not there. The covariance is that of measurements of these variances, or what the residuals show beyond."""
-    present = np.isfinite(variance)
-    T, residual, J = fit(T_camera_object, points, 1.0 / variance)
-    count, squared = present.sum((1, 2)), (residual * residual * present).sum((1, 2))
-    told = np.where(present, variance, 0.0).sum((1, 2)) / count
-    excess = np.maximum(0.0, squared / (count - 6) - told)
-    J, weight = J.reshape(len(J), 6, -1), (1.0 / (variance + excess[:, None, None])).reshape(len(J), 1, -1)
-    covariance = inverse_spd((J * weight) @ J.swapaxes(1, 2))
-    known = np.isfinite(covariance).all((1, 2))
-    reasons = tuple("" if x else "the corners do not determine a pose" for x in known)
-    found = PnpSolutions(T, np.sqrt(squared / (count / 2)), covariance, reasons)
-    lost = np.flatnonzero(~known)
-    return found.changed(lost, PnpSolutions.refused([reasons[i] for i in lost])) if len(lost) else found
+    count = len(variance)
+    weight, flat = 1.0 / variance, variance.reshape(count, -1)
+    T, residual, J = fit(T_camera_object, points, weight)
+    present = weight.reshape(count, -1) > 0.0
+    number, told = present.sum(1), np.where(present, flat, 0.0).sum(1)
+    squared = np.square(residual.reshape(count, -1)).sum(1, where=present)
+    excess = np.maximum(0.0, squared / (number - 6) - told / number)
+    J = J.reshape(count, 6, -1)
+    covariance = inverse_spd((J / (flat + excess[:, None])[:, None]) @ J.swapaxes(1, 2))
+    found = PnpSolutions(T, np.sqrt(2.0 * squared / number), covariance, ("",) * count)
+    lost = np.flatnonzero(np.isnan(covariance[:, 0, 0]))
+    unknown = ["the corners do not determine a pose"] * len(lost)
+    return found.changed(lost, PnpSolutions.refused(unknown)) if len(lost) else found
 
 
 def with_distance(found: PnpSolutions, center: Array, distance: Array, sigma: Array) -> PnpSolutions:
@@ -223,10 +226,14 @@ def inverse_spd(information: Array) -> Array:
     """Inverses of symmetric positive definite matrices (…, D, D), NaN where they are singular. By eigenvalues: OpenBLAS
     starts threads for the LU factorisation of even a 6x6 matrix, which can cost a millisecond on a busy machine."""
     diagonal = np.diagonal(information, axis1=-2, axis2=-1)
-    good = np.isfinite(information).all((-2, -1)) & (diagonal > 0).all(-1)
-    safe = np.where(good[..., None, None], information, np.eye(information.shape[-1]))
-    scale = np.sqrt(np.diagonal(safe, axis1=-2, axis2=-1))
-    values, vectors = np.linalg.eigh(safe / (scale[..., :, None] * scale[..., None, :]))
+    good = np.isfinite(information).all((-2, -1)) & (diagonal > 0.0).all(-1)
+    if not good.all():
+        information = np.where(good[..., None, None], information, np.eye(information.shape[-1]))
+        diagonal = np.diagonal(information, axis1=-2, axis2=-1)
+    scale = np.sqrt(diagonal)
+    values, vectors = np.linalg.eigh(information / (scale[..., :, None] * scale[..., None, :]))
     good &= values[..., 0] > 1e-12 * values[..., -1]
-    half = vectors / np.sqrt(np.where(good[..., None], values, 1.0))[..., None, :] / scale[..., :, None]
-    return np.where(good[..., None, None], half @ half.swapaxes(-1, -2), np.nan)
+    half = vectors / np.sqrt(np.abs(values))[..., None, :] / scale[..., :, None]
+    inverse = half @ half.swapaxes(-1, -2)
+    inverse[~good] = np.nan
+    return np.asarray(inverse)

@@ -5,6 +5,7 @@ It works on the pose with a left perturbation, p = exp(w) R X + t + d, so that i
 points last: with so few of them, numpy's calls are what takes the time.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from fm_pose_core.geometry import Array, exp_so3
 
 NEAR = 1e-3  # metres: a point nearer to the camera's plane than this counts as behind it
-ITERATIONS = 20
+ITERATIONS, LARGEST_DAMPING = 20, 1e8
+FOCAL, DIAGONAL = np.arange(2), np.arange(6)
 LEAST_GAIN = 1e-8  # share of the cost: a step that promises less is not worth it
 
 Rows = NDArray[np.int64] | NDArray[np.bool_]
@@ -37,37 +39,56 @@ def projected(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array, Arr
     with respect to the left perturbation (d, w), and the depths (B, N)."""
     q = R @ X
     p = q + t[:, :, None]
-    inverse_z = (1.0 / p[:, 2])[:, None]
-    focal, middle = K[:, (0, 1), (0, 1)][:, :, None], K[:, :2, 2:]
-    xy = p[:, :2] * inverse_z
-    a = focal * inverse_z  # d u / d p is (a, 0, b), d v / d p is (0, a, b), each with its own a and b
-    b = -a * xy
-    J = np.zeros((len(X), 6, 2, X.shape[2]))
-    J[:, 0, 0], J[:, 1, 1], J[:, 2] = a[:, 0], a[:, 1], b
-    J[:, 3], J[:, 4] = q[:, 1:2] * b, -q[:, :1] * b  # d u / d w = q × d u / d p
-    J[:, 3, 1] -= q[:, 2] * a[:, 1]
-    J[:, 4, 0] += q[:, 2] * a[:, 0]
-    J[:, 5, 0], J[:, 5, 1] = -q[:, 1] * a[:, 0], q[:, 0] * a[:, 1]
-    return focal * xy + middle, J, p[:, 2]
+    q0, q1, q2, z = q[:, 0], q[:, 1], q[:, 2], p[:, 2]
+    focal = K[:, FOCAL, FOCAL][:, :, None]
+    a = focal / z[:, None]  # d u / d p is (a, 0, b), d v / d p is (0, a, b), each with its own a and b
+    b = p[:, :2] / -z[:, None]
+    pixels = K[:, :2, 2:] - focal * b
+    b *= a
+    a0, a1, J = a[:, 0], a[:, 1], np.zeros((len(X), 6, 2, X.shape[2]))
+    J[:, 0, 0], J[:, 1, 1], J[:, 2] = a0, a1, b
+    np.multiply(q[:, 1:2], b, out=J[:, 3])  # d u / d w = q × d u / d p
+    np.multiply(-q[:, :1], b, out=J[:, 4])
+    J[:, 3, 1] -= q2 * a1
+    J[:, 4, 0] += q2 * a0
+    J[:, 5, 0], J[:, 5, 1] = -q1 * a0, q0 * a1
+    return pixels, J, z
 
 
 class _State(NamedTuple):
-    """Of the windows whose cost may still fall."""
+    """Of the windows whose cost may still fall; a row each."""
 
     row: NDArray[Any]
     X: NDArray[Any]
     uv: NDArray[Any]
     K: NDArray[Any]
     weight: NDArray[Any]
-    damping: NDArray[Any]
     R: NDArray[Any]
     t: NDArray[Any]
     residual: NDArray[Any]
     J: NDArray[Any]
     cost: NDArray[Any]
+    damping: NDArray[Any]
+
+    @classmethod
+    def at(cls, R: Array, t: Array, damping: Array, fixed: Sequence[NDArray[Any]]) -> tuple["_State", Array]:
+        """fixed: the fields before R. Returns the depths (B, N), too."""
+        row, X, uv, K, weight = fixed
+        residual, J, depth = projected(R, t, X, K)
+        residual -= uv
+        flat = residual.reshape(len(X), -1)
+        cost = np.einsum("bn,bn,bn->b", flat, flat, weight.reshape(len(X), -1))
+        return cls(row, X, uv, K, weight, R, t, residual, J, cost, damping), depth
 
     def of(self, rows: NDArray[np.bool_]) -> "_State":
-        return self if rows.all() else _State(*(x[rows] for x in self))
+        return _State(*(x[rows] for x in self))
+
+    def merged(self, rows: NDArray[np.bool_], other: "_State") -> "_State":
+        """These rows, and the others of another one."""
+        merged = _State(*(x.copy() for x in other))
+        for own, to in zip(self, merged, strict=True):
+            to[rows] = own[rows]
+        return merged
 
 
 def fit(T_camera_object: Array, points: Points, weight: Array) -> tuple[Array, Array, Array]:
@@ -77,39 +98,33 @@ def fit(T_camera_object: Array, points: Points, weight: Array) -> tuple[Array, A
     Returns T (B, 4, 4), the residuals (B, 2, N) in pixels and their Jacobian (B, 6, 2, N), see `projected`, at the
     solution.
     """
-    T, (X, uv, K) = T_camera_object.copy(), points
-    R, t = T[:, :3, :3], T[:, :3, 3]
-    pixels, J, _ = projected(R, t, X, K)
-    residual = pixels - uv
-    now = _State(np.arange(len(T)), X, uv, K, weight, np.full(len(T), 1e-4), R, t, residual, J, _cost(residual, weight))
+    count, R, t = len(T_camera_object), T_camera_object[:, :3, :3], T_camera_object[:, :3, 3]
+    now, _ = _State.at(R, t, np.full(count, 1e-4), (np.arange(count), *points, weight))
+    done: list[_State] = []
     for _ in range(ITERATIONS):
         step, falls = _steps(now)
-        now, step = now.of(falls), step[falls]
-        if not len(step):
+        falls &= now.damping <= LARGEST_DAMPING
+        if not falls.any():
             break
-        new_R, new_t = np.stack([exp_so3(w) for w in step[:, 3:]]) @ now.R, now.t + step[:, :3]
-        pixels, new_J, depth = projected(new_R, new_t, now.X, now.K)
-        new = pixels - now.uv
-        cost = _cost(new, now.weight)
-        better = (depth.min(1) > NEAR) & (cost < now.cost)
-        damping = np.where(better, np.maximum(now.damping * 0.1, 1e-12), now.damping * 10.0)
-        moved = now._replace(damping=damping, R=new_R, t=new_t, residual=new, J=new_J, cost=cost)
-        if not better.all():
-            kept = now._replace(damping=damping)
-            moved = _State(*(_where(better, a, b) for a, b in zip(moved, kept, strict=True)))
-        rows = moved.row[better]
-        T[rows, :3, :3], T[rows, :3, 3] = moved.R[better], moved.t[better]
-        residual[rows], J[rows] = moved.residual[better], moved.J[better]
-        now = moved.of(damping <= 1e8)
+        if not falls.all():
+            done.append(now.of(~falls))
+            now, step = now.of(falls), step[falls]
+        R = np.array([exp_so3(w) for w in step[:, 3:]]) @ now.R
+        new, depth = _State.at(R, now.t + step[:, :3], now.damping, now[:5])
+        better = (depth.min(1) > NEAR) & (new.cost < now.cost)
+        damping = np.where(better, np.maximum(0.1 * now.damping, 1e-12), 10.0 * now.damping)
+        now = (new if better.all() else new.merged(better, now))._replace(damping=damping)
+    return _in_order([*done, now], count)
+
+
+def _in_order(done: Sequence[_State], count: int) -> tuple[Array, Array, Array]:
+    """See fit, of the final states of all windows."""
+    T = np.zeros((count, 4, 4))
+    T[:, 3, 3] = 1.0
+    residual, J = np.empty((count, *done[0].residual.shape[1:])), np.empty((count, *done[0].J.shape[1:]))
+    for x in done:
+        T[x.row, :3, :3], T[x.row, :3, 3], residual[x.row], J[x.row] = x.R, x.t, x.residual, x.J
     return T, residual, J
-
-
-def _where(rows: NDArray[np.bool_], a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    return a if a is b else np.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-
-def _cost(residual: Array, weight: Array) -> Array:
-    return np.asarray((weight * residual * residual).sum((1, 2)))
 
 
 def _steps(now: _State) -> tuple[Array, NDArray[np.bool_]]:
@@ -117,14 +132,15 @@ def _steps(now: _State) -> tuple[Array, NDArray[np.bool_]]:
     J = now.J.reshape(len(now.J), 6, -1)
     JtW = J * now.weight.reshape(len(J), 1, -1)
     H, g = JtW @ J.swapaxes(1, 2), JtW @ now.residual.reshape(len(J), -1, 1)
-    H[:, range(6), range(6)] *= (1.0 + now.damping)[:, None]
+    H[:, DIAGONAL, DIAGONAL] *= (1.0 + now.damping)[:, None]
     try:
         steps = -np.linalg.solve(H, g)[:, :, 0]
     except np.linalg.LinAlgError:  # of one of them
         steps = np.stack([_step(*x) for x in zip(H, g[:, :, 0], strict=True)])
-    with np.errstate(invalid="ignore"):
-        gain = -(g[:, :, 0] * steps).sum(1)
-        return steps, np.isfinite(steps).all(1) & (gain > LEAST_GAIN * now.cost + 1e-20)
+    good = np.isfinite(steps).all(1)
+    if not good.all():
+        steps[~good] = 0.0
+    return steps, good & (-(g[:, :, 0] * steps).sum(1) > LEAST_GAIN * now.cost + 1e-20)
 
 
 def _step(H: Array, g: Array) -> Array:
