@@ -25,8 +25,11 @@ demo: .venv/overlay.stamp
 	dev/with_ros $(python) -m fm_pose_ros.demo scene
 	dev/with_ros $(python) -m fm_pose_ros.demo hand
 
+# The nodes' tests run alone, one after the other: they share DDS and the processor's time.
 test: environment lint
-	dev/with_ros $(python) -m pytest
+	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 dev/with_ros $(python) -m pytest --ignore=test/ros -n logical --maxprocesses=8 \
+	  --dist=loadfile
+	dev/with_ros $(python) -m pytest test/ros
 
 lint: .venv/develop.stamp
 	$(python) -m ruff check

@@ -50,8 +50,8 @@ def skew(w: Array) -> Array:
 
 def exp_so3(w: Array) -> Array:
     """Rotation vector (3,) in radians -> (3, 3) rotation (Rodrigues). Written out, since the refinement of PnP calls it
-    in its inner loop: with SciPy's Rotation all of PnP takes an eighth longer. NaN for what is not finite,
-    or beyond all numbers that make sense."""
+    in its inner loop, where SciPy's Rotation takes longer. NaN for what is not finite, or beyond all numbers that make
+    sense."""
     x, y, z = np.asarray(w, dtype=np.float64).tolist()
     angle = math.hypot(x, y, z)
     if not angle < 1e100:

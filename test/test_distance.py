@@ -87,16 +87,16 @@ def solved(uv: np.ndarray, deviation: float) -> PnpSolutions:
     return solve_corners(Points(BOX.T[None], uv.T[None], CROP.K[None]), np.full((1, 2, 8), deviation**2))
 
 
-def told(found: PnpSolutions, distance: float, sigma: float) -> PnpSolution:
+def moved_by(found: PnpSolutions, distance: float, sigma: float) -> PnpSolution:
     return with_distance(found, CENTER[None], np.array([distance]), np.array([sigma]))[0]
 
 
 def test_a_sure_distance_moves_the_pose_along_the_sight_alone() -> None:
     _, uv = pose_and_corners()
-    both = solved(uv, 2.0)
-    found = both[0]
+    at_first = solved(uv, 2.0)
+    found = at_first[0]
     before = apply(found.T_camera_object, CENTER[None])[0]
-    moved = told(both, 1.03 * float(np.linalg.norm(before)), 1e-4)
+    moved = moved_by(at_first, 1.03 * float(np.linalg.norm(before)), 1e-4)
     after = apply(moved.T_camera_object, CENTER[None])[0]
     assert np.linalg.norm(after) == pytest.approx(1.03 * np.linalg.norm(before), rel=1e-4)
     sideways = after / np.linalg.norm(after) - before / np.linalg.norm(before)
@@ -109,7 +109,7 @@ def test_a_sure_distance_moves_the_pose_along_the_sight_alone() -> None:
 def test_a_doubtful_distance_changes_nothing() -> None:
     _, uv = pose_and_corners()
     found = solved(uv, 1.0)
-    moved = told(found, 0.8, 50.0)
+    moved = moved_by(found, 0.8, 50.0)
     np.testing.assert_allclose(moved.T_camera_object, found[0].T_camera_object, atol=1e-4)
     np.testing.assert_allclose(moved.covariance, found[0].covariance, rtol=0.02, atol=1e-9)
 
@@ -122,7 +122,7 @@ def test_the_mean_of_both_is_better_than_either() -> None:
     for _ in range(200):
         uv = project(CROP.K, apply(T, BOX)) + rng.normal(scale=noise, size=(8, 2))
         found = solved(uv, noise)
-        moved = told(found, truth * np.exp(rng.normal(scale=sigma)), sigma)
+        moved = moved_by(found, truth * np.exp(rng.normal(scale=sigma)), sigma)
         for T_found, errors in ((found[0].T_camera_object, alone), (moved.T_camera_object, both)):
             errors.append(np.log(np.linalg.norm(apply(T_found, CENTER[None])[0]) / truth))
         p = apply(moved.T_camera_object, CENTER[None])[0]

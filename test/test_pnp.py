@@ -3,7 +3,14 @@ import pytest
 
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, log_so3, project, transform
-from fm_pose_core.objects.pnp import expected_projection_error, rotate_covariance, score, solve_pnp, widened
+from fm_pose_core.objects.pnp import (
+    expected_projection_error,
+    inverse_spd,
+    rotate_covariance,
+    score,
+    solve_pnp,
+    widened,
+)
 
 BOX = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
 K = np.array([[320.0, 0.0, 63.5], [0.0, 320.0, 63.5], [0.0, 0.0, 1.0]])
@@ -193,3 +200,11 @@ def test_expected_projection_error_matches_sampled_poses() -> None:
 
 def test_score_falls_with_the_error() -> None:
     assert score(0.0) == 1.0 and score(5.0) == 0.5 and score(1e9) < 1e-6
+
+
+def test_a_singular_matrix_has_no_inverse_and_warns_of_nothing() -> None:
+    good, none = np.diag([1.0, 4.0]), np.ones((2, 2))
+    with np.errstate(all="raise"):
+        inverse = inverse_spd(np.stack([good, none, np.full((2, 2), np.nan), np.zeros((2, 2))]))
+    np.testing.assert_allclose(inverse[0], np.diag([1.0, 0.25]))
+    assert np.isnan(inverse[1:]).all()

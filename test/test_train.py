@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,15 +135,12 @@ def test_a_term_without_weight_is_left_out(tmp_path: Path) -> None:
 def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:
     """torchrun with two CPU processes: gradients are averaged, so both end with the same weights."""
     config = write_experiment(tmp_path / "box.yaml", dataset, images=48, pretrain_images=48)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     torchrun = [
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--nproc_per_node=2",
-        f"--master_port={port}",
+        "--standalone",  # at a free port
         "-m",
         "fm_pose_core.cli",
     ]

@@ -1,7 +1,7 @@
 """What errors of corners and surface points do to the pose that PnP makes of them, to first order: one Gauss-Newton
-step of `objects.pnp.fit` and its weights, from the true pose. It is linear in the errors, so it can be a loss (Liu et
-al., Linear-Covariance Loss for End-to-End Learning of 6D Pose Estimation, ICCV 2023, likewise step from the true
-pose)."""
+step of `objects.reprojection.fit` and its weights, from the true pose. It is linear in the errors, so it can be a loss
+(Liu et al., Linear-Covariance Loss for End-to-End Learning of 6D Pose Estimation, ICCV 2023, likewise step from the
+true pose)."""
 
 import torch
 from torch import Tensor

@@ -99,9 +99,10 @@ def solve_pnp(
     """Pose of the object whose box corners project onto `corners`.
 
     box_corners: (8, 3) metres, object frame (any N >= 6 points that are not in one plane will do). corners: (8, 2)
-    pixels of an ideal pinhole camera with K (3, 3). spread: (8, 2) standard deviations in pixels as the network tells
-    them, or None for zero. One measurement's variance is s² = floor² + (spread_scale · spread)²; the covariance adds
-    to it whatever the residuals show beyond that, so that a network that is too sure of itself is found out.
+    pixels of an ideal pinhole camera with K (3, 3), without skew. spread: (8, 2) standard deviations in pixels as the
+    network tells them, or None for zero. One measurement's variance is s² = floor² + (spread_scale · spread)²; the
+    covariance adds to it whatever the residuals show beyond that, so that a network that is too sure of itself is found
+    out.
 
     Bad corners (not finite, all in one place, no pose in front of the camera, RMS above `max_reprojection_error`
     pixels) do not raise: `accepted` is False and `reason` says why. Raises InputError for wrong shapes.
@@ -151,9 +152,9 @@ def refine_pnp(T_camera_object: Array, points: Points, variance: Array) -> PnpSo
 
 
 def with_distance(found: PnpSolutions, center: Array, distance: Array, sigma: Array) -> PnpSolutions:
-    """The poses after another measurement: the distance (B,) in metres of the point `center` (B, 3) of each object from
-    the camera, whose logarithm has the standard deviation `sigma` (B,). A Kalman update; it moves what the corners
-    leave open, which is next to the line of sight alone."""
+    """The poses, which there must be, after another measurement: the distance (B,) in metres of the point `center`
+    (B, 3) of each object from the camera, whose logarithm has the standard deviation `sigma` (B,). A Kalman update; it
+    moves what the corners leave open, which is next to the line of sight alone."""
     P, T = found.covariance, found.T_camera_object
     step = np.zeros((len(T), 6))
     for _ in range(2):  # the second time from nearby, where it is linear enough
@@ -180,7 +181,7 @@ def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
 
 def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> float:
     """Mean over `points` (N, 3; metres, object frame) of the RMS displacement in pixels that a pose error distributed
-    as `covariance` (6, 6) causes in the image of a pinhole camera with K (3, 3), to first order."""
+    as `covariance` (6, 6) causes in the image of a pinhole camera with K (3, 3), without skew, to first order."""
     T = T_camera_object[None]
     _, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.T[None], K[None])
     J = J.reshape(6, -1)
@@ -223,8 +224,8 @@ def _closed_form(X: Array, uv: Array, K: Array, variance: Array) -> Array | str:
 
 
 def inverse_spd(information: Array) -> Array:
-    """Inverses of symmetric positive definite matrices (…, D, D), NaN where they are singular. By eigenvalues: OpenBLAS
-    starts threads for the LU factorisation of even a 6x6 matrix, which can cost a millisecond on a busy machine."""
+    """Inverses of symmetric positive definite matrices (…, D, D), NaN where they are singular. By eigenvalues: for
+    the inverse of even a 6x6 matrix OpenBLAS starts threads, which can cost a millisecond on a busy machine."""
     diagonal = np.diagonal(information, axis1=-2, axis2=-1)
     good = np.isfinite(information).all((-2, -1)) & (diagonal > 0.0).all(-1)
     if not good.all():
@@ -233,7 +234,7 @@ def inverse_spd(information: Array) -> Array:
     scale = np.sqrt(diagonal)
     values, vectors = np.linalg.eigh(information / (scale[..., :, None] * scale[..., None, :]))
     good &= values[..., 0] > 1e-12 * values[..., -1]
-    half = vectors / np.sqrt(np.abs(values))[..., None, :] / scale[..., :, None]
+    half = vectors / np.sqrt(np.where(good[..., None], values, 1.0))[..., None, :] / scale[..., :, None]
     inverse = half @ half.swapaxes(-1, -2)
     inverse[~good] = np.nan
     return np.asarray(inverse)

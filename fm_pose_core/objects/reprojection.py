@@ -2,7 +2,8 @@
 
 It works on the pose with a left perturbation, p = exp(w) R X + t + d, so that its information matrix is at once that of
 (d, w): metres along, and radians about, the fixed axes of the camera. Arrays have a row for each of B windows, and the
-points last: with so few of them, numpy's calls are what takes the time.
+points last. The points are few, so numpy's calls take most of the time: those for eight windows not much more than
+those for one.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from fm_pose_core.geometry import Array, exp_so3
 
 NEAR = 1e-3  # metres: a point nearer to the camera's plane than this counts as behind it
 ITERATIONS, LARGEST_DAMPING = 20, 1e8
-FOCAL, DIAGONAL = np.arange(2), np.arange(6)
+TWO, SIX = np.arange(2), np.arange(6)  # indices of diagonals
 LEAST_GAIN = 1e-8  # share of the cost: a step that promises less is not worth it
 
 Rows = NDArray[np.int64] | NDArray[np.bool_]
@@ -40,7 +41,7 @@ def projected(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array, Arr
     q = R @ X
     p = q + t[:, :, None]
     q0, q1, q2, z = q[:, 0], q[:, 1], q[:, 2], p[:, 2]
-    focal = K[:, FOCAL, FOCAL][:, :, None]
+    focal = K[:, TWO, TWO][:, :, None]
     a = focal / z[:, None]  # d u / d p is (a, 0, b), d v / d p is (0, a, b), each with its own a and b
     b = p[:, :2] / -z[:, None]
     pixels = K[:, :2, 2:] - focal * b
@@ -56,7 +57,7 @@ def projected(R: Array, t: Array, X: Array, K: Array) -> tuple[Array, Array, Arr
 
 
 class _State(NamedTuple):
-    """Of the windows whose cost may still fall; a row each."""
+    """Where the fit is: a row for each of some windows."""
 
     row: NDArray[Any]
     X: NDArray[Any]
@@ -132,7 +133,7 @@ def _steps(now: _State) -> tuple[Array, NDArray[np.bool_]]:
     J = now.J.reshape(len(now.J), 6, -1)
     JtW = J * now.weight.reshape(len(J), 1, -1)
     H, g = JtW @ J.swapaxes(1, 2), JtW @ now.residual.reshape(len(J), -1, 1)
-    H[:, DIAGONAL, DIAGONAL] *= (1.0 + now.damping)[:, None]
+    H[:, SIX, SIX] *= (1.0 + now.damping)[:, None]
     try:
         steps = -np.linalg.solve(H, g)[:, :, 0]
     except np.linalg.LinAlgError:  # of one of them

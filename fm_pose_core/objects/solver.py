@@ -128,16 +128,17 @@ class ObjectSolver:
         seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
         return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
 
-    def _corners(self, answer: Answer, spread_scale: float) -> Array:
+    def corners(self, answer: Answer, spread_scale: float) -> Array:
+        """(8, 2) window pixels, as PnP takes them."""
         return widened(answer.corners, spread_scale * answer.deviation) if self.widen else answer.corners
 
     def pose(self, answer: Answer, spread_scale: float = 1.0) -> PnpSolution:
         """From the network's answer to the pose in the window's frame, by PnP."""
         return _poses([(self, answer)], spread_scale)[0]
 
-    def solution(self, look: Look, answer: Answer, found: PnpSolution, spread_scale: float) -> Solution:
+    def finished(self, look: Look, answer: Answer, found: PnpSolution, spread_scale: float) -> Solution:
         """From the pose in the window's frame to that in the camera's, refined."""
-        corners = self.crop.to_image(self._corners(answer, spread_scale), look.camera, look.R_camera_window)
+        corners = self.crop.to_image(self.corners(answer, spread_scale), look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), corners, np.inf, found.covariance, np.inf, found.reason)
         T = transform(look.R_camera_window, np.zeros(3)) @ found.T_camera_object
@@ -240,14 +241,14 @@ def solve_all(sights: Sequence[Sight], spread_scale: float = 1.0) -> list[Soluti
     for begin in range(0, len(sights), TOGETHER):
         some = sights[begin : begin + TOGETHER]
         found = _poses([(x.solver, x.answer) for x in some], spread_scale)
-        solutions += [x.solver.solution(x.look, x.answer, found[i], spread_scale) for i, x in enumerate(some)]
+        solutions += [x.solver.finished(x.look, x.answer, found[i], spread_scale) for i, x in enumerate(some)]
     return solutions
 
 
 def _poses(asked: Sequence[tuple[ObjectSolver, Answer]], spread_scale: float) -> PnpSolutions:
     """From the network's answers to the poses in the windows' frames, by PnP."""
     boxes, K = (np.stack([x.box_corners.T for x, _ in asked]), np.stack([x.crop.K for x, _ in asked]))
-    corners = Points(boxes, np.stack([x._corners(answer, spread_scale).T for x, answer in asked]), K)
+    corners = Points(boxes, np.stack([x.corners(answer, spread_scale).T for x, answer in asked]), K)
     deviation = np.stack([np.asarray(answer.deviation, np.float64).T for _, answer in asked])
     found = solve_corners(corners, FLOOR**2 + np.square(spread_scale * deviation))
     surfaces = [x.surface for _, x in asked]

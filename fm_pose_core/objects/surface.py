@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects.pnp import FLOOR, PnpSolutions, refine_pnp
 from fm_pose_core.objects.reprojection import Points, Rows, fit
@@ -76,7 +77,7 @@ class _Both(NamedTuple):
 
     @classmethod
     def of_windows(cls, corners: Points, deviation: Array, seen: Sequence[Measured], scale: float) -> "_Both":
-        count, own = len(seen), deviation.shape[2]
+        count, own = len(seen), CORNERS
         total = own + max(len(x.points) for x in seen)
         X, uv = (np.repeat(x[:, :, :1], total, 2) for x in (corners.X, corners.uv))
         X[:, :, :own], uv[:, :, :own] = corners.X, corners.uv
@@ -109,7 +110,8 @@ class _Both(NamedTuple):
     def agreed(self, T: Array) -> Array:
         """(B,) share of the surface points within LIMIT of where poses have them."""
         _, squared, depth = self._compared(T)
-        points = self.spread > 0.0
+        points = self.share > 0.0
+        points[:, :CORNERS] = False
         near: NDArray[np.bool_] = (squared < LIMIT**2) & (depth > 0.0) & points
         return np.asarray(near.sum(1) / points.sum(1))
 
