@@ -105,16 +105,18 @@ def fit(T_camera_object: Array, points: Points, weight: Array) -> tuple[Array, A
     for _ in range(ITERATIONS):
         step, falls = _steps(now)
         falls &= now.damping <= LARGEST_DAMPING
-        if not falls.any():
+        going = np.count_nonzero(falls)
+        if not going:
             break
-        if not falls.all():
+        if going < len(falls):
             done.append(now.of(~falls))
             now, step = now.of(falls), step[falls]
         R = np.array([exp_so3(w) for w in step[:, 3:]]) @ now.R
         new, depth = _State.at(R, now.t + step[:, :3], now.damping, now[:5])
         better = (depth.min(1) > NEAR) & (new.cost < now.cost)
-        damping = np.where(better, np.maximum(0.1 * now.damping, 1e-12), 10.0 * now.damping)
-        now = (new if better.all() else new.merged(better, now))._replace(damping=damping)
+        damping = now.damping * np.where(better, 0.1, 10.0)
+        every = np.count_nonzero(better) == len(better)
+        now = (new if every else new.merged(better, now))._replace(damping=damping)
     return _in_order([*done, now], count)
 
 
@@ -138,10 +140,8 @@ def _steps(now: _State) -> tuple[Array, NDArray[np.bool_]]:
         steps = -np.linalg.solve(H, g)[:, :, 0]
     except np.linalg.LinAlgError:  # of one of them
         steps = np.stack([_step(*x) for x in zip(H, g[:, :, 0], strict=True)])
-    good = np.isfinite(steps).all(1)
-    if not good.all():
-        steps[~good] = 0.0
-    return steps, good & (-(g[:, :, 0] * steps).sum(1) > LEAST_GAIN * now.cost + 1e-20)
+    gain = -np.einsum("bi,bi->b", g[:, :, 0], steps)
+    return steps, np.isfinite(gain) & (gain > LEAST_GAIN * now.cost + 1e-20)
 
 
 def _step(H: Array, g: Array) -> Array:
