@@ -27,7 +27,7 @@ demo: .venv/overlay.stamp
 
 # The nodes' tests run alone, one after the other: they share DDS and the processor's time.
 test: environment lint
-	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 dev/with_ros $(python) -m pytest --ignore=test/ros -n logical --maxprocesses=8 \
+	OMP_NUM_THREADS=1 LP_NUM_THREADS=0 dev/with_ros $(python) -m pytest --ignore=test/ros -n logical --maxprocesses=8 \
 	  --dist=loadfile
 	dev/with_ros $(python) -m pytest test/ros
 

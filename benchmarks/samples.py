@@ -18,7 +18,7 @@ from hardware import hardware
 if TYPE_CHECKING:
     import numpy as np
 
-os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software rasteriser: one thread for each process
+os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software rasteriser: in the thread that asks, none of its own
 
 
 def measure(arguments: argparse.Namespace, worker: int, results: Any) -> None:

@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
         "OMP_NUM_THREADS": "1",
-        "LP_NUM_THREADS": "1",
+        "LP_NUM_THREADS": "0",
     }
 
 

@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace, stop: StopRequest) -> None:
     # Torch and the data process share the cores: torch's waiting threads shall sleep, not spin (a sixth of the speed on
-    # two cores), and a software rasteriser shall keep to one core. Both are read when the libraries load.
+    # two cores), and a software rasteriser shall draw in the thread that asks: with one of its own it is slower, and
+    # now and then crashes at the start where two processes train. Both are read when the libraries load.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("LP_NUM_THREADS", "1")
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     from fm_pose_core.files import expanded
     from fm_pose_core.learning.trainer import train
     from fm_pose_core.tasks import load_experiment
