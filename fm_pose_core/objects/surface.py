@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects.pnp import FLOOR, PnpSolutions, refine_pnp
-from fm_pose_core.objects.reprojection import Points, Rows, fit
+from fm_pose_core.objects.reprojection import NEAR, Points, Rows, fit
 
 FEWEST = 6  # points that are worth a second look
 PRESENT = 0.5  # probability from which on a cell shows the object
 LIMIT = 3.0  # standard deviations from which on a measurement loses weight
 ROUNDS = 2  # of weighting anew
 AGREED = 0.7  # share of the points within LIMIT of a pose that needs no other to begin with
-NEAREST = 1e-3  # metres: no depth is taken for less
 TRIALS, NEAR_ENOUGH = 100, 3.0  # of RANSAC; pixels
 
 
@@ -101,10 +100,10 @@ class _Both(NamedTuple):
         """With poses (B, 4, 4): the variances (B, 2, N), the squared deviations in terms of them (B, N; 0 for what is
         not there), and the depths (B, N)."""
         p = T[:, :3, :3] @ self.X + T[:, :3, 3:]
-        depth = np.maximum(p[:, 2], NEAREST)
+        depth = np.maximum(p[:, 2], NEAR)
         variance = self.base + np.square(self.K[:, :1, 0] * self.spread / depth)[:, None]
         focal, middle = self.K[:, (0, 1), (0, 1)][:, :, None], self.K[:, :2, 2:]
-        off = focal * p[:, :2] / np.where(p[:, 2:] == 0.0, NEAREST, p[:, 2:]) + middle - self.uv
+        off = focal * p[:, :2] / np.where(p[:, 2:] == 0.0, NEAR, p[:, 2:]) + middle - self.uv
         return variance, (np.square(off) / variance).sum(1), p[:, 2]
 
     def agreed(self, T: Array) -> Array:
