@@ -70,12 +70,12 @@ def object_contract(size: int = 128, objects: int = 1, cells: int = 0, distance:
 
 
 def detector_contract(size: int = 320, objects: int = 1, cells: int = 1600, depth: bool = False) -> Contract:
-    """Where objects are in a whole image, in each of so many square cells of it, row by row: centre (cells, 2), the
-    pixels of the centre of whatever object is there; and heat (objects, cells), the probability that this is where the
-    object is. With `depth` also the logarithm of the centre's depth along the optical axis (cells,), where 0 is that at
-    which the diagonal of the object's box would cover the whole image (crop.Crop.unit_distance)."""
-    outputs = [Output("centre", (cells, 2), size / 2, (size - 1) / 2), Output("heat", (objects, cells))]
-    outputs += [Output("depth", (cells,), DISTANCE_SCALE, DETECTED)] if depth else []
+    """Where objects are in a whole image, in each of so many square cells of it, row by row. centre (objects, cells,
+    2): the pixels of the centre of each object, if it is near the cell. heat (objects, cells): the probability that it
+    is in the cell. With `depth` also the logarithm of the centre's depth along the optical axis (objects, cells), where
+    0 is that at which the diagonal of the object's box would cover the whole image (crop.Crop.unit_distance)."""
+    outputs = [Output("centre", (objects, cells, 2), size / 2, (size - 1) / 2), Output("heat", (objects, cells))]
+    outputs += [Output("depth", (objects, cells), DISTANCE_SCALE, DETECTED)] if depth else []
     return Contract(size, 3, "centres", tuple(outputs))
 
 

@@ -42,12 +42,12 @@ def estimator(bundle: Path) -> PoseEstimator:
 
 
 def field(*found: tuple[int, int, int, float]) -> tuple[np.ndarray, np.ndarray]:
-    """heat (2, L) and centres (L, 2) with (object, row, column, score) each."""
+    """heat (2, L) and centres (2, L, 2) with (object, row, column, score) each."""
     heat = np.full((2, SIDE, SIDE), 0.01, np.float32)
     for k, row, column, score in found:
         heat[k, row, column] = score
     middles = (np.arange(SIDE) + 0.5) * SIZE / SIDE - 0.5
-    return heat.reshape(2, -1), np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
+    return heat.reshape(2, -1), np.tile(np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2), (2, 1, 1))
 
 
 def test_peaks_are_the_highest_cells_around_them_best_first() -> None:
@@ -64,13 +64,15 @@ def test_peaks_are_the_highest_cells_around_them_best_first() -> None:
 
 def test_two_cells_that_mean_one_centre_are_one() -> None:
     heat, centre = field((0, 5, 7, 0.6), (0, 5, 9, 0.5), (1, 5, 9, 0.5))
-    centre[5 * SIDE + 9] = centre[5 * SIDE + 7] + 3.0  # both cells of object 0 say so
-    assert [x.object for x in peaks(heat, centre, SIZE, 0.3)] == [0, 1]
+    centre[0, 5 * SIDE + 9] = centre[0, 5 * SIDE + 7] + 3.0  # both cells of object 0 say so
+    found = peaks(heat, centre, SIZE, 0.3)
+    assert [x.object for x in found] == [0, 1]
+    np.testing.assert_allclose(found[1].centre, (75.5, 43.5))  # of object 1 the cell says something else
 
 
 def test_a_field_of_nonsense_gives_no_window() -> None:
     heat, centre = field((0, 5, 7, 0.6), (1, 8, 8, np.nan))
-    centre[5 * SIDE + 7] = np.nan
+    centre[0, 5 * SIDE + 7] = np.nan
     assert peaks(heat, centre, SIZE, 0.3) == []
     assert peaks(np.full_like(heat, np.nan), centre, SIZE, 0.3) == []
 
@@ -113,8 +115,8 @@ def test_windows_tell_the_distance_if_the_detector_does(
 
 def test_a_depth_of_nonsense_is_not_told(estimator: PoseEstimator) -> None:
     heat, centre = field((0, 5, 7, 0.9), (1, 20, 20, 0.8), (0, 30, 9, 0.7))
-    depth = np.full((1, SIDE * SIDE), 1.0, np.float32)
-    depth[0, [5 * SIDE + 7, 20 * SIDE + 20]] = np.nan, 1e9
+    depth = np.full((1, 2, SIDE * SIDE), 1.0, np.float32)
+    depth[0, [0, 1], [5 * SIDE + 7, 20 * SIDE + 20]] = np.nan, 1e9
     answers = {"heat": heat[None], "centre": centre[None].astype(np.float32), "depth": depth}
     detector = replace(estimator.detector, infer=lambda _: answers)
     found = detector.detect(np.zeros((480, 640, 3), np.uint8), CAMERAS["ideal"])
@@ -177,7 +179,7 @@ def test_a_bundle_without_a_detector_says_so(toy_bundle: Path) -> None:
         (lambda d: d["contract"]["outputs"].clear(), r"detector\.contract\.outputs"),
         (
             lambda d: d["contract"]["outputs"].append({"name": "depth", "shape": [1599], "scale": 1.0, "shift": 0.0}),
-            r"detector\.contract\.outputs: .* and perhaps depth \(cells,\)",
+            r"detector\.contract\.outputs: .* and perhaps depth \(2, cells\)",
         ),
         (lambda d: d["contract"].update(channels=1), r"detector\.contract\.channels"),
         (lambda d: d.update(file="../network.onnx"), "a file name without folders"),

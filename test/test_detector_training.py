@@ -249,31 +249,36 @@ def perfect(labels: dict[str, torch.Tensor], cells: int, objects: int) -> Field:
     middles = (torch.arange(side) + 0.5) * 2 / side - 1
     anchors = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), -1).reshape(-1, 2)
     y = (labels["y"][..., :2] - (SIZE - 1) / 2) / (SIZE / 2)
-    depth = torch.full((len(y), cells), 7.0)
-    centre, heat = anchors.repeat(len(y), 1, 1), torch.full((len(y), cells, objects), -12.0)
+    depth, heat = (torch.full((len(y), objects, cells), x) for x in (7.0, -12.0))
+    centre = anchors.repeat(len(y), objects, 1, 1)
     for n in range(len(y)):
         for m in range(y.shape[1]):
             if not y[n, m, 0].isnan():
-                away = (anchors - y[n, m]).norm(dim=-1)
-                centre[n, away < 0.2] = y[n, m]
-                depth[n, away < 0.2] = (labels["y"][n, m, 2] - DETECTED) / DISTANCE_SCALE
-                heat[n, away.argmin(), labels["k"][n, m]] = 12.0
+                away, k = (anchors - y[n, m]).norm(dim=-1), labels["k"][n, m]
+                centre[n, k, away < 0.2] = y[n, m]
+                depth[n, k, away < 0.2] = (labels["y"][n, m, 2] - DETECTED) / DISTANCE_SCALE
+                heat[n, k, away.argmin()] = 12.0
     return Field(centre, heat, depth)
 
 
-def test_the_loss_wants_hills_of_the_right_object_on_the_centres() -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), [((40.0, 52.0, 1.7), (121.0, 99.0, 2.4)), ((41.0, 53.0, 1.7), (44.0, 50.0, 2.4))]
+)
+def test_the_loss_wants_hills_of_the_right_object_on_the_centres(first: Any, second: Any) -> None:
+    """Of two objects that lie apart, and of two whose centres lie in the same cell."""
     cells, contract = 400, detector_contract(SIZE, 2, 400, depth=True)
     head = Centres(16, cells, contract)
     y = torch.full((1, 4, 3), torch.nan)
-    y[0, 0], y[0, 1] = torch.tensor([40.0, 52.0, 1.7]), torch.tensor([121.0, 99.0, 2.4])
+    y[0, 0], y[0, 1] = torch.tensor(first), torch.tensor(second)
     labels = {"y": y, "k": torch.tensor([[0, 1, 0, 0]])}
     best = perfect(labels, cells, 2)
     assert head.loss(best, labels).pose.item() == pytest.approx(0.0, abs=1e-3)
     answers = {k: v[0].numpy() for k, v in head.decode(best).items()}
     found = peaks(answers["heat"], answers["centre"].astype(float), SIZE, 0.5)
-    told = sorted((x.object, *np.round(x.centre, 3), round(float(answers["depth"][x.cell]), 3)) for x in found)
-    assert told == [(0, 40.0, 52.0, 1.7), (1, 121.0, 99.0, 2.4)]
-    wrong_object = best._replace(heat=best.heat.flip(-1))
+    deep = answers["depth"]
+    told = sorted((x.object, *np.round(x.centre, 3), round(float(deep[x.object, x.cell]), 3)) for x in found)
+    assert told == [(0, *first[:3]), (1, *second[:3])]
+    wrong_object = best._replace(heat=best.heat.flip(1))
     elsewhere = best._replace(centre=best.centre + 0.1)  # one cell
     missed = best._replace(heat=torch.full_like(best.heat, -12.0))
     everywhere = best._replace(heat=torch.full_like(best.heat, 12.0))
@@ -282,6 +287,8 @@ def test_the_loss_wants_hills_of_the_right_object_on_the_centres() -> None:
     assert head.loss(farther, labels).pose.item() == pytest.approx(1.0, abs=1e-3)
     for worse, least in ((wrong_object, 5.0), (elsewhere, 1.0), (missed, 5.0), (everywhere, 100.0)):
         assert head.loss(worse, labels).pose.item() > least
+    swapped = best._replace(centre=best.centre.flip(1))  # what one object's cells say is no matter to the other's
+    assert head.loss(swapped, labels).pose.item() > 0.2
     nothing = {"y": torch.full((1, 4, 3), torch.nan), "k": torch.zeros((1, 4), dtype=torch.int64)}
     assert head.loss(missed, nothing).pose.item() == pytest.approx(0.0, abs=1e-3)
     assert head.loss(best, nothing).pose.item() > 5.0
@@ -298,15 +305,15 @@ def test_the_validation_compares_with_where_the_objects_are(dataset: BopDataset)
             self.images, self.deeper = iter([[x for x in instances if x.im_id == i] for i in images]), deeper
 
         def infer(self, _: np.ndarray) -> dict[str, np.ndarray]:
-            heat, centre = np.zeros((1, 2, 400), np.float32), np.zeros((1, 400, 2), np.float32)
-            depth = np.zeros((1, 400), np.float32)
+            heat, depth = np.zeros((2, 1, 2, 400), np.float32)
+            centre = np.zeros((1, 2, 400, 2), np.float32)
             for x in next(self.images):
                 own = known[x.object_id]
                 at = R.T @ apply(x.T_camera_object, own.center[None])[0]
                 u, v = project(crop.K, at[None])[0]
                 cell = int(v // 8) * 20 + int(u // 8)
-                heat[0, own.index, cell], centre[0, cell] = 1.0, (u, v)
-                depth[0, cell] = np.log(self.deeper * at[2] / crop.unit_distance(own.corners))
+                heat[0, own.index, cell], centre[0, own.index, cell] = 1.0, (u, v)
+                depth[0, own.index, cell] = np.log(self.deeper * at[2] / crop.unit_distance(own.corners))
             return {"heat": heat, "centre": centre, "depth": depth}
 
     instances = dataset.instances("test")

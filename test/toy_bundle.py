@@ -129,8 +129,8 @@ def toy_detector(objects: int = 1, depth: bool = False) -> bytes:
         numpy_helper.from_array(np.array([-45.0], np.float32), "bias"),
         numpy_helper.from_array(np.array(0.2, np.float32), "slope"),
         numpy_helper.from_array(np.array([0, 1, side * side], np.int64), "row"),
+        numpy_helper.from_array(np.array([3], np.int64), "last_axis"),
         numpy_helper.from_array(np.array([1, objects, 1], np.int64), "times"),
-        numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
         numpy_helper.from_array(np.array(0.0, np.float32), "zero"),
         numpy_helper.from_array(centres, "centres"),
     ]
@@ -143,17 +143,15 @@ def toy_detector(objects: int = 1, depth: bool = False) -> bytes:
         node("Sigmoid", ["logit"], ["probable"]),
         node("Reshape", ["probable", "row"], ["of_one"]),
         node("Tile", ["of_one", "times"], ["heat"]),  # (N, objects, L)
-        node("ReduceSum", ["heat", "axes"], ["sum"]),  # (N, 1, 1)
-        node("Mul", ["sum", "zero"], ["nothing"]),
-        node("Add", ["centres", "nothing"], ["centre"]),  # (N, L, 2)
+        node("Mul", ["heat", "zero"], ["nothing"]),
+        node("Unsqueeze", ["nothing", "last_axis"], ["no_offset"]),
+        node("Add", ["centres", "no_offset"], ["centre"]),  # (N, objects, L, 2)
     ]
-    shapes: dict[str, list[str | int]] = {"centre": ["N", side * side, 2], "heat": ["N", objects, side * side]}
+    shapes: dict[str, list[str | int]] = {"centre": ["N", objects, side * side, 2], "heat": ["N", objects, side * side]}
     if depth:
         constants.append(numpy_helper.from_array(np.full((1, side * side), LOG_DEPTH, np.float32), "log_depth"))
-        constants.append(numpy_helper.from_array(np.array([2], np.int64), "last_axis"))
-        nodes.append(node("Squeeze", ["nothing", "last_axis"], ["flat_nothing"]))  # (N, 1)
-        nodes.append(node("Add", ["log_depth", "flat_nothing"], ["depth"]))  # (N, L)
-        shapes["depth"] = ["N", side * side]
+        nodes.append(node("Add", ["log_depth", "nothing"], ["depth"]))  # (N, objects, L)
+        shapes["depth"] = ["N", objects, side * side]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", DETECTOR_SIZE, DETECTOR_SIZE, 3])
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(nodes, "toy_detector", [image], outputs, constants)

@@ -60,8 +60,8 @@ class Prediction(NamedTuple):
 
 
 class Field(NamedTuple):
-    """Where each of G objects is, by L cells: centre (N, L, 2) in the network's own coordinates, heat (N, L, G) a
-    logit, depth (N, L) in the contract's own numbers, of heads that answer it."""
+    """Where each of G objects is, by L cells: centre (N, G, L, 2) in the network's own coordinates, heat (N, G, L) a
+    logit, depth (N, G, L) in the contract's own numbers, of heads that answer it."""
 
     centre: Tensor
     heat: Tensor
@@ -248,17 +248,19 @@ class JointVotes(Votes):
 
 class Centres(Head):
     """Where objects are: the centre of the box of each, and which object it is (Zhou et al., Objects as Points, 2019).
-    Cells without an object say so."""
+    Cells without an object say so. Each object has centres of its own: where one hides another, theirs lie in the same
+    cells."""
 
     anchors: Tensor
 
     def __init__(self, features: int, cells: int, contract: Contract) -> None:
         super().__init__()
         self.contract = contract
-        self.centre = nn.Linear(features, 2)
-        self.heat = nn.Linear(features, contract.outputs[1].shape[0])
+        objects = contract.outputs[1].shape[0]
+        self.centre = nn.Linear(features, 2 * objects)
+        self.heat = nn.Linear(features, objects)
         nn.init.constant_(self.heat.bias, RARE)
-        self.depth = nn.Linear(features, 1) if len(contract.outputs) > 2 else None
+        self.depth = nn.Linear(features, objects) if len(contract.outputs) > 2 else None
         side = math.isqrt(cells)
         expect(cells == side * side > 1, "detector.network.extractor", "an extractor with cells", cells)
         self.pitch = 2.0 / side
@@ -268,16 +270,16 @@ class Centres(Head):
 
     def forward(self, features: Tensor) -> Field:
         """(N, L, D)."""
-        centre = self.anchors + self.pitch * self.centre(features).float()
-        depth = None if self.depth is None else self.depth(features).float().squeeze(-1)
-        return Field(centre, self.heat(features).float(), depth)
+        offsets = self.centre(features).float().unflatten(2, (-1, 2)).transpose(1, 2)
+        depth = None if self.depth is None else self.depth(features).float().transpose(1, 2)
+        return Field(self.anchors + self.pitch * offsets, self.heat(features).float().transpose(1, 2), depth)
 
     def decode(self, prediction: Field) -> dict[str, Tensor]:
         """Centres, the heat of each object, and perhaps the depth."""
         centre, heat, *rest = self.contract.outputs
         answers = {
             centre.name: (prediction.centre * centre.scale + centre.shift).reshape(-1, *centre.shape),
-            heat.name: prediction.heat.sigmoid().transpose(1, 2).reshape(-1, *heat.shape),  # else ONNX has no shape
+            heat.name: prediction.heat.sigmoid().reshape(-1, *heat.shape),  # else ONNX has no shape
         }
         for depth in rest:
             assert prediction.depth is not None
@@ -288,28 +290,27 @@ class Centres(Head):
         """y (N, M, 3): the centres of up to M objects, window pixels, and the logarithms of their depths, NaN beyond;
         k (N, M): which objects. The heat shall be a hill over each centre, one cell wide, and cells near the top count
         the less the higher it is there (the focal loss of Law and Deng, CornerNet, 2018); cells within 1.5 of a centre
-        tell where it is, and how deep."""
+        tell where it is, and how deep, of this object."""
         output = self.contract.outputs[0]
         y, k = (labels["y"][..., :2] - output.shift) / output.scale, labels["k"]
         there = ~y[..., 0].isnan()  # (N, M)
-        away = (y.nan_to_num(1e3)[:, None] - self.anchors[:, None]) / self.pitch  # (N, L, M, 2) cells
+        away = (y.nan_to_num(1e3)[:, :, None] - self.anchors) / self.pitch  # (N, M, L, 2) cells
         squared = away.square().sum(-1)
-        each = torch.exp(-0.5 * squared) * there[:, None]  # (N, L, M)
-        wanted = torch.zeros_like(prediction.heat)
-        wanted = wanted.scatter_reduce(2, k[:, None].expand_as(each), each, "amax")
-        top = (away.abs() <= 0.5).all(-1) & there[:, None]
-        tops = torch.zeros_like(wanted).scatter_reduce(2, k[:, None].expand_as(each), top.float(), "amax")
+        each, own = torch.exp(-0.5 * squared) * there[..., None], k[..., None].expand_as(squared)
+        wanted = torch.zeros_like(prediction.heat).scatter_reduce(1, own, each, "amax")
+        top = (away.abs() <= 0.5).all(-1) & there[..., None]
+        tops = torch.zeros_like(wanted).scatter_reduce(1, own, top.float(), "amax")
         p = prediction.heat.sigmoid().clamp(1e-5, 1 - 1e-5)
         found = tops * (1 - p).square() * p.log()
         absent = (1 - tops) * (1 - wanted) ** 4 * p.square() * (1 - p).log()
         count = there.sum(1).clamp_min(1)
         focal = -(found + absent).sum((1, 2)) / count
-        near = (squared < 2.25) & there[:, None]
-        missed = (prediction.centre[:, :, None] - y.nan_to_num()[:, None]).abs().sum(-1) / self.pitch * near
+        near, image = (squared < 2.25) & there[..., None], torch.arange(len(k), device=k.device)[:, None]
+        missed = (prediction.centre[image, k] - y.nan_to_num()[:, :, None]).abs().sum(-1) / self.pitch * near
         if prediction.depth is not None:
             depth = self.contract.outputs[2]
             deep = (labels["y"][..., 2].nan_to_num() - depth.shift) / depth.scale  # (N, M)
-            missed = missed + (prediction.depth[..., None] - deep[:, None]).abs() * near
+            missed = missed + (prediction.depth[image, k] - deep[..., None]).abs() * near
         place = missed.sum((1, 2)) / near.sum((1, 2)).clamp_min(1)
         zero = torch.zeros_like(focal)
         return HeadLoss(focal + place, zero, zero.long())

@@ -310,10 +310,10 @@ def _check_detector(contract: Contract, objects: int) -> None:
     expect(contract.channels == 3, f"{where}.channels", "3", contract.channels)
     expect(contract.head == "centres", f"{where}.head", "centres", repr(contract.head))
     shapes = [(x.name, x.shape) for x in contract.outputs]
-    cells = shapes[0][1][0]
-    wanted = [("centre", (cells, 2)), ("heat", (objects, cells)), ("depth", (cells,))]
+    cells = (0, 0, *shapes[0][1])[-2]
+    wanted = [("centre", (objects, cells, 2)), ("heat", (objects, cells)), ("depth", (objects, cells))]
     fits = shapes in (wanted, wanted[:2]) and math.isqrt(cells) ** 2 == cells
-    told = f"centre (cells, 2), heat ({objects}, cells), and perhaps depth (cells,), of a square number of cells"
+    told = f"centre ({objects}, cells, 2), heat and perhaps depth ({objects}, cells), of a square number of cells"
     expect(fits, f"{where}.outputs", told, shapes)
 
 

@@ -55,9 +55,9 @@ class Detector:
         ]
 
     def _distances(self, crop: Crop, found: "Sequence[Peak]", depth: NDArray[np.float32]) -> Array:
-        """(N,) of the centres, metres; 0 where the network's answer makes no sense. depth (L,): of its cells."""
+        """(N,) of the centres, metres; 0 where the network's answer makes no sense. depth (G, L): of its cells."""
         boxes, rays = list(self.boxes.values()), crop.rays(np.array([x.centre for x in found]))
-        logs = depth[[x.cell for x in found]].astype(np.float64)
+        logs = depth[[x.object for x in found], [x.cell for x in found]].astype(np.float64)
         known = (logs > NEAREST_LOG) & (logs < np.log(self.size))  # beyond, it would be smaller than a pixel
         units = np.array([crop.unit_distance(boxes[x.object]) for x in found])
         metres = np.exp(np.where(known, logs, 0.0)) * units * np.linalg.norm(rays, axis=1)
@@ -87,8 +87,8 @@ class Peak(NamedTuple):
 
 
 def peaks(heat: NDArray[np.float32], centre: Array, size: int, least: float) -> list[Peak]:
-    """The cells whose heat is the highest around them, best first. heat (G, L), centre (L, 2) pixels of a square image
-    with sides of `size`."""
+    """The cells whose heat is the highest around them, best first. heat (G, L), centre (G, L, 2) pixels of a square
+    image with sides of `size`."""
     import cv2
 
     side = math.isqrt(heat.shape[1])
@@ -99,7 +99,7 @@ def peaks(heat: NDArray[np.float32], centre: Array, size: int, least: float) -> 
     scores, cells = maps[k, row, column], row * side + column
     kept: list[Peak] = []
     for i in np.argsort(-scores):
-        one = Peak(int(k[i]), int(cells[i]), centre[cells[i]], float(min(scores[i], 1.0)))
+        one = Peak(int(k[i]), int(cells[i]), centre[k[i], cells[i]], float(min(scores[i], 1.0)))
         same = (x.centre for x in kept if x.object == one.object)
         apart = all(np.linalg.norm(other - one.centre) > NEAR * size / side for other in same)
         if apart and bool(np.isfinite(one.centre).all()):
