@@ -175,6 +175,11 @@ def test_a_bundle_without_a_detector_says_so(toy_bundle: Path) -> None:
             lambda d: d["contract"]["outputs"][1].update(shape=[3, 1600]),
             r"detector\.contract\.outputs: expected centre",
         ),
+        (
+            lambda d: d["contract"]["outputs"][0].update(shape=[1600, 2]),
+            r"detector\.contract\.outputs: expected centre \(2, cells, 2\)",
+        ),
+        (lambda d: d["contract"]["outputs"][0].update(shape=[2]), r"detector\.contract\.outputs: expected centre"),
         (lambda d: d["contract"]["outputs"][1].update(shape=[]), r"detector\.contract\.outputs, heat"),
         (lambda d: d["contract"]["outputs"].clear(), r"detector\.contract\.outputs"),
         (
@@ -184,7 +189,18 @@ def test_a_bundle_without_a_detector_says_so(toy_bundle: Path) -> None:
         (lambda d: d["contract"].update(channels=1), r"detector\.contract\.channels"),
         (lambda d: d.update(file="../network.onnx"), "a file name without folders"),
     ],
-    ids=["damaged", "head", "objects", "no_shape", "no_outputs", "depth_of_others", "depth", "elsewhere"],
+    ids=[
+        "damaged",
+        "head",
+        "objects",
+        "shared",
+        "flat",
+        "no_shape",
+        "no_outputs",
+        "depth_of_others",
+        "depth",
+        "elsewhere",
+    ],
 )
 def test_a_detector_that_does_not_fit_is_refused(tmp_path: Path, change, told: str) -> None:
     path = toy.write_toy_bundle(tmp_path / "finder", ("a", "b"), detector=True)

@@ -262,22 +262,27 @@ def perfect(labels: dict[str, torch.Tensor], cells: int, objects: int) -> Field:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [((40.0, 52.0, 1.7), (121.0, 99.0, 2.4)), ((41.0, 53.0, 1.7), (44.0, 50.0, 2.4))]
+    ("first", "second", "objects"),
+    [
+        ((40.0, 52.0, 1.7), (121.0, 99.0, 2.4), [0, 1]),
+        ((41.0, 53.0, 1.7), (44.0, 50.0, 2.4), [0, 1]),
+        ((40.0, 52.0, 1.7), (121.0, 99.0, 2.4), [0, 0]),
+    ],
 )
-def test_the_loss_wants_hills_of_the_right_object_on_the_centres(first: Any, second: Any) -> None:
-    """Of two objects that lie apart, and of two whose centres lie in the same cell."""
+def test_the_loss_wants_hills_of_the_right_object_on_the_centres(first: Any, second: Any, objects: list[int]) -> None:
+    """Of two objects that lie apart, of two whose centres lie in the same cell, and of two of the same kind."""
     cells, contract = 400, detector_contract(SIZE, 2, 400, depth=True)
     head = Centres(16, cells, contract)
     y = torch.full((1, 4, 3), torch.nan)
     y[0, 0], y[0, 1] = torch.tensor(first), torch.tensor(second)
-    labels = {"y": y, "k": torch.tensor([[0, 1, 0, 0]])}
+    labels = {"y": y, "k": torch.tensor([[*objects, 0, 0]])}
     best = perfect(labels, cells, 2)
     assert head.loss(best, labels).pose.item() == pytest.approx(0.0, abs=1e-3)
     answers = {k: v[0].numpy() for k, v in head.decode(best).items()}
     found = peaks(answers["heat"], answers["centre"].astype(float), SIZE, 0.5)
     deep = answers["depth"]
     told = sorted((x.object, *np.round(x.centre, 3), round(float(deep[x.object, x.cell]), 3)) for x in found)
-    assert told == [(0, *first[:3]), (1, *second[:3])]
+    assert told == [(objects[0], *first), (objects[1], *second)]
     wrong_object = best._replace(heat=best.heat.flip(1))
     elsewhere = best._replace(centre=best.centre + 0.1)  # one cell
     missed = best._replace(heat=torch.full_like(best.heat, -12.0))

@@ -248,8 +248,8 @@ class JointVotes(Votes):
 
 class Centres(Head):
     """Where objects are: the centre of the box of each, and which object it is (Zhou et al., Objects as Points, 2019).
-    Cells without an object say so. Each object has centres of its own: where one hides another, theirs lie in the same
-    cells."""
+    Cells without an object say so. Each object has centres of its own: where one hides another, theirs may lie in the
+    same cell."""
 
     anchors: Tensor
 
