@@ -285,13 +285,15 @@ def test_the_loss_wants_hills_of_the_right_object_on_the_centres(first: Any, sec
     assert told == [(objects[0], *first), (objects[1], *second)]
     one_missed = best._replace(heat=best.heat.clone())
     one_missed.heat[0, objects[1]] = -12.0
+    one_false = best._replace(heat=best.heat.clone())
+    one_false.heat[0, 1 - objects[1], 0] = 12.0  # where no object is
     elsewhere = best._replace(centre=best.centre + 0.1)  # one cell
     missed = best._replace(heat=torch.full_like(best.heat, -12.0))
     everywhere = best._replace(heat=torch.full_like(best.heat, 12.0))
     assert best.depth is not None
     farther = best._replace(depth=best.depth + 1.0)
     assert head.loss(farther, labels).pose.item() == pytest.approx(1.0, abs=1e-3)
-    for worse, least in ((one_missed, 5.0), (elsewhere, 1.0), (missed, 5.0), (everywhere, 100.0)):
+    for worse, least in ((one_missed, 5.0), (one_false, 5.0), (elsewhere, 1.0), (missed, 5.0), (everywhere, 100.0)):
         assert head.loss(worse, labels).pose.item() > least
     swapped = best._replace(centre=best.centre.flip(1))  # what one object's cells say is no matter to the other's
     assert head.loss(swapped, labels).pose.item() > 0.2
