@@ -83,7 +83,7 @@ def seen(estimator: PoseEstimator, targets: list[Instance]) -> Iterator[tuple[In
             if known is None or known.name not in windows or x.visible_fraction < VISIBLE[0]:
                 continue
             window, views = windows[known.name], estimator.config.views
-            plain = ObjectSolver(known.box_corners, known.crop, known.index, views, None, known.entry.fill)
+            plain = ObjectSolver(known.box_corners, known.crop, known.index, views, known.entry.fill)
             solver = plain.for_distance(window.distance)
             first = see(estimator.backend.infer, [(solver, solver.look(image, camera, window))])
             yield x, see_again(estimator.backend.infer, first, estimator.bundle.spread_scale)[0], window.distance

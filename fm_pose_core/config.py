@@ -71,6 +71,12 @@ class EstimatorConfig(EngineConfig):
         "by edges; auto: as the objects' poses got better on real images, if embreex is installed.",
         choices=("none", "auto", "edges", "features", "both"),
     )
+    support: str = knob(
+        "auto",
+        "Whether objects stand on one plane, such as a table. auto: where the bundle knows how they stand, and at "
+        "least three in an image agree, the others make an object's pose better. none: each by itself.",
+        choices=("auto", "none"),
+    )
     min_detection: float = knob(
         0.3, "Smallest score of what the bundle's own detector finds that is given a window.", 0.01, 1.0
     )

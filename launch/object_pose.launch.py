@@ -12,6 +12,7 @@ PARAMETERS = {
     "image_transport": parameter("raw or compressed."),
     "views": parameter("Views of each window, whose answers are averaged: 1 is the fastest, 4 the default."),
     "refine": parameter("How poses are refined: none, auto, edges or features."),
+    "support": parameter("Whether objects stand on one plane, such as a table: auto or none."),
     "max_instances": parameter("Objects of one class in one image, at most."),
     "child_frame": parameter("TF frame of the only object."),
     "tf_prefix": parameter("In front of the objects' TF frames, such as left/: for two cameras."),

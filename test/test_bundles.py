@@ -14,7 +14,7 @@ from fm_pose_core.hands.evaluation import predict_joints, score_joints
 from fm_pose_core.hands.frames import read_frames
 from fm_pose_core.objects.bop import BopDataset, Instance, key, relabelled
 from fm_pose_core.objects.bundle import ObjectBundle
-from fm_pose_core.objects.evaluation import against, evaluate_bop
+from fm_pose_core.objects.evaluation import OfObject, against, evaluate_bop
 from fm_pose_core.tasks import load_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,9 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
     estimator = PoseEstimator.load(ROOT / "models" / name)
     trained = estimator.bundle.manifest.training["configuration"]["data"]
     dataset, frames = BopDataset(DATA / "lmo"), Frames.parse(trained["validation_frames"])
-    evaluation = evaluate_bop(dataset, "test", {estimator.bundle.object().object_id: estimator}, frames=frames)
+    evaluation = evaluate_bop(
+        dataset, "test", {estimator.bundle.object().object_id: OfObject(estimator)}, frames=frames
+    )
     evaluation = against(evaluation, dataset, DATA / "lmo" / "label_consensus" / "scene_gt.json")
     assert evaluation.mean.projection >= 0.70
     assert evaluation.score_correlation < -0.2  # a higher score means a smaller error

@@ -287,5 +287,5 @@ def test_what_edges_would_mend_is_said_once_without_embreex(
         estimator = PoseEstimator.load(bundle, EstimatorConfig(threads=1, views=1, refine="auto"))
         for views in (1, 2):
             estimator.config = replace(estimator.config, views=views)
-            assert estimator._solver(estimator.bundle.objects[0].name).refiner is None
+            assert estimator._refiner(estimator.bundle.objects[0].name) is None
         assert [("pip install embreex" in x.message) for x in caplog.records] == [True] * told

@@ -14,7 +14,7 @@ from fm_pose_core.files import Frames
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects import windows as windowing
 from fm_pose_core.objects.bop import BopDataset, Result
-from fm_pose_core.objects.evaluation import against, evaluate_bop, evaluate_results, select_instances
+from fm_pose_core.objects.evaluation import OfObject, against, evaluate_bop, evaluate_results, select_instances
 from fm_pose_core.objects.report import choose_cases, score_bins, write_report
 from fm_pose_core.types import Camera, ObjectPose, Window
 
@@ -32,8 +32,11 @@ class FakeEstimator:
         self.degrees, self.refused, self.reprojection_error = degrees, refused, reprojection_error
         self.windows: list[Window] = []
 
-    def estimate(self, image: Array, camera: Camera, window: Window) -> ObjectPose:
-        self.windows.append(window)
+    def estimate_many(self, image: Array, camera: Camera, windows: list[Window]) -> list[ObjectPose]:
+        self.windows += windows
+        return [self.estimate(camera, window) for window in windows]
+
+    def estimate(self, camera: Camera, window: Window) -> ObjectPose:
         center = {im: camera.pixels(tiny_bop.brick_pose(im)[None, :3, 3])[0] for im in FRAMES}
         im_id = min(FRAMES, key=lambda im: float(np.hypot(*(center[im] - [window.u, window.v]))))
         T = tiny_bop.brick_pose(im_id) @ transform(exp_so3(np.deg2rad([self.degrees, 0, 0])), np.zeros(3))
@@ -132,31 +135,31 @@ def test_windows_from_detections(dataset: BopDataset, tmp_path: Path) -> None:
 
 
 def test_a_perfect_and_a_turned_estimator(dataset: BopDataset) -> None:
-    perfect = evaluate_bop(dataset, "test", {2: FakeEstimator()}).objects[2]
+    perfect = evaluate_bop(dataset, "test", {2: OfObject(FakeEstimator())}).objects[2]
     assert (perfect.count, perfect.answered, perfect.projection, perfect.add, perfect.cm_deg) == (3, 3, 1, 1, 1)
-    turned = evaluate_bop(dataset, "test", {2: FakeEstimator(6.0)}).objects[2]
+    turned = evaluate_bop(dataset, "test", {2: OfObject(FakeEstimator(6.0))}).objects[2]
     assert (turned.projection, turned.add, turned.cm_deg) == (1, 1, 0)
     assert np.rad2deg(turned.rotation) == pytest.approx(6.0, abs=1e-5)
 
 
 def test_rejected_poses_are_absent_unless_kept(dataset: BopDataset) -> None:
-    rejecting = evaluate_bop(dataset, "test", {2: FakeEstimator(refused=(3,))})
+    rejecting = evaluate_bop(dataset, "test", {2: OfObject(FakeEstimator(refused=(3,)))})
     assert [c.status for c in rejecting.cases] == ["scored", "rejected", "scored"]
     assert rejecting.objects[2].projection == pytest.approx(2 / 3)
     assert [r.im_id for r in rejecting.results()] == [2, 5]
     assert rejecting.to_json()["instances"][1]["reason"] == "fake"
-    kept = evaluate_bop(dataset, "test", {2: FakeEstimator(refused=(3,))}, keep_rejected=True)
+    kept = evaluate_bop(dataset, "test", {2: OfObject(FakeEstimator(refused=(3,)))}, keep_rejected=True)
     assert kept.objects[2].projection == 1 and len(kept.results()) == 3
     # A refusal without any pose has none to keep.
     poseless = evaluate_bop(
-        dataset, "test", {2: FakeEstimator(refused=(3,), reprojection_error=np.inf)}, keep_rejected=True
+        dataset, "test", {2: OfObject(FakeEstimator(refused=(3,), reprojection_error=np.inf))}, keep_rejected=True
     )
     assert len(poseless.results()) == 2
 
 
 def test_the_first_call_is_not_timed_and_displaced_windows_arrive(dataset: BopDataset) -> None:
     estimator = FakeEstimator()
-    evaluation = evaluate_bop(dataset, "test", {2: estimator}, displace=5.0, seed=3)
+    evaluation = evaluate_bop(dataset, "test", {2: OfObject(estimator)}, displace=5.0, seed=3)
     assert estimator.windows[0] == estimator.windows[1]
     assert len(estimator.windows) == 4
     assert evaluation.settings["displace_px"] == 5.0
@@ -266,7 +269,7 @@ def test_the_same_predictions_against_other_labels(dataset: BopDataset, tmp_path
         for truth in entries:
             truth["cam_t_m2c"][2] += 80.0
     (tmp_path / "gt.json").write_text(json.dumps(moved))
-    own = evaluate_bop(dataset, "test", {2: FakeEstimator()})
+    own = evaluate_bop(dataset, "test", {2: OfObject(FakeEstimator())})
     others = against(own, dataset, tmp_path / "gt.json")
     assert own.mean.cm_deg == 1.0 and own.mean.translation == pytest.approx(0.0, abs=1e-9)
     assert others.mean.cm_deg == 0.0 and others.mean.translation == pytest.approx(0.08)

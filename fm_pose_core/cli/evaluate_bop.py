@@ -13,9 +13,9 @@ from fm_pose_core.errors import expect
 if TYPE_CHECKING:
     from fm_pose_core.objects.bop import BopDataset
     from fm_pose_core.objects.cases import Evaluation
-    from fm_pose_core.objects.evaluation import Estimator
+    from fm_pose_core.objects.evaluation import OfObject
 
-ENGINE = ("backend", "precision", "views", "refine")
+ENGINE = ("backend", "precision", "views", "refine", "support")
 OF_A_RUN = ("--window", "--displace", "--seed", "--csv", "--keep-rejected", *(f"--{x}" for x in ENGINE))
 
 
@@ -134,14 +134,14 @@ def _choice(args: argparse.Namespace) -> dict[str, Any]:
     return {"frames": frames, "min_visibility": args.min_visibility, "all_instances": args.all_instances}
 
 
-def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, Estimator], dict[str, Any]]":
+def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, OfObject], dict[str, Any]]":
     """The estimators by object id, and what to note about them."""
     from fm_pose_core.objects.estimator import PoseEstimator
     from fm_pose_core.objects.evaluation import OfObject
 
-    config = estimator_config(EstimatorConfig, args, refine=args.refine)
+    config = estimator_config(EstimatorConfig, args, refine=args.refine, support=args.support)
     loaded = [PoseEstimator.load(path, config) for path in args.bundle]
-    estimators: dict[int, Estimator] = {}
+    estimators: dict[int, OfObject] = {}
     for estimator in loaded:
         for known in estimator.bundle.objects:
             again = known.object_id in estimators
@@ -153,5 +153,6 @@ def _load_estimators(args: argparse.Namespace) -> "tuple[dict[int, Estimator], d
         "backend": f"{backend.name} {backend.precision} on {backend.device}",
         "views": config.views,
         "refine": config.refine,
+        "support": config.support,
         "fm_pose_version": __version__,
     }

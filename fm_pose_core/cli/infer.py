@@ -31,7 +31,7 @@ def add(verbs: Any, text: str) -> None:
     p.add_argument("--object", default="", metavar="NAME", help=text)
     text = "also draw the object's box and axes into a copy of the image"
     p.add_argument("--output", type=Path, metavar="FILE", help=text)
-    add_engine_options(p, "backend", "precision", "views", "refine")
+    add_engine_options(p, "backend", "precision", "views", "refine", "support")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     fx, fy, cx, cy = parse_numbers("--camera", args.camera, 4)
     image = read_image(args.image)
     camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), image.shape[1], image.shape[0])
-    estimator = PoseEstimator.load(args.bundle, estimator_config(EstimatorConfig, args, refine=args.refine))
+    config = estimator_config(EstimatorConfig, args, refine=args.refine, support=args.support)
+    estimator = PoseEstimator.load(args.bundle, config)
     if args.window is None:
         expect(estimator.can_detect, "--window", "U,V, since the bundle has no detector", "none")
         if args.object:

@@ -78,7 +78,8 @@ class Export:
     """A trained network on its way into a bundle. onnx: the file. architecture: of the network, as the torch backend
     reads it. training: for the record. sample: windows of the training's renderings (N, *contract.image_shape). parts:
     the networks of Experiment.parts that are trained. refine: what poses are to be refined by, as EstimatorConfig has
-    it; auto: what the validation frames say."""
+    it; auto: what the validation frames say. support: whether the bundle is to know how objects stand on a plane: none,
+    always, or auto, if that makes poses of the validation frames better."""
 
     network: Fused
     onnx: bytes
@@ -87,6 +88,7 @@ class Export:
     sample: NDArray[np.generic]
     parts: dict[str, Part] = field(default_factory=dict)
     refine: str = "auto"
+    support: str = "auto"
 
     def file(self, spread_scale: float) -> NetworkFile:
         """For the bundle. spread_scale: see CalibrationEntry."""

@@ -25,9 +25,16 @@ FP16_FROM = 256  # numbers in a weight that is worth storing as fp16
 FP16_LARGEST = 65504.0
 
 
-def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp16", refine: str = "auto") -> Bundle:
-    """Write the bundle of a finished run. refine: see Export. Raises InputError if the run's files or its data are
-    missing, or for a refinement that it cannot have."""
+def export(
+    experiment: Experiment,
+    run: Path,
+    bundle: Path,
+    precision: str = "fp16",
+    refine: str = "auto",
+    support: str = "auto",
+) -> Bundle:
+    """Write the bundle of a finished run. refine, support: see Export. Raises InputError if the run's files or its data
+    are missing, or for a refinement that it cannot have."""
     state = read_checkpoint(run, experiment)
     network = _fused(run, state, experiment)
     architecture = _architecture(experiment)
@@ -36,7 +43,8 @@ def export(experiment: Experiment, run: Path, bundle: Path, precision: str = "fp
     trained = {"trained": state["trained"]} if "trained" in state else {}  # older runs don't tell
     record = {"configuration": to_dict(experiment), **trained, **_last_validation(run)}
     data = experiment.read_data()
-    made = Export(network, to_onnx(network, precision), architecture, record, sample(data.source), parts, refine)
+    onnx, windows = to_onnx(network, precision), sample(data.source)
+    made = Export(network, onnx, architecture, record, windows, parts, refine, support)
     written = data.write_bundle(bundle, made)
     for one in written.networks:
         load_backend(one, EngineConfig(backend="onnxruntime"))  # a bundle that does not load is none

@@ -27,6 +27,7 @@ from fm_pose_core.contract import CORNERS, Contract, object_contract
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, box_corners
 from fm_pose_core.objects.crop import Crop
+from fm_pose_core.objects.support import Stance
 
 OBJECT_POSE, DETECTOR, REFINER = "object_pose", "detector", "refiner"
 REFINED_BY = ("", "edges", "features", "both")
@@ -39,7 +40,8 @@ class ObjectEntry:
     row-major, metres, the identity left out); focal: of its window's virtual camera, pixels (crop.Crop); mesh in
     metres, or None; fill: the distance in metres at which the object fills its window, if the network was trained for a
     second look, else 0; size, size_sigma, edge_scale: what its edges are worth (edges.EdgeNoise); refined_by: what made
-    poses better on real images, "edges", "features", "both" in turn, or nothing."""
+    poses better on real images, "edges", "features", "both" in turn, or nothing; stances: how it stands on a plane, see
+    support.Stance, if that made poses better."""
 
     name: str
     id: int
@@ -54,6 +56,7 @@ class ObjectEntry:
     size_sigma: float = 0.02
     edge_scale: float = 1.0
     refined_by: str = ""
+    stances: tuple[Stance, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +206,7 @@ class ObjectBundle(Bundle):
                 ("window", f"{x.crop.size} x {x.crop.size} pixels, focal length {x.crop.focal:.1f} pixels"),
                 ("edges", f"show a size of {x.entry.size:.3f} of the model's"),
                 ("refined by", x.entry.refined_by or "nothing"),
+                ("stands on a plane", f"in {len(x.entry.stances)} ways" if x.entry.stances else "unknown how"),
             ]
         parts = ((DETECTOR, self.detector), (REFINER, self.refiner))
         return [*lines, *((name, part.network.file if part else "none") for name, part in parts)]
@@ -236,6 +240,7 @@ class ObjectInBundle:
     size_sigma: float = 0.02
     edge_scale: float = 1.0
     refined_by: str = ""
+    stances: Sequence[Stance] = ()
 
     def entry(self, folder: Path) -> ObjectEntry:
         """Its entry in the manifest; the mesh is written into `folder`."""
@@ -256,6 +261,7 @@ class ObjectInBundle:
             float(self.size_sigma),
             float(self.edge_scale),
             self.refined_by,
+            tuple(self.stances),
         )
 
 
@@ -347,6 +353,8 @@ def _check_object(x: ObjectEntry, where: str) -> None:
     for i, symmetry in enumerate(x.symmetries):
         wanted = "16 numbers of a rigid 4x4 transform, row-major"
         expect(_is_rigid(symmetry), f"{where}.symmetries[{i}]", wanted, list(symmetry))
+    for i, stance in enumerate(x.stances):
+        stance.check(f"{where}.stances[{i}]")
 
 
 def _is_rigid(numbers: tuple[float, ...]) -> bool:

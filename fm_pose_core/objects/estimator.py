@@ -17,6 +17,7 @@ from fm_pose_core.objects.detection.detector import Detector
 from fm_pose_core.objects.pnp import score
 from fm_pose_core.objects.refine import InTurn, Refiner
 from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
+from fm_pose_core.objects.support import Stance, alike, supported
 from fm_pose_core.rendering.mesh import load_mesh
 from fm_pose_core.rendering.raycaster import raycaster_installed
 from fm_pose_core.runtime import Backend, load_backend
@@ -43,7 +44,8 @@ class PoseEstimator:
         self.config = config or EstimatorConfig()
         self._detector: Detector | None = None
         self._warned = False  # that refiners cannot be had
-        self._solvers: dict[tuple[str, int, str], ObjectSolver] = {}
+        self._solvers: dict[tuple[str, int], ObjectSolver] = {}
+        self._ways: dict[str, list[Stance]] = {}
         self._refiners: dict[tuple[str, str], Refiner] = {}
 
     @classmethod
@@ -108,21 +110,43 @@ class PoseEstimator:
         scale = self.bundle.spread_scale
         sights = see(self.backend.infer, list(zip(solvers, looks, strict=True)))  # h(g(f(x)))
         both = see_again(self.backend.infer, sights, scale)
-        return [self._judge(x) for x in solve_best(both, scale)]  # PnP
+        found = self._supported(solve_best(both, scale), windows, camera)  # PnP
+        refiners = [self._refiner(window.object) for window in windows]
+        if any(refiners):
+            refined = zip(refiners, looks, found, strict=True)
+            found = [r.refine(look, x) if r is not None and x.accepted else x for r, look, x in refined]
+            found = self._supported(found, windows, camera)  # once more: the others are better known now
+        return [self._judge(x) for x in found]
+
+    def _supported(self, found: list[Solution], windows: Sequence[Window], camera: Camera) -> list[Solution]:
+        """The poses, better by the plane on which the objects stand."""
+        known = [self.bundle.object(window.object) for window in windows]
+        stances = [self._stances(x) for x in known]
+        return supported(found, stances, [x.box_corners for x in known], camera.K)
+
+    def _stances(self, x: BundledObject) -> list[Stance]:
+        """All ways in which the object may stand; none where that is unknown, or where nobody wants to know."""
+        if self.config.support == "none":
+            return []
+        if x.name not in self._ways:
+            self._ways[x.name] = alike(x.entry.stances, x.symmetries)
+        return self._ways[x.name]
 
     def _solver(self, name: str) -> ObjectSolver:
-        key = (name, self.config.views, self.config.refine)  # the configuration may change while the estimator runs
+        key = (name, self.config.views)  # the configuration may change while the estimator runs
         if key not in self._solvers:
             x = self.bundle.object(name)
-            refiner = self.refiner or self._refiner(x)
-            solver = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, refiner, x.entry.fill)
+            solver = ObjectSolver(x.box_corners, x.crop, x.index, self.config.views, x.entry.fill)
             self._solvers[key] = replace(
                 solver, distance_scale=self.bundle.distance_scale, widen=self.bundle.manifest.widened
             )
         return self._solvers[key]
 
-    def _refiner(self, x: BundledObject) -> Refiner | None:
+    def _refiner(self, name: str) -> Refiner | None:
         """As `refine` of the configuration asks for it. Raises InputError where it cannot be had."""
+        if self.refiner is not None:
+            return self.refiner
+        x = self.bundle.object(name)
         wanted = x.entry.refined_by if self.config.refine == "auto" else self.config.refine
         if self.config.refine == "auto" and wanted and not raycaster_installed():
             if not self._warned:

@@ -34,25 +34,23 @@ LEAST_LIKELY = 0.05  # score from which on a detection counts, where it is known
 class Estimator(Protocol):
     """What `predict` needs of an estimator; PoseEstimator has it."""
 
-    def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose: ...
+    def estimate_many(
+        self, image: NDArray[np.uint8], camera: Camera, windows: Sequence[Window]
+    ) -> list[ObjectPose]: ...
 
 
 @dataclass(frozen=True)
 class OfObject:
-    """An estimator for one of the objects that it knows. name: of the object."""
+    """An estimator for one of the objects that it knows. name: of the object; empty for the only one."""
 
-    estimator: PoseEstimator
-    name: str
-
-    def estimate(self, image: NDArray[np.uint8], camera: Camera, window: Window) -> ObjectPose:
-        """See PoseEstimator."""
-        return self.estimator.estimate(image, camera, replace(window, object=self.name))
+    estimator: Estimator
+    name: str = ""
 
 
 def evaluate_bop(
     dataset: BopDataset,
     split: str,
-    estimators: Mapping[int, Estimator],
+    estimators: Mapping[int, OfObject],
     *,
     window: str = "gt",
     displace: float = 0.0,
@@ -190,17 +188,19 @@ def _targets_or_visible(
 
 
 def detect_windows(
-    instances: Sequence[Instance], estimators: Mapping[int, Estimator], *, show_progress: bool = False
+    instances: Sequence[Instance], estimators: Mapping[int, OfObject], *, show_progress: bool = False
 ) -> tuple[dict[Key, list[tuple[float, Window]]], dict[Path, float]]:
     """What the bundles' own detectors find in the instances' images, as `read_windows` gives it, and the seconds that
     it took in each image. As BOP's task tells which objects an image shows, also what is less likely than an estimator
     would take by itself. Raises InputError for a bundle without a detector."""
-    of_objects = {k: x for k, x in estimators.items() if isinstance(x, OfObject)}
-    expect(len(of_objects) == len(estimators), "--window detect", "bundles with a detector", "other estimators")
+    finders = {id(x.estimator): x.estimator for x in estimators.values()}
     images = {x.image_path: x for x in instances}
     found: dict[Key, list[tuple[float, Window]]] = defaultdict(list)
     spent: dict[Path, float] = defaultdict(float)
-    for estimator in {id(x.estimator): x.estimator for x in of_objects.values()}.values():
+    for estimator in finders.values():
+        able = isinstance(estimator, PoseEstimator)
+        expect(able, "--window detect", "bundles with a detector", type(estimator).__name__)
+        assert isinstance(estimator, PoseEstimator)
         ids = {x.name: x.object_id for x in estimator.bundle.objects}
         detector, warm = estimator.detector, False
         for path, x in tqdm(images.items(), "detect", unit="image", disable=not show_progress):
@@ -218,32 +218,35 @@ def detect_windows(
 
 def predict(
     instances: Sequence[Instance],
-    estimators: Mapping[int, Estimator],
+    estimators: Mapping[int, OfObject],
     windows: Sequence[Window | None],
     *,
     keep_rejected: bool = False,
     show_progress: bool = False,
     spent: Mapping[Path, float] | None = None,
 ) -> list[Prediction]:
-    """One prediction for each instance that has a window; each image is read once.
+    """One prediction for each instance that has a window; each image is read once, and each estimator is asked once
+    for all of its objects in an image.
 
     With `keep_rejected`, poses that the estimator's gate refused count as accepted (a refused solution without any
     pose stays refused). The results' time is that of all estimates in their image, as BOP wants it, with the seconds
-    that were `spent` on it before.
+    that were `spent` on it before; a prediction's seconds are its share of the call.
     """
-    images: dict[Path, list[int]] = defaultdict(list)
+    asked: dict[Path, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, instance in enumerate(instances):
         if windows[index] is not None:
-            images[instance.image_path].append(index)
+            asked[instance.image_path][id(estimators[instance.object_id].estimator)].append(index)
     predictions: list[Prediction] = []
     warm: set[int] = set()
-    for path, indices in tqdm(images.items(), "evaluate", unit="image", disable=not show_progress):
+    for path, calls in tqdm(asked.items(), "evaluate", unit="image", disable=not show_progress):
         image = read_image(path)
         made = []
-        for index in indices:
-            instance, window = instances[index], windows[index]
-            assert window is not None
-            made.append((instance, *_timed(estimators[instance.object_id], image, instance, window, warm)))
+        for indices in calls.values():
+            own = [instances[i] for i in indices]
+            known = [estimators[x.object_id] for x in own]
+            named = [replace(w, object=x.name) for w, x in zip([windows[i] for i in indices], known, strict=True) if w]
+            poses, seconds = _timed(known[0].estimator, image, own[0].camera, named, warm)
+            made += [(x, pose, seconds / len(own)) for x, pose in zip(own, poses, strict=True)]
         total = sum(seconds for _, _, seconds in made) + (spent or {}).get(path, 0.0)
         for instance, pose, seconds in made:
             accepted = pose.accepted or (keep_rejected and bool(np.isfinite(pose.reprojection_error)))
@@ -253,15 +256,15 @@ def predict(
 
 
 def _timed(
-    estimator: Estimator, image: NDArray[np.uint8], instance: Instance, window: Window, warm: set[int]
-) -> tuple[ObjectPose, float]:
-    """The pose and its seconds. warm: ids of the objects that were estimated before."""
-    if instance.object_id not in warm:  # the first call sets the engine up; it is not timed
-        warm.add(instance.object_id)
-        estimator.estimate(image, instance.camera, window)
+    estimator: Estimator, image: NDArray[np.uint8], camera: Camera, windows: Sequence[Window], warm: set[int]
+) -> tuple[list[ObjectPose], float]:
+    """The poses and the seconds of the call. warm: ids of the estimators that were asked before."""
+    if id(estimator) not in warm:  # the first call sets the engine up; it is not timed
+        warm.add(id(estimator))
+        estimator.estimate_many(image, camera, windows)
     start = time.perf_counter()
-    pose = estimator.estimate(image, instance.camera, window)
-    return pose, time.perf_counter() - start
+    poses = estimator.estimate_many(image, camera, windows)
+    return poses, time.perf_counter() - start
 
 
 # --- score -----------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from fm_pose_core.objects.photographs import LIGHTS, prepare_real_views
 from fm_pose_core.objects.refiners import choose_refiners
 from fm_pose_core.objects.samples import ObjectAssets, ObjectSource, RealConfig, SyntheticConfig
 from fm_pose_core.objects.solver import ObjectSolver
+from fm_pose_core.objects.stances import choose_stances
 from fm_pose_core.objects.validation import KnownObject, Validation
 from fm_pose_core.objects.viewpoints import ViewpointConfig, reaches
 from fm_pose_core.rendering.backgrounds import read_folder
@@ -167,7 +168,9 @@ class ObjectData:
         parts = {k: x.file for k, x in export.parts.items()}
         compare = export.parts[REFINER].network if REFINER in parts else None
         things = list(zip(known, self.source.objects, strict=True))
-        choices, refiner_scale = choose_refiners(compare, things, self.training, calibration.asked.solved(scale))
+        solved = calibration.asked.solved(scale)
+        choices, refiner_scale = choose_refiners(compare, things, self.training, solved)
+        stances = choose_stances(things, self.training, solved, export.support)
         if export.refine != "auto":
             choices = [replace(x, refined_by=export.refine.replace("none", "")) for x in choices]
         if REFINER in parts:
@@ -187,8 +190,9 @@ class ObjectData:
                 x.noise.size_sigma,
                 x.noise.scale,
                 x.refined_by,
+                ways,
             )
-            for m, a, x in zip(self.models, self.source.objects, choices, strict=True)
+            for m, a, x, ways in zip(self.models, self.source.objects, choices, stances, strict=True)
         ]
         file, of_distance = export.file(scale), calibration.distance_scale
         return write_object_bundle(path, file, objects, parts, of_distance, calibration.widen)

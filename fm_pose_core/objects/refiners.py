@@ -63,7 +63,11 @@ def improvement(refiner: Refiner, poses: Sequence[tuple[Case, Solution]]) -> flo
     if not poses:
         return 1.0
     pairs = [[judged(case, x) for x in (plain, refiner.refine(case.look, plain))] for case, plain in poses]
-    before, after = zip(*pairs, strict=True)
+    return compared(*zip(*pairs, strict=True))
+
+
+def compared(before: Sequence[PoseErrors], after: Sequence[PoseErrors]) -> float:
+    """As `improvement`, of the same poses before and after."""
     if _good(after) < _good(before):
         return 1.0
     return float(np.median([x.add for x in after]) / np.median([x.add for x in before]))

@@ -1,5 +1,5 @@
-"""From a window to the pose of the object in it: crop, network, decode, PnP, perhaps a second look, refine. The
-estimator, the validation during training and the calibration all go this way; what runs the network is theirs."""
+"""From a window to the pose of the object in it: crop, network, decode, perhaps a second look, PnP. The estimator, the
+validation during training and the calibration all go this way; what runs the network is theirs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from fm_pose_core.objects.pnp import (
     widened,
     with_distance,
 )
-from fm_pose_core.objects.refine import Look, Refiner, Solution
+from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.objects.reprojection import Points
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Visible, Window
@@ -63,7 +63,6 @@ class ObjectSolver:
     crop: Crop
     index: int = 0
     views: int = 1
-    refiner: Refiner | None = None
     fill: float = 0.0
     told: float = 0.0
     distance_scale: float = 1.0
@@ -137,7 +136,7 @@ class ObjectSolver:
         return _poses([(self, answer)], spread_scale)[0]
 
     def finished(self, look: Look, answer: Answer, found: PnpSolution, spread_scale: float) -> Solution:
-        """From the pose in the window's frame to that in the camera's, refined."""
+        """From the pose in the window's frame to that in the camera's."""
         corners = self.crop.to_image(self.corners(answer, spread_scale), look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), corners, np.inf, found.covariance, np.inf, found.reason)
@@ -151,8 +150,7 @@ class ObjectSolver:
             visible = Visible(
                 answer.presence, self.crop.K, self.crop.size, look.R_camera_window @ np.array(self._views)
             )
-        solution = Solution(T, corners, error, covariance, expected, visible=visible)
-        return self.refiner.refine(look, solution) if self.refiner and not self._in_passing else solution
+        return Solution(T, corners, error, covariance, expected, visible=visible)
 
     def for_distance(self, distance: float) -> "ObjectSolver":
         """Zoomed so that an object so far away (metres) fills the window; the same for a network that was not trained
@@ -236,7 +234,7 @@ def solve_best(groups: Sequence[Sequence[Sight]], spread_scale: float = 1.0) -> 
 
 
 def solve_all(sights: Sequence[Sight], spread_scale: float = 1.0) -> list[Solution]:
-    """From the network's answers to the poses in the camera's frame, refined."""
+    """From the network's answers to the poses in the camera's frame."""
     solutions: list[Solution] = []
     for begin in range(0, len(sights), TOGETHER):
         some = sights[begin : begin + TOGETHER]

@@ -44,7 +44,12 @@ PARAMETERS = """
 @pytest.mark.parametrize(
     ("name", "image", "default", "own"),
     [
-        ("object_pose", "image", "image_raw", ("views", "refine", "max_instances", "child_frame", "tf_prefix")),
+        (
+            "object_pose",
+            "image",
+            "image_raw",
+            ("views", "refine", "support", "max_instances", "child_frame", "tf_prefix"),
+        ),
         ("hand_pose", "depth", "depth/image_rect_raw", ("views", "mirror", "tf_prefix")),
     ],
 )

@@ -1,0 +1,289 @@
+"""Objects on one plane: what the others tell of an object, on scenes whose truth the test makes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_bundle as toy
+
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.errors import InputError
+from fm_pose_core.geometry import Array, box_corners, exp_so3, inverse, log_so3, transform
+from fm_pose_core.objects.bop import Instance
+from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.objects.estimator import PoseEstimator
+from fm_pose_core.objects.refine import Solution
+from fm_pose_core.objects.stances import learn_stances
+from fm_pose_core.objects.support import Stance, alike, plane_beneath, stand, supported
+from fm_pose_core.objects.viewpoints import look_at
+from fm_pose_core.rendering.mesh import Mesh
+from fm_pose_core.types import Camera, Window
+
+CAMERA = Camera(np.array([[600.0, 0.0, 320.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]]), 640, 480)
+SIGMA = np.repeat([0.004, 0.004, 0.02, np.radians(4.0)], [1, 1, 1, 3])  # of a pose: metres, radians
+COVARIANCE = np.diag(np.square(SIGMA))
+TILT, LIFT = np.radians(1.0), 0.002
+HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
+BOX = box_corners(np.full(3, -0.04), np.full(3, 0.04))
+
+
+def turned_up(up: Array, rng: np.random.Generator) -> Array:
+    """A random rotation (3, 3) that turns `up` onto the z axis."""
+    a = np.cross(up, rng.normal(size=3))
+    a /= np.linalg.norm(a)
+    R = np.stack([a, np.cross(up, a), up])
+    return exp_so3(np.array([0.0, 0.0, rng.uniform(0.0, 6.0)])) @ R
+
+
+def scene(
+    rng: np.random.Generator, count: int, T_camera_world: Array | None = None
+) -> tuple[list[Array], list[Stance]]:
+    """True poses of objects that stand on the world's plane z = 0, each in its own way, seen from 0.7 m; and how they
+    stand."""
+    if T_camera_world is None:
+        T_camera_world = look_at(np.array([0.6, -0.3, 0.7]) / np.linalg.norm([0.6, -0.3, 0.7]), 0.7, np.zeros(3))
+    poses, stances = [], []
+    for _ in range(count):
+        up = rng.normal(size=3)
+        up /= np.linalg.norm(up)
+        height = rng.uniform(0.02, 0.1)
+        at = np.array([*rng.uniform(-0.2, 0.2, 2), height + rng.normal(scale=LIFT)])
+        wobble = exp_so3(np.array([*rng.normal(scale=TILT, size=2), 0.0]))
+        poses.append(T_camera_world @ transform(wobble @ turned_up(up, rng), at))
+        stances.append(Stance(tuple(up.tolist()), height, TILT, LIFT))
+    return poses, stances
+
+
+def disturbed(T: Array, rng: np.random.Generator) -> Array:
+    e = rng.normal(scale=SIGMA)
+    found = T.copy()
+    found[:3, :3] = exp_so3(e[3:]) @ T[:3, :3]
+    found[:3, 3] += e[:3]
+    return found
+
+
+def error(T: Array, truth: Array) -> Array:
+    """(6,) metres and radians, as the covariance has it."""
+    return np.concatenate([truth[:3, 3] - T[:3, 3], log_so3(truth[:3, :3] @ T[:3, :3].T)])
+
+
+def stood(poses: list[Array], ways: list[list[Stance]]) -> tuple[Array, Array, Array]:
+    found = stand(np.stack(poses), np.repeat(COVARIANCE[None], len(poses), 0), ways)
+    return found.T_camera_object, found.covariance, found.stands
+
+
+def test_poses_become_better_and_their_covariance_says_by_how_much() -> None:
+    rng = np.random.default_rng(0)
+    before, after, squares, told = [], [], [], []
+    for _ in range(60):
+        truths, stances = scene(rng, 7)
+        poses = [disturbed(T, rng) for T in truths]
+        found, covariance, stands = stood(poses, [[x] for x in stances])
+        assert stands.sum() >= 6
+        before += [error(T, truth) for T, truth in zip(poses, truths, strict=True)]
+        for T, C, truth in zip(found[stands], covariance[stands], np.stack(truths)[stands], strict=True):
+            after.append(error(T, truth))
+            squares.append(after[-1] @ np.linalg.solve(C, after[-1]))
+            told.append(np.trace(C[3:, 3:]))
+    old, new = (np.sqrt(np.square(x).mean(0)) for x in (before, after))
+    np.testing.assert_allclose(old, SIGMA, rtol=0.2)
+    assert np.linalg.norm(new[3:]) < 0.75 * np.linalg.norm(old[3:])  # two of three angles; the third stays open
+    assert new[2] < 0.6 * old[2]
+    assert 0.8 < np.mean(squares) / 6 < 1.25  # χ² with 6 degrees of freedom
+    assert np.mean(told) == pytest.approx(np.square(new[3:]).sum(), rel=0.25)
+
+
+def test_what_does_not_stand_there_stays_and_spoils_nothing() -> None:
+    rng = np.random.default_rng(1)
+    for lifted in (True, False):
+        truths, stances = scene(rng, 6)
+        ways = [[x] for x in stances]
+        up = truths[0][:3, :3] @ np.array(stances[0].up)
+        moved = truths[2].copy()
+        if lifted:
+            moved[:3, 3] += 0.15 * up
+        else:
+            moved[:3, :3] = exp_so3(0.7 * truths[2][:3, 0]) @ moved[:3, :3]
+        poses = [disturbed(T, rng) for T in truths]
+        poses[2] = moved
+        found, _, stands = stood(poses, ways)
+        assert stands.tolist() == [True, True, False, True, True, True]
+        np.testing.assert_array_equal(found[2], moved)
+        rest = [0, 1, 3, 4, 5]
+        without, _, _ = stood([poses[i] for i in rest], [ways[i] for i in rest])
+        np.testing.assert_allclose(found[rest], without, atol=2e-3)
+
+
+def test_two_objects_make_no_plane_nor_do_three_of_which_one_does_not_agree() -> None:
+    rng = np.random.default_rng(2)
+    truths, stances = scene(rng, 3)
+    poses = [disturbed(T, rng) for T in truths]
+    found, _, stands = stood(poses[:2], [[x] for x in stances[:2]])
+    assert not stands.any() and np.array_equal(found, poses[:2])
+    poses[0][:3, 3] -= 0.3 * truths[0][:3, :3] @ np.array(stances[0].up)
+    found, covariance, stands = stood(poses, [[x] for x in stances])
+    assert not stands.any() and np.array_equal(found, poses)
+    assert np.array_equal(covariance, np.repeat(COVARIANCE[None], 3, 0))
+
+
+def test_an_object_stands_in_the_way_that_fits_and_symmetric_poses_are_alike() -> None:
+    rng = np.random.default_rng(3)
+    truths, stances = scene(rng, 6)
+    other = replace(stances[1], up=tuple((-np.array(stances[1].up)).tolist()), height=0.3)
+    shifted = HALF_TURN.copy()
+    shifted[:3, 3] = 0.01, -0.02, 0.005
+    poses = [disturbed(T, rng) for T in truths]
+    poses[4] = poses[4] @ inverse(shifted)  # looks the same
+    ways = [[x] for x in stances]
+    plain, _, _ = stood([*poses[:4], poses[4] @ shifted, poses[5]], ways)
+    ways[1], ways[4] = [other, stances[1]], alike([stances[4]], [shifted])
+    found, _, stands = stood(poses, ways)
+    assert stands.all()
+    # The covariance is about the frame's origin, which is not the same point in both.
+    np.testing.assert_allclose(found[1], plain[1], atol=2e-3)
+    np.testing.assert_allclose(found[4] @ shifted, plain[4], atol=5e-3)
+    assert np.abs(plain[4] - poses[4] @ shifted).max() > 0.02  # it was moved by more
+
+
+def test_the_plane_is_found() -> None:
+    rng = np.random.default_rng(4)
+    T_camera_world = look_at(np.array([0.1, 0.7, 0.7]) / np.linalg.norm([0.1, 0.7, 0.7]), 0.9, np.zeros(3))
+    truths, stances = scene(rng, 8, T_camera_world)
+    normal, offset = plane_beneath(np.stack(truths), np.repeat(COVARIANCE[None], 8, 0), [[x] for x in stances])
+    assert np.degrees(np.arccos(normal @ T_camera_world[:3, 2])) < 1.0
+    assert offset + normal @ T_camera_world[:3, 3] == pytest.approx(0.0, abs=0.003)
+
+
+def test_solutions_without_a_pose_or_a_stance_are_left_as_they_are() -> None:
+    rng = np.random.default_rng(5)
+    truths, stances = scene(rng, 6)
+    solutions = [Solution(disturbed(T, rng), np.zeros((8, 2)), 1.0, COVARIANCE, 90.0) for T in truths]
+    solutions[1] = replace(solutions[1], reason="no pose")
+    solutions[3] = replace(solutions[3], covariance=np.full((6, 6), np.inf))
+    ways = [[x] for x in stances]
+    ways[4] = []
+    found = supported(solutions, ways, [BOX] * 6, CAMERA.K)
+    assert [a is b for a, b in zip(found, solutions, strict=True)] == [False, True, False, True, True, False]
+    for new, old in zip(found, solutions, strict=True):
+        if new is not old:
+            assert 1.0 < new.expected_error < 20.0
+            assert np.trace(new.covariance) < np.trace(old.covariance)
+    few = supported(solutions[:2], ways[:2], [BOX] * 2, CAMERA.K)
+    assert few[0] is solutions[0] and few[1] is solutions[1]
+
+
+# --- learned from labels ---------------------------------------------------------------------------------------------
+
+SIZES = {1: (0.04, 0.03, 0.05), 2: (0.03, 0.05, 0.08), 3: (0.05, 0.05, 0.03), 4: (0.02, 0.03, 0.06)}  # half, metres
+
+
+def boxes() -> dict[int, tuple[Mesh, list[Array]]]:
+    empty = np.zeros((0, 3))
+    meshes = {k: box_corners(-np.array(half), np.array(half)) for k, half in SIZES.items()}
+    return {
+        k: (Mesh(v, np.zeros_like(v), np.zeros(v.shape, np.uint8), empty.astype(int)), [HALF_TURN] if k == 4 else [])
+        for k, v in meshes.items()
+    }
+
+
+def photographs(rng: np.random.Generator, floating: bool = False, count: int = 24) -> list[Instance]:
+    """Box 3 lies on another side in every third, and box 4 is turned half."""
+    found = []
+    for im in range(count):
+        direction = np.array([*rng.normal(size=2), rng.uniform(0.6, 1.5)])
+        T_camera_world = look_at(direction / np.linalg.norm(direction), 0.8, np.zeros(3))
+        for k, half in SIZES.items():
+            tipped = k == 3 and im % 3 == 0
+            R = exp_so3(np.array([np.pi / 2, 0.0, 0.0])) if tipped else np.eye(3)
+            R = exp_so3(np.array([*rng.normal(scale=np.radians(0.5), size=2), rng.uniform(0, 6)])) @ R
+            height = (half[1] if tipped else half[2]) + rng.normal(scale=0.0005)
+            at = np.array([*rng.uniform(-0.2, 0.2, 2), rng.uniform(0.0, 0.5) if floating else height])
+            T = T_camera_world @ transform(exp_so3(rng.normal(size=3)) @ R if floating else R, at)
+            T = T @ HALF_TURN if k == 4 and im % 2 else T
+            found.append(Instance(1, im, k, T, 1.0, CAMERA, Path()))
+    return found
+
+
+def test_stances_are_learned_from_labels() -> None:
+    stances = learn_stances(boxes(), photographs(np.random.default_rng(0)))
+    assert {k: len(x) for k, x in stances.items()} == {1: 1, 2: 1, 3: 2, 4: 1}
+    for k, half in SIZES.items():
+        first = stances[k][0]
+        assert np.degrees(np.arccos(first.up[2])) < 0.5 and first.height == pytest.approx(half[2], abs=0.001)
+        assert np.radians(0.3) < first.tilt < np.radians(1.0) and first.lift < 0.002
+    tipped = stances[3][1]
+    assert tipped.up[1] > 0.999 and tipped.height == pytest.approx(SIZES[3][1], abs=0.001)
+
+
+def test_what_stands_on_nothing_has_no_stance() -> None:
+    rng = np.random.default_rng(1)
+    assert learn_stances(boxes(), photographs(rng, floating=True)) == {}
+    assert learn_stances(boxes(), [x for x in photographs(rng) if x.object_id < 3]) == {}  # two make no plane
+    assert learn_stances(boxes(), []) == {}
+
+
+# --- in a bundle and an estimator ------------------------------------------------------------------------------------
+
+WINDOWS = [Window(220.0, 200.0, "a"), Window(330.0, 300.0, "b"), Window(430.0, 210.0, "c"), Window(300.0, 150.0, "d")]
+
+
+def bundle_with(path: Path, stances: dict[str, list[dict]]) -> Path:
+    toy.write_toy_bundle(path, ("a", "b", "c", "d"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    for x in manifest["objects"]:
+        x["stances"] = stances.get(x["name"], [])
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+def standing_so(poses: list[Array], tilt: float = 0.01) -> dict[str, list[dict]]:
+    """Of objects with these poses, on a plane below the camera, but for the last, by 1.5° and 2 mm."""
+    up = np.array([0.0, -0.8, -0.6])  # camera frame
+    found = {}
+    for window, T in zip(WINDOWS, poses, strict=True):
+        own, height = T[:3, :3].T @ up, float(up @ T[:3, 3]) + 0.6
+        if window.object == "d":
+            own, height = exp_so3(np.array([np.radians(1.5), 0.0, 0.0])) @ own, height + 0.002
+        found[window.object] = [{"up": own.tolist(), "height": height, "tilt": tilt, "lift": 0.002}]
+    return found
+
+
+def image() -> np.ndarray:
+    return np.max([toy.toy_image(CAMERA, w.u, w.v) for w in WINDOWS], axis=0)
+
+
+def test_an_estimator_takes_the_others_into_account(tmp_path: Path) -> None:
+    config = EstimatorConfig(backend="onnxruntime", threads=1, views=1)
+    alone = PoseEstimator.load(bundle_with(tmp_path / "alone", {}), config).estimate_many(image(), CAMERA, WINDOWS)
+    stances = standing_so([x.T_camera_object for x in alone])
+    estimator = PoseEstimator.load(bundle_with(tmp_path / "together", stances), config)
+    assert [len(x.entry.stances) for x in estimator.bundle.objects] == [1, 1, 1, 1]
+    together = estimator.estimate_many(image(), CAMERA, WINDOWS)
+    estimator.config = replace(config, support="none")
+    each = estimator.estimate_many(image(), CAMERA, WINDOWS)
+    assert all(np.array_equal(a.T_camera_object, b.T_camera_object) for a, b in zip(each, alone, strict=True))
+    for a, b in zip(together[:3], each[:3], strict=True):
+        np.testing.assert_allclose(a.T_camera_object, b.T_camera_object, atol=0.02)
+        assert a.score > b.score and np.trace(a.covariance) < np.trace(b.covariance)
+    turned = np.degrees(np.linalg.norm(error(together[3].T_camera_object, each[3].T_camera_object)[3:]))
+    assert 0.2 < turned < 1.5
+    estimator.config = config
+    one = estimator.estimate_many(image(), CAMERA, WINDOWS[:1])[0]
+    np.testing.assert_array_equal(one.T_camera_object, each[0].T_camera_object)
+
+
+def test_stances_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    for key, value, told in (
+        ("up", [0.0, 0.0, 2.0], r"objects\[0\].stances\[0\].up: expected a direction of length 1"),
+        ("height", 50.0, r"stances\[0\].height: expected metres, below 10, got 50"),
+        ("tilt", 0.0, r"stances\[0\].tilt: expected radians, from 0.001 to 1"),
+        ("lift", 5.0, r"stances\[0\].lift: expected metres"),
+        ("up", [0.0, float("nan"), 1.0], "up"),
+        ("more", 1, "unknown key"),
+    ):
+        wrong = standing_so([np.eye(4)] * 4)
+        wrong["a"][0][key] = value
+        with pytest.raises(InputError, match=told):
+            ObjectBundle.load(bundle_with(tmp_path / f"{key}{value}", wrong))
