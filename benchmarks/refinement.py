@@ -6,7 +6,8 @@ python benchmarks/refinement.py $FM_POSE_DATA/lmo RESULTS.csv --calibrate config
 
 By edges and colours in the images, whose worth (size of the object, scale) is measured on labelled images (--calibrate,
 --calibration-frames) that are not scored. The results say nothing of their covariance, so all poses have the same:
---across, --along, --turn. Or, with --features, by the network that compares features.
+--across, --along, --turn. Or, with --features, by the network that compares features. With --support, also by the plane
+on which the objects of an image stand, before and after.
 """
 
 import argparse
@@ -25,12 +26,14 @@ from threadpoolctl import threadpool_limits
 
 from fm_pose_core.errors import expect
 from fm_pose_core.files import Frames, read_image, write_atomically
-from fm_pose_core.geometry import apply, box_corners, inverse, transform
+from fm_pose_core.geometry import apply, box_corners
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, Result, key, read_results
+from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, about, measure_edges
 from fm_pose_core.objects.evaluation import against, evaluate_results
 from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_contour
-from fm_pose_core.objects.refine import Look, Solution
+from fm_pose_core.objects.refine import Look, Refiner, Solution
+from fm_pose_core.objects.support import Stance, alike, supported
 from fm_pose_core.rendering.mesh import load_mesh
 
 
@@ -47,6 +50,8 @@ def main() -> None:
     p.add_argument("--along", type=float, default=0.03, help="likewise along it, share of the distance")
     p.add_argument("--turn", type=float, default=3.0, help="likewise of the rotation, degrees")
     p.add_argument("--features", type=Path, metavar="RUN_DIR", help="refine by the part `refiner` of this run instead")
+    text = "a bundle that knows how the objects stand on a plane: their poses are made better by it, too"
+    p.add_argument("--support", type=Path, metavar="BUNDLE", help=text)
     p.add_argument("--times", type=int, default=2, help="looks of --features")
     p.add_argument("--picture", type=Path, help="draw the model's outline before and after, for the poses of --show")
     p.add_argument("--show", nargs="+", default=[], metavar="IMAGE:OBJECT")
@@ -91,18 +96,11 @@ def thing(dataset: BopDataset, object_id: int) -> tuple:
     return mesh, box_corners(model.minimum, model.maximum), model.diameter
 
 
-Refined = Callable[[np.ndarray, Instance, np.ndarray], np.ndarray]  # image, its camera, pose -> pose
+Refined = Callable[[np.ndarray, Instance, Solution], Solution]  # image, its camera, pose -> pose
 
 
 def by_edges(args: argparse.Namespace, dataset: BopDataset, noise: dict[int, EdgeNoise]) -> dict[int, Refined]:
     """For each object."""
-
-    def refined(refiner: EdgeRefiner, image: np.ndarray, shown: Instance, T: np.ndarray) -> np.ndarray:
-        deviations = args.across, args.along, np.radians(args.turn)
-        fit = refiner.fit(image, shown.camera, T, about(T, refiner.mesh_center, *deviations))
-        back = inverse(transform(np.eye(3), refiner.mesh_center))
-        return T if fit is None else fit.T_world_center @ back
-
     return {
         k: partial(refined, EdgeRefiner(*thing(dataset, k), worth, dataset.model(k).symmetries))
         for k, worth in noise.items()
@@ -120,12 +118,6 @@ def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refi
     torch.set_num_threads(1)
     experiment = load_experiment(args.features / "config.yaml")
     network = fused_of(args.features / "refiner", experiment.parts()["refiner"])
-
-    def refined(refiner: FeatureRefiner, image: np.ndarray, shown: Instance, T: np.ndarray) -> np.ndarray:
-        look = Look(image[None], shown.camera, np.eye(3), lambda: image)
-        prior = about(T, refiner.box_corners.mean(0), args.across, args.along, np.radians(args.turn))
-        return refiner.refine(look, Solution(T, np.zeros((8, 2)), 0.0, prior, 0.0)).T_camera_object
-
     found = {}
     for k in (x.id for x in experiment.objects):
         mesh, box, diameter = thing(dataset, k)
@@ -134,23 +126,49 @@ def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refi
     return found
 
 
+def refined(refiner: Refiner, image: np.ndarray, shown: Instance, solution: Solution) -> Solution:
+    """By one refiner."""
+    return refiner.refine(Look(image[None], shown.camera, np.eye(3), lambda: image), solution)
+
+
+def prior(args: argparse.Namespace, box: np.ndarray, T: np.ndarray) -> Solution:
+    """A pose with the deviations that all of them have."""
+    covariance = about(T, box.mean(0), args.across, args.along, np.radians(args.turn))
+    return Solution(T, np.zeros((8, 2)), 0.0, covariance, 0.0)
+
+
 def refine(
     args: argparse.Namespace, dataset: BopDataset, results: list[Result], refiners: dict[int, Refined]
 ) -> tuple[list[Result], float]:
-    """The results, refined, and the median time of one."""
+    """The results, refined, and the median time of one by the refiner."""
     cameras = {key(x)[:2]: x for x in dataset.instances(args.split)}
-    refined, seconds = [], []
+    boxes = {k: thing(dataset, k)[1] for k in refiners}
+    ways = stances(args.support, dataset) if args.support else {}
+    images, after, seconds = defaultdict(list), [], []
     for r in results:
-        shown = cameras.get((r.scene_id, r.im_id))
-        if shown is None or r.object_id not in refiners:
-            refined.append(r)
-            continue
+        where = r.scene_id, r.im_id
+        (images[where] if where in cameras and r.object_id in refiners else after).append(r)
+    for where, own in images.items():
+        shown, ids = cameras[where], [r.object_id for r in own]
         image = read_image(shown.image_path)
-        start = time.perf_counter()
-        T = refiners[r.object_id](image, shown, r.T_camera_object)
-        seconds.append(time.perf_counter() - start)
-        refined.append(replace(r, T_camera_object=T))
-    return refined, 1e3 * float(np.median(seconds))
+
+        def on_plane(found: list[Solution], ids: list[int] = ids, K: np.ndarray = shown.camera.K) -> list[Solution]:
+            return supported(found, [ways.get(k, []) for k in ids], [boxes[k] for k in ids], K)
+
+        found = on_plane([prior(args, boxes[r.object_id], r.T_camera_object) for r in own])
+        for i, (k, solution) in enumerate(zip(ids, found, strict=True)):
+            start = time.perf_counter()
+            found[i] = refiners[k](image, shown, solution)
+            seconds.append(time.perf_counter() - start)
+        poses = [x.T_camera_object for x in on_plane(found)]
+        after += [replace(r, T_camera_object=T) for r, T in zip(own, poses, strict=True)]
+    return after, 1e3 * float(np.median(seconds))
+
+
+def stances(bundle: Path, dataset: BopDataset) -> dict[int, list[Stance]]:
+    """How the objects stand, as a bundle knows it."""
+    known = ObjectBundle.load(bundle).objects
+    return {x.object_id: alike(x.entry.stances, dataset.model(x.object_id).symmetries) for x in known}
 
 
 def draw(args: argparse.Namespace, dataset: BopDataset, before: list[Result], after: list[Result]) -> None:

@@ -11,14 +11,11 @@ import toy_bundle as toy
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, box_corners, exp_so3, inverse, log_so3, transform
-from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.refine import Solution
-from fm_pose_core.objects.stances import learn_stances
 from fm_pose_core.objects.support import Stance, alike, plane_beneath, stand, supported
 from fm_pose_core.objects.viewpoints import look_at
-from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.types import Camera, Window
 
 CAMERA = Camera(np.array([[600.0, 0.0, 320.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]]), 640, 480)
@@ -172,56 +169,6 @@ def test_solutions_without_a_pose_or_a_stance_are_left_as_they_are() -> None:
             assert np.trace(new.covariance) < np.trace(old.covariance)
     few = supported(solutions[:2], ways[:2], [BOX] * 2, CAMERA.K)
     assert few[0] is solutions[0] and few[1] is solutions[1]
-
-
-# --- learned from labels ---------------------------------------------------------------------------------------------
-
-SIZES = {1: (0.04, 0.03, 0.05), 2: (0.03, 0.05, 0.08), 3: (0.05, 0.05, 0.03), 4: (0.02, 0.03, 0.06)}  # half, metres
-
-
-def boxes() -> dict[int, tuple[Mesh, list[Array]]]:
-    empty = np.zeros((0, 3))
-    meshes = {k: box_corners(-np.array(half), np.array(half)) for k, half in SIZES.items()}
-    return {
-        k: (Mesh(v, np.zeros_like(v), np.zeros(v.shape, np.uint8), empty.astype(int)), [HALF_TURN] if k == 4 else [])
-        for k, v in meshes.items()
-    }
-
-
-def photographs(rng: np.random.Generator, floating: bool = False, count: int = 24) -> list[Instance]:
-    """Box 3 lies on another side in every third, and box 4 is turned half."""
-    found = []
-    for im in range(count):
-        direction = np.array([*rng.normal(size=2), rng.uniform(0.6, 1.5)])
-        T_camera_world = look_at(direction / np.linalg.norm(direction), 0.8, np.zeros(3))
-        for k, half in SIZES.items():
-            tipped = k == 3 and im % 3 == 0
-            R = exp_so3(np.array([np.pi / 2, 0.0, 0.0])) if tipped else np.eye(3)
-            R = exp_so3(np.array([*rng.normal(scale=np.radians(0.5), size=2), rng.uniform(0, 6)])) @ R
-            height = (half[1] if tipped else half[2]) + rng.normal(scale=0.0005)
-            at = np.array([*rng.uniform(-0.2, 0.2, 2), rng.uniform(0.0, 0.5) if floating else height])
-            T = T_camera_world @ transform(exp_so3(rng.normal(size=3)) @ R if floating else R, at)
-            T = T @ HALF_TURN if k == 4 and im % 2 else T
-            found.append(Instance(1, im, k, T, 1.0, CAMERA, Path()))
-    return found
-
-
-def test_stances_are_learned_from_labels() -> None:
-    stances = learn_stances(boxes(), photographs(np.random.default_rng(0)))
-    assert {k: len(x) for k, x in stances.items()} == {1: 1, 2: 1, 3: 2, 4: 1}
-    for k, half in SIZES.items():
-        first = stances[k][0]
-        assert np.degrees(np.arccos(first.up[2])) < 0.5 and first.height == pytest.approx(half[2], abs=0.001)
-        assert np.radians(0.3) < first.tilt < np.radians(1.0) and first.lift < 0.002
-    tipped = stances[3][1]
-    assert tipped.up[1] > 0.999 and tipped.height == pytest.approx(SIZES[3][1], abs=0.001)
-
-
-def test_what_stands_on_nothing_has_no_stance() -> None:
-    rng = np.random.default_rng(1)
-    assert learn_stances(boxes(), photographs(rng, floating=True)) == {}
-    assert learn_stances(boxes(), [x for x in photographs(rng) if x.object_id < 3]) == {}  # two make no plane
-    assert learn_stances(boxes(), []) == {}
 
 
 # --- in a bundle and an estimator ------------------------------------------------------------------------------------
