@@ -33,7 +33,7 @@ from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, about, measure_ed
 from fm_pose_core.objects.evaluation import against, evaluate_results
 from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_contour
 from fm_pose_core.objects.refine import Look, Refiner, Solution
-from fm_pose_core.objects.support import Stance, alike, supported
+from fm_pose_core.objects.support import Stance, Standable, alike, supported
 from fm_pose_core.rendering.mesh import load_mesh
 
 
@@ -153,12 +153,14 @@ def refine(
         image = read_image(shown.image_path)
 
         def on_plane(found: list[Solution], ids: list[int] = ids, K: np.ndarray = shown.camera.K) -> list[Solution]:
-            return supported(found, [ways.get(k, []) for k in ids], [boxes[k] for k in ids], K)
+            return supported(found, [Standable(str(k), boxes[k], ways.get(k, [])) for k in ids], K)
 
-        found = on_plane([prior(args, boxes[r.object_id], r.T_camera_object) for r in own])
-        for i, (k, solution) in enumerate(zip(ids, found, strict=True)):
+        found = [prior(args, boxes[r.object_id], r.T_camera_object) for r in own]
+        starts = [replace(x, T_camera_object=y.T_camera_object) for x, y in zip(found, on_plane(found), strict=True)]
+        for i, (k, solution) in enumerate(zip(ids, starts, strict=True)):
             start = time.perf_counter()
-            found[i] = refiners[k](image, shown, solution)
+            end = refiners[k](image, shown, solution)
+            found[i] = found[i] if end is solution else end
             seconds.append(time.perf_counter() - start)
         poses = [x.T_camera_object for x in on_plane(found)]
         after += [replace(r, T_camera_object=T) for r, T in zip(own, poses, strict=True)]

@@ -31,9 +31,11 @@ class FakeEstimator:
     def __init__(self, degrees: float = 0.0, refused: tuple[int, ...] = (), reprojection_error: float = 1.0) -> None:
         self.degrees, self.refused, self.reprojection_error = degrees, refused, reprojection_error
         self.windows: list[Window] = []
+        self.calls: list[list[str]] = []  # the objects that were asked for
 
     def estimate_many(self, image: Array, camera: Camera, windows: list[Window]) -> list[ObjectPose]:
         self.windows += windows
+        self.calls.append([window.object for window in windows])
         return [self.estimate(camera, window) for window in windows]
 
     def estimate(self, camera: Camera, window: Window) -> ObjectPose:
@@ -165,6 +167,17 @@ def test_the_first_call_is_not_timed_and_displaced_windows_arrive(dataset: BopDa
     assert evaluation.settings["displace_px"] == 5.0
     times = [r.time for r in evaluation.results()]
     assert all(0 < t < 1 for t in times)
+
+
+def test_an_estimator_is_asked_once_for_all_objects_of_an_image(dataset: BopDataset) -> None:
+    both, other = FakeEstimator(), FakeEstimator()
+    evaluation = evaluate_bop(dataset, "test", {1: OfObject(both, "a"), 2: OfObject(both, "b")})
+    assert both.calls == [["a", "b"]] * 4  # the first image twice: it is not timed then
+    assert [c.prediction is not None for c in evaluation.cases] == [True] * 6
+    assert len({r.time for r in evaluation.results()}) == 3  # of the image
+    apart = evaluate_bop(dataset, "test", {1: OfObject(both, "a"), 2: OfObject(other, "b")})
+    assert both.calls[4:] == [["a"]] * 4 and other.calls == [["b"]] * 4
+    assert len(apart.cases) == len(evaluation.cases) == 6
 
 
 def results(dataset: BopDataset, degrees: dict[int, float]) -> list[Result]:

@@ -1,7 +1,7 @@
 """Objects on one plane: what the others tell of an object, on scenes whose truth the test makes."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import Array, box_corners, exp_so3, inverse, log_so3, transform
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.estimator import PoseEstimator
-from fm_pose_core.objects.refine import Solution
-from fm_pose_core.objects.support import Stance, alike, plane_beneath, stand, supported
+from fm_pose_core.objects.refine import Look, Solution
+from fm_pose_core.objects.support import Stance, Standable, alike, plane_beneath, stand, supported
 from fm_pose_core.objects.viewpoints import look_at
 from fm_pose_core.types import Camera, Window
 
@@ -132,16 +132,16 @@ def test_an_object_stands_in_the_way_that_fits_and_symmetric_poses_are_alike() -
     shifted = HALF_TURN.copy()
     shifted[:3, 3] = 0.01, -0.02, 0.005
     poses = [disturbed(T, rng) for T in truths]
-    poses[4] = poses[4] @ inverse(shifted)  # looks the same
+    poses[4] = poses[4] @ shifted  # looks the same
     ways = [[x] for x in stances]
-    plain, _, _ = stood([*poses[:4], poses[4] @ shifted, poses[5]], ways)
+    plain, _, _ = stood([*poses[:4], poses[4] @ inverse(shifted), poses[5]], ways)
     ways[1], ways[4] = [other, stances[1]], alike([stances[4]], [shifted])
     found, _, stands = stood(poses, ways)
     assert stands.all()
     # The covariance is about the frame's origin, which is not the same point in both.
     np.testing.assert_allclose(found[1], plain[1], atol=2e-3)
-    np.testing.assert_allclose(found[4] @ shifted, plain[4], atol=5e-3)
-    assert np.abs(plain[4] - poses[4] @ shifted).max() > 0.02  # it was moved by more
+    np.testing.assert_allclose(found[4] @ inverse(shifted), plain[4], atol=5e-3)
+    assert np.abs(plain[4] - poses[4] @ inverse(shifted)).max() > 0.02  # it was moved by more
 
 
 def test_the_plane_is_found() -> None:
@@ -161,14 +161,57 @@ def test_solutions_without_a_pose_or_a_stance_are_left_as_they_are() -> None:
     solutions[3] = replace(solutions[3], covariance=np.full((6, 6), np.inf))
     ways = [[x] for x in stances]
     ways[4] = []
-    found = supported(solutions, ways, [BOX] * 6, CAMERA.K)
+    standing = [Standable(str(i), BOX, x) for i, x in enumerate(ways)]
+    found = supported(solutions, standing, CAMERA.K)
     assert [a is b for a, b in zip(found, solutions, strict=True)] == [False, True, False, True, True, False]
     for new, old in zip(found, solutions, strict=True):
         if new is not old:
             assert 1.0 < new.expected_error < 20.0
             assert np.trace(new.covariance) < np.trace(old.covariance)
-    few = supported(solutions[:2], ways[:2], [BOX] * 2, CAMERA.K)
+    few = supported(solutions[:2], standing[:2], CAMERA.K)
     assert few[0] is solutions[0] and few[1] is solutions[1]
+
+
+def test_one_thing_seen_three_times_is_no_evidence() -> None:
+    """Windows of one class on the same place; of two places they are two things."""
+    rng = np.random.default_rng(6)
+    truths, stances = scene(rng, 2)
+    plain = [Solution(disturbed(T, rng), np.zeros((8, 2)), 1.0, COVARIANCE, 90.0) for T in truths]
+    again = [replace(plain[0], expected_error=e) for e in (80.0, 95.0)]
+    objects = [Standable(k, BOX, [stances[i]]) for k, i in (("a", 0), ("b", 1), ("a", 0), ("a", 0))]
+    found = supported([*plain, *again], objects, CAMERA.K)
+    assert all(a is b for a, b in zip(found, [*plain, *again], strict=True))
+    along = np.cross(truths[0][:3, :3] @ np.array(stances[0].up), [1.0, 0.0, 0.0])
+    aside = truths[0].copy()
+    aside[:3, 3] += 0.12 * along / np.linalg.norm(along)
+    third = replace(plain[0], T_camera_object=aside)
+    found = supported([*plain, third], objects[:3], CAMERA.K)
+    assert all(a is not b for a, b in zip(found, [*plain, third], strict=True))
+
+
+def test_poses_that_say_nothing_are_no_evidence() -> None:
+    rng = np.random.default_rng(7)
+    truths, stances = scene(rng, 4)
+    poses, ways = np.stack([disturbed(T, rng) for T in truths]), [[x] for x in stances]
+    vague = np.stack([COVARIANCE, COVARIANCE, 100 * COVARIANCE, 100 * COVARIANCE])
+    assert not stand(poses, vague, ways).stands[:2].any()
+    one_more = np.stack([COVARIANCE, COVARIANCE, COVARIANCE, 100 * COVARIANCE])
+    assert stand(poses, one_more, ways).stands.all()  # what is vague profits, too
+
+
+def test_ways_to_stand_are_told_apart_by_their_height_and_counted_once() -> None:
+    rng = np.random.default_rng(8)
+    truths, stances = scene(rng, 5)
+    higher = replace(stances[0], height=stances[0].height + 0.2)
+    ways = [[x] for x in stances]
+    ways[0] = [higher, stances[0]]
+    assert stood([disturbed(T, rng) for T in truths], ways)[2][0]
+    about_z = [transform(exp_so3(np.array([0.0, 0.0, a])), np.zeros(3)) for a in np.arange(0.1, 6.2, 0.1)]
+    assert len(alike([Stance((0.0, 0.0, 1.0), 0.1, TILT, LIFT)], about_z)) == 1
+    lying = alike([Stance((1.0, 0.0, 0.0), 0.1, TILT, LIFT)], about_z)
+    assert 50 < len(lying) <= 64
+    found = stand(np.stack(truths), np.repeat(COVARIANCE[None], 5, 0), [*[[x] for x in stances[:4]], lying])
+    assert found.stands[:4].all() and np.isfinite(found.T_camera_object).all()
 
 
 # --- in a bundle and an estimator ------------------------------------------------------------------------------------
@@ -221,6 +264,37 @@ def test_an_estimator_takes_the_others_into_account(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.T_camera_object, each[0].T_camera_object)
 
 
+@dataclass
+class Nearer:
+    """Keeps what it was called with, and brings the pose nearer; the third object's it leaves as it is."""
+
+    calls: list[Solution] = field(default_factory=list)
+
+    def refine(self, look: Look, solution: Solution) -> Solution:
+        """See Refiner."""
+        self.calls.append(solution)
+        if len(self.calls) == 3:
+            return solution
+        T = solution.T_camera_object.copy()
+        T[2, 3] -= 0.001
+        return replace(solution, T_camera_object=T)
+
+
+def test_a_refinement_begins_on_the_plane_which_counts_once(tmp_path: Path) -> None:
+    config = EstimatorConfig(backend="onnxruntime", threads=1, views=1, support="none")
+    alone = PoseEstimator.load(bundle_with(tmp_path / "alone", {}), config).estimate_many(image(), CAMERA, WINDOWS)
+    bundle = ObjectBundle.load(bundle_with(tmp_path / "b", standing_so([x.T_camera_object for x in alone])))
+    plain = PoseEstimator.load(bundle.path, replace(config, support="auto"))
+    plane = plain.estimate_many(image(), CAMERA, WINDOWS)
+    refiner = Nearer()
+    refined = PoseEstimator(bundle, plain.backend, plain.config, refiner).estimate_many(image(), CAMERA, WINDOWS)
+    for call, on_plane, by_itself in zip(refiner.calls, plane, alone, strict=True):
+        np.testing.assert_allclose(call.T_camera_object, on_plane.T_camera_object)
+        np.testing.assert_array_equal(call.covariance, by_itself.covariance)
+    for a, b in zip(refined, plane, strict=True):
+        np.testing.assert_allclose(a.covariance, b.covariance, rtol=0.1, atol=1e-7)
+
+
 def test_stances_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for key, value, told in (
         ("up", [0.0, 0.0, 2.0], r"objects\[0\].stances\[0\].up: expected a direction of length 1"),
@@ -228,9 +302,13 @@ def test_stances_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("tilt", 0.0, r"stances\[0\].tilt: expected radians, from 0.001 to 1"),
         ("lift", 5.0, r"stances\[0\].lift: expected metres"),
         ("up", [0.0, float("nan"), 1.0], "up"),
+        ("", None, r"objects\[0\].stances: expected at most 8, got 9"),
         ("more", 1, "unknown key"),
     ):
         wrong = standing_so([np.eye(4)] * 4)
-        wrong["a"][0][key] = value
+        if key:
+            wrong["a"][0][key] = value
+        else:
+            wrong["a"] *= 9
         with pytest.raises(InputError, match=told):
             ObjectBundle.load(bundle_with(tmp_path / f"{key}{value}", wrong))

@@ -27,7 +27,7 @@ from fm_pose_core.contract import CORNERS, Contract, object_contract
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, box_corners
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.support import Stance
+from fm_pose_core.objects.support import MOST_STANCES, Stance
 
 OBJECT_POSE, DETECTOR, REFINER = "object_pose", "detector", "refiner"
 REFINED_BY = ("", "edges", "features", "both")
@@ -353,6 +353,7 @@ def _check_object(x: ObjectEntry, where: str) -> None:
     for i, symmetry in enumerate(x.symmetries):
         wanted = "16 numbers of a rigid 4x4 transform, row-major"
         expect(_is_rigid(symmetry), f"{where}.symmetries[{i}]", wanted, list(symmetry))
+    expect(len(x.stances) <= MOST_STANCES, f"{where}.stances", f"at most {MOST_STANCES}", len(x.stances))
     for i, stance in enumerate(x.stances):
         stance.check(f"{where}.stances[{i}]")
 

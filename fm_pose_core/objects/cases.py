@@ -17,8 +17,9 @@ VISIBILITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # fractions at which the groups o
 
 @dataclass(frozen=True)
 class Prediction:
-    """An estimate in the terms of a result file. seconds: what it took, NaN if unknown. A prediction that is not
-    accepted is no answer: it is reported with its `reason`, but counts as absent."""
+    """An estimate in the terms of a result file. seconds: what it took, NaN if unknown; of several that were made
+    together, its share. A prediction that is not accepted is no answer: it is reported with its `reason`, but counts as
+    absent."""
 
     result: Result
     seconds: float = float("nan")

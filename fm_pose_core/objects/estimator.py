@@ -15,9 +15,9 @@ from fm_pose_core.errors import expect
 from fm_pose_core.objects.bundle import LEARNED, BundledObject, ObjectBundle
 from fm_pose_core.objects.detection.detector import Detector
 from fm_pose_core.objects.pnp import score
-from fm_pose_core.objects.refine import InTurn, Refiner
+from fm_pose_core.objects.refine import InTurn, Look, Refiner
 from fm_pose_core.objects.solver import ObjectSolver, Solution, see, see_again, solve_best
-from fm_pose_core.objects.support import Stance, alike, supported
+from fm_pose_core.objects.support import Stance, Standable, alike, supported
 from fm_pose_core.rendering.mesh import load_mesh
 from fm_pose_core.rendering.raycaster import raycaster_installed
 from fm_pose_core.runtime import Backend, load_backend
@@ -110,19 +110,31 @@ class PoseEstimator:
         scale = self.bundle.spread_scale
         sights = see(self.backend.infer, list(zip(solvers, looks, strict=True)))  # h(g(f(x)))
         both = see_again(self.backend.infer, sights, scale)
-        found = self._supported(solve_best(both, scale), windows, camera)  # PnP
+        found = self._refined(solve_best(both, scale), [own[0].look for own in both], windows, camera)  # PnP
+        return [self._judge(x) for x in self._supported(found, windows, camera)]
+
+    def _refined(
+        self, found: list[Solution], looks: Sequence[Look], windows: Sequence[Window], camera: Camera
+    ) -> list[Solution]:
+        """As the configuration asks for it. A refinement begins where the plane has the object, but what the plane says
+        is no part of the prior: it counts afterwards, when the others are known better, and only once."""
         refiners = [self._refiner(window.object) for window in windows]
-        if any(refiners):
-            refined = zip(refiners, looks, found, strict=True)
-            found = [r.refine(look, x) if r is not None and x.accepted else x for r, look, x in refined]
-            found = self._supported(found, windows, camera)  # once more: the others are better known now
-        return [self._judge(x) for x in found]
+        if all(x is None for x in refiners):
+            return found
+        refined = list(found)
+        nearer = self._supported(found, windows, camera)
+        for i, refiner in enumerate(refiners):
+            if refiner is not None and found[i].accepted:
+                start = replace(found[i], T_camera_object=nearer[i].T_camera_object)
+                end = refiner.refine(looks[i], start)
+                refined[i] = found[i] if end is start else end
+        return refined
 
     def _supported(self, found: list[Solution], windows: Sequence[Window], camera: Camera) -> list[Solution]:
         """The poses, better by the plane on which the objects stand."""
         known = [self.bundle.object(window.object) for window in windows]
-        stances = [self._stances(x) for x in known]
-        return supported(found, stances, [x.box_corners for x in known], camera.K)
+        standing = [Standable(x.name, x.box_corners, self._stances(x)) for x in known]
+        return supported(found, standing, camera.K)
 
     def _stances(self, x: BundledObject) -> list[Stance]:
         """All ways in which the object may stand; none where that is unknown, or where nobody wants to know."""

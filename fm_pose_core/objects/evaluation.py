@@ -237,7 +237,7 @@ def predict(
         if windows[index] is not None:
             asked[instance.image_path][id(estimators[instance.object_id].estimator)].append(index)
     predictions: list[Prediction] = []
-    warm: set[int] = set()
+    warm: set[tuple[int, str]] = set()
     for path, calls in tqdm(asked.items(), "evaluate", unit="image", disable=not show_progress):
         image = read_image(path)
         made = []
@@ -256,11 +256,16 @@ def predict(
 
 
 def _timed(
-    estimator: Estimator, image: NDArray[np.uint8], camera: Camera, windows: Sequence[Window], warm: set[int]
+    estimator: Estimator,
+    image: NDArray[np.uint8],
+    camera: Camera,
+    windows: Sequence[Window],
+    warm: set[tuple[int, str]],
 ) -> tuple[list[ObjectPose], float]:
-    """The poses and the seconds of the call. warm: ids of the estimators that were asked before."""
-    if id(estimator) not in warm:  # the first call sets the engine up; it is not timed
-        warm.add(id(estimator))
+    """The poses and the seconds of the call. warm: ids of estimators, and the objects that they were asked about."""
+    asked = {(id(estimator), window.object) for window in windows}
+    if not asked <= warm:  # the first call for an object sets engine and refiner up; it is not timed
+        warm |= asked
         estimator.estimate_many(image, camera, windows)
     start = time.perf_counter()
     poses = estimator.estimate_many(image, camera, windows)

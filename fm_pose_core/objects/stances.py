@@ -1,6 +1,7 @@
 """How objects stand (support.Stance), from labelled photographs: in each, the plane that most of the models touch from
 above; and how it lies as seen from each object, in the median of the photographs that agree."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -12,10 +13,11 @@ from fm_pose_core.objects.places import spread
 from fm_pose_core.objects.refine import Solution
 from fm_pose_core.objects.refiners import compared
 from fm_pose_core.objects.samples import ObjectAssets
-from fm_pose_core.objects.support import FEWEST, Stance, alike, plane_beneath, supported
+from fm_pose_core.objects.support import FEWEST, MOST_STANCES, Stance, Standable, alike, plane_beneath, supported
 from fm_pose_core.objects.validation import Case, KnownObject, judged
 from fm_pose_core.rendering.mesh import Mesh
 
+log = logging.getLogger(__name__)
 MOST, LEAST, SHARE = 60, 8, 0.15  # photographs that are looked at; of one way to stand, at least: number and share
 DIRECTIONS, CLOSER = 4000, (3.0, 0.8, 0.2)  # that are tried first; then around the best, degrees
 BEST, AROUND = 5, 200
@@ -57,6 +59,8 @@ def choose_stances(
         return nothing
     things = {known.model.id: (x.mesh, known.model.symmetries) for known, x in objects}
     learned = learn_stances(things, training)
+    if wanted == "always" and not learned:
+        log.warning("the training images do not show how the objects stand: fewer than three on one plane")
     if wanted == "auto" and not (learned and _better(objects, learned, solved)):
         return nothing
     return [learned.get(known.model.id, ()) for known, _ in objects]
@@ -72,8 +76,8 @@ def _better(
     before, after = [], []
     for own in images.values():
         cases, plain = zip(*own, strict=True)
-        ids, boxes = [x.instance.object_id for x in cases], [x.known.solver.box_corners for x in cases]
-        found = supported(plain, [ways[k] for k in ids], boxes, cases[0].instance.camera.K)
+        standing = [Standable(x.known.model.name, x.known.solver.box_corners, ways[x.known.model.id]) for x in cases]
+        found = supported(plain, standing, cases[0].instance.camera.K)
         before += [judged(case, x) for case, x in zip(cases, plain, strict=True)]
         after += [judged(case, x) for case, x in zip(cases, found, strict=True)]
     return bool(before) and compared(before, after) < 1.0
@@ -136,8 +140,9 @@ def _medians(objects: Objects, images: Sequence[Sequence[Instance]], planes: Seq
 
 def _ways(samples: Sequence[Stance], symmetries: Sequence[Array]) -> tuple[Stance, ...]:
     """The most frequent way to stand, then the next one, as long as there are enough photographs of it."""
-    least, found = max(LEAST, SHARE * len(samples)), []
-    while len(samples) >= least:
+    found: list[Stance] = []
+    least = max(LEAST, SHARE * len(samples))
+    while len(samples) >= least and len(found) < MOST_STANCES:
         ways = [alike([x], symmetries) for x in samples]
         ups = np.array([[way.up for way in x] for x in ways])  # (M, V, 3)
         cosines = np.einsum("nk,mvk->nmv", ups[:, 0], ups)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, exp_so3
+from fm_pose_core.geometry import Array, apply, exp_so3, inverse
 from fm_pose_core.objects.pnp import expected_projection_error
 from fm_pose_core.objects.refine import Solution
 
@@ -24,6 +24,9 @@ GATE = 16.3  # squared deviations, beyond which an object does not stand there: 
 SOFT = 8.0  # squared deviations from which on an object says less of the plane
 UPRIGHT = 0.5  # cosine: an object that is tilted by more is not compared
 ROUNDS = 5  # of the plane's fit
+TELLS = 0.2, 0.05  # radians, metres: what is known worse of tilt and height is no evidence of a plane
+SAME = 1e-3  # of direction and metres: two ways to stand that are one
+MOST_STANCES, MOST_WAYS, CANDIDATES = 8, 64, 128  # of an object; with symmetries; planes that are tried
 AXES = np.arange(3)
 NEXT, LAST = (AXES + 1) % 3, (AXES + 2) % 3
 
@@ -49,34 +52,58 @@ class Stance:
 
 
 def alike(stances: Sequence[Stance], symmetries: Sequence[Array]) -> list[Stance]:
-    """These, and how the object stands where its pose is another one that looks the same. symmetries (4, 4 each),
-    metres."""
-    found = list(stances)
-    for x in stances:
-        for S in symmetries:
-            x_, y, z = (S[:3, :3] @ x.up).tolist()
-            found.append(replace(x, up=(x_, y, z), height=float(x.height - np.dot((x_, y, z), S[:3, 3]))))
+    """These, and how the object stands where its pose is another one that looks the same, each way once. symmetries (4,
+    4 each), metres. MOST_WAYS at the most."""
+    found: list[Stance] = []
+    for T in (np.eye(4), *(inverse(S) for S in symmetries)):
+        for x in stances:
+            up = T[:3, :3] @ x.up
+            way = replace(x, up=(up[0].item(), up[1].item(), up[2].item()), height=float(x.height - up @ T[:3, 3]))
+            new = all(
+                abs(way.height - y.height) > SAME or np.abs(np.subtract(way.up, y.up)).max() > SAME for y in found
+            )
+            found += [way] if new and len(found) < MOST_WAYS else []
     return found
 
 
-def supported(
-    solutions: Sequence[Solution], stances: Sequence[Sequence[Stance]], boxes: Sequence[Array], K: Array
-) -> list[Solution]:
-    """The solutions of one image, better by the plane on which their objects stand. stances: of each object, those that
-    `alike` gives; none if it is not known how it stands. boxes (8, 3) metres, and K (3, 3): for the error to
-    expect of the new poses."""
+class Standable(NamedTuple):
+    """An object in an image. name: windows of one name may show the same thing. box (8, 3): its corners, metres, object
+    frame. ways: in which it may stand (`alike`); none if that is not known."""
+
+    name: str
+    box: Array
+    ways: Sequence[Stance]
+
+
+def supported(solutions: Sequence[Solution], objects: Sequence[Standable], K: Array) -> list[Solution]:
+    """The solutions of one image, better by the plane on which their objects stand. K (3, 3): of the camera, for the
+    error to expect of the new poses. Of solutions that are the same thing, only the surest is compared."""
     found = list(solutions)
-    rows = [i for i, x in enumerate(found) if x.accepted and len(stances[i]) and np.isfinite(x.covariance).all()]
+    rows = _compared(solutions, objects)
     if len(rows) < FEWEST:
         return found
     T, covariance = (np.stack([getattr(found[i], k) for i in rows]) for k in ("T_camera_object", "covariance"))
-    better = stand(T, covariance, [stances[i] for i in rows])
+    better = stand(T, covariance, [objects[i].ways for i in rows])
     for k, i in enumerate(rows):
         if better.stands[k]:
             T, covariance = better.T_camera_object[k], better.covariance[k]
-            expected = expected_projection_error(T, covariance, boxes[i], K)
+            expected = expected_projection_error(T, covariance, objects[i].box, K)
             found[i] = replace(found[i], T_camera_object=T, covariance=covariance, expected_error=expected)
     return found
+
+
+def _compared(solutions: Sequence[Solution], objects: Sequence[Standable]) -> list[int]:
+    """Which solutions are: those that have a pose, and of which it is known how they stand."""
+    chosen: dict[int, Array] = {}
+    for i in sorted(range(len(solutions)), key=lambda i: solutions[i].expected_error):
+        x, own = solutions[i], objects[i]
+        if x.accepted and len(own.ways) and np.isfinite(x.covariance).all():
+            center = apply(x.T_camera_object, own.box.mean(0)[None])[0]
+            apart = np.linalg.norm(own.box[0] - own.box[7]) / 2
+            same = (c for k, c in chosen.items() if objects[k].name == own.name)
+            if all(np.linalg.norm(c - center) > apart for c in same):
+                chosen[i] = center
+    return sorted(chosen)
 
 
 class Standing(NamedTuple):
@@ -105,8 +132,8 @@ def stand(T_camera_object: Array, covariance: Array, stances: Sequence[Sequence[
     plane = _fitted(scene, _likeliest(scene))
     seen = scene.compared(plane)
     H, g = (x.sum(0) - x for x in seen.normal_equations())  # of all but one
-    agree = seen.squared < GATE
-    enough = agree.sum() - agree >= FEWEST - 1
+    agree = (seen.squared < GATE) & scene.tells(seen)
+    enough = agree.sum() - agree >= FEWEST - 1  # of the others
     unsure = inverse3(np.where(enough[:, None, None], H, np.eye(3)))
     beneath = plane.moved(-_times(unsure, g))
     stands = enough & (scene.compared(beneath, unsure).squared < GATE)
@@ -190,19 +217,30 @@ class _Scene(NamedTuple):
         """(N, V, 3), camera frame."""
         return self.up @ self.T[:, :3, :3].swapaxes(1, 2)
 
-    def planes(self) -> _Plane:
-        """On which each object, in each way, would stand: (N V, 1)."""
-        normal = self.ups
-        offset = self.height - (normal @ self.T[:, :3, 3:])[:, :, 0]
-        return _Plane.through(normal.reshape(-1, 1, 3), offset.reshape(-1, 1))
+    def tells(self, seen: _Compared) -> NDArray[np.bool_]:
+        """(N,) whether a pose says something of where a plane is."""
+        variance = np.diagonal(seen.J @ self.covariance @ seen.J.swapaxes(-1, -2), axis1=-2, axis2=-1)
+        return np.asarray((variance < np.square([TELLS[0], TELLS[0], TELLS[1]])).all(-1))
+
+    def planes(self) -> tuple[_Plane, NDArray[np.int64]]:
+        """On which objects, each in each of its ways, would stand (H, 1), and whose planes they are (H,). Of those with
+        few ways first, CANDIDATES at the most."""
+        padding = (self.up[:, 1:] == self.up[:, :1]).all(-1) & (self.height[:, 1:] == self.height[:, :1])
+        own = np.pad(~padding, ((0, 0), (1, 0)), constant_values=True)
+        order = np.argsort(own.sum(1), kind="stable")
+        row, way = np.nonzero(own[order])
+        row, way = order[row][:CANDIDATES], way[:CANDIDATES]
+        normal = self.ups[row, way]
+        offset = self.height[row, way] - (normal * self.T[row, :3, 3]).sum(1)
+        return _Plane.through(normal[:, None], offset[:, None]), row
 
     def compared(self, plane: _Plane, unsure: Array | None = None) -> _Compared:
         """unsure: the covariance of the planes' steps (…, N, 3, 3); None: the planes are known."""
         t, ups, every = self.T[:, :3, 3], self.ups, np.arange(len(self.T))
         cosines = (ups * plane.normal[..., None, :]).sum(-1)
-        way = cosines.argmax(-1)
-        up, cosine = ups[every, way], cosines.max(-1)
-        lift = (plane.normal * t).sum(-1) + plane.offset - self.height[every, way]
+        lifts = ((plane.normal * t).sum(-1) + plane.offset)[..., None] - self.height
+        way = (cosines - np.abs(lifts)).argmax(-1)  # the way that fits: a metre counts as much as a radian or so
+        up, cosine, lift = ups[every, way], *(_picked(x, way) for x in (cosines, lifts))
         residual = np.concatenate([_times(plane.tangents, up), lift[..., None]], -1)
         J, K = np.zeros((*lift.shape, 3, 6)), np.zeros((*lift.shape, 3, 3))
         J[..., :2, 3:], J[..., 2, :3] = _cross(up[..., None, :], plane.tangents), plane.normal
@@ -231,11 +269,9 @@ class _Scene(NamedTuple):
 
 def _likeliest(scene: _Scene) -> _Plane:
     """Of the planes that the objects say, the one with which the others agree best."""
-    planes = scene.planes()
+    planes, own = scene.planes()
     told = scene.compared(planes)
-    count = len(scene.T)
-    each = np.arange(len(planes.offset))
-    own = each // (len(each) // count)
+    each = np.arange(len(own))
     K = told.K[each, own]
     unsure = K @ inverse3(told.precision[each, own]) @ K.swapaxes(1, 2)  # K is its own inverse
     cost = np.minimum(scene.compared(planes, unsure[:, None]).squared, GATE).sum(1)
@@ -261,6 +297,11 @@ def inverse3(M: Array) -> Array:
 
 def _cross(a: Array, b: Array) -> Array:
     return np.asarray(a[..., NEXT] * b[..., LAST] - a[..., LAST] * b[..., NEXT])
+
+
+def _picked(x: Array, index: NDArray[np.int64]) -> Array:
+    """(…, V), (…,) -> (…,)."""
+    return np.asarray(np.take_along_axis(x, index[..., None], -1)[..., 0])
 
 
 def _times(M: Array, v: Array) -> Array:
