@@ -11,7 +11,7 @@ PARAMETERS = {
     "window_source": parameter("Where to look: auto, own, detections, fixed or tracking."),
     "image_transport": parameter("raw or compressed."),
     "views": parameter("Views of each window, whose answers are averaged: 1 is the fastest, 4 the default."),
-    "refine": parameter("How poses are refined: none, auto, edges or features."),
+    "refine": parameter("How poses are refined: none, auto, edges, features or both."),
     "support": parameter("Whether objects stand on one plane, such as a table: auto or none."),
     "max_instances": parameter("Objects of one class in one image, at most."),
     "child_frame": parameter("TF frame of the only object."),
