@@ -59,13 +59,13 @@ class Asked:
         return fitting_scale(squares, freedom=1) if squares else 0.0
 
     def distance_error(self, scale: float) -> float:
-        """The median of how wrong the poses' distances are (the logarithm's error); infinite without poses. scale: of
-        the network's spread."""
+        """How wrong the poses' distances are in the mean (the logarithm's error; a mean, since few objects are hidden);
+        infinite without poses. scale: of the network's spread."""
         ratios = [
             _distance(case, x.T_camera_object) / _distance(case, case.instance.T_camera_object)
             for case, x in self.solved(scale)
         ]
-        return float(np.median(np.abs(np.log(ratios)))) if ratios else float("inf")
+        return float(np.mean(np.abs(np.log(ratios)))) if ratios else float("inf")
 
     def spread_scale(self) -> float:
         """The factor on the network's spread for which the poses' covariance fits their errors: the median of eᵀC⁻¹e is
