@@ -182,11 +182,16 @@ def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
 def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> float:
     """Mean over `points` (N, 3; metres, object frame) of the RMS displacement in pixels that a pose error distributed
     as `covariance` (6, 6) causes in the image of a pinhole camera with K (3, 3), without skew, to first order."""
-    T = T_camera_object[None]
-    _, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.T[None], K[None])
-    J = J.reshape(6, -1)
-    variance = ((covariance @ J) * J).sum(0).reshape(2, -1)  # diagonal of Jᵀ C J
-    return float(np.sqrt(variance.sum(0)).mean())
+    return float(expected_projection_errors(T_camera_object[None], covariance[None], points[None], K)[0])
+
+
+def expected_projection_errors(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> Array:
+    """The same (B,) of several poses (B, 4, 4) in one image, with covariances (B, 6, 6) and points (B, N, 3)."""
+    T = T_camera_object
+    _, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.swapaxes(1, 2), np.broadcast_to(K, (len(T), 3, 3)))
+    flat = J.reshape(len(T), 6, -1)
+    variance = ((covariance @ flat) * flat).sum(1).reshape(len(T), 2, -1)  # diagonals of Jᵀ C J
+    return np.asarray(np.sqrt(variance.sum(1)).mean(1))
 
 
 def score(projection_error: float) -> float:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, apply, exp_so3, inverse
-from fm_pose_core.objects.pnp import expected_projection_error
+from fm_pose_core.objects.pnp import expected_projection_errors
 from fm_pose_core.objects.refine import Solution
 
 FEWEST = 3  # objects that make a plane
 GATE = 16.3  # squared deviations, beyond which an object does not stand there: one in a thousand of those that do (χ²₃)
 SOFT = 8.0  # squared deviations from which on an object says less of the plane
 UPRIGHT = 0.5  # cosine: an object that is tilted by more is not compared
-ROUNDS = 5  # of the plane's fit
+ROUNDS, SETTLED = 6, 1e-3  # of the plane's fit; radians, metres: what is left, the step without each object mends
 TELLS = 0.2, 0.05  # radians, metres: what is known worse of tilt and height is no evidence of a plane
 SAME = 1e-3  # of direction and metres: two ways to stand that are one
 MOST_STANCES, MOST_WAYS, CANDIDATES = 8, 64, 128  # of an object; with symmetries; planes that are tried
@@ -84,11 +84,12 @@ def supported(solutions: Sequence[Solution], objects: Sequence[Standable], K: Ar
         return found
     T, covariance = (np.stack([getattr(found[i], k) for i in rows]) for k in ("T_camera_object", "covariance"))
     better = stand(T, covariance, [objects[i].ways for i in rows])
-    for k, i in enumerate(rows):
-        if better.stands[k]:
-            T, covariance = better.T_camera_object[k], better.covariance[k]
-            expected = expected_projection_error(T, covariance, objects[i].box, K)
-            found[i] = replace(found[i], T_camera_object=T, covariance=covariance, expected_error=expected)
+    T, covariance = better.T_camera_object, better.covariance
+    expected = expected_projection_errors(T, covariance, np.stack([objects[i].box for i in rows]), K)
+    for k in np.flatnonzero(better.stands):
+        found[rows[k]] = replace(
+            found[rows[k]], T_camera_object=T[k], covariance=covariance[k], expected_error=float(expected[k])
+        )
     return found
 
 
@@ -270,10 +271,8 @@ class _Scene(NamedTuple):
 def _likeliest(scene: _Scene) -> _Plane:
     """Of the planes that the objects say, the one with which the others agree best."""
     planes, own = scene.planes()
-    told = scene.compared(planes)
-    each = np.arange(len(own))
-    K = told.K[each, own]
-    unsure = K @ inverse3(told.precision[each, own]) @ K.swapaxes(1, 2)  # K is its own inverse
+    told = _Scene(*(x[own] for x in scene)).compared(_Plane(*(x[:, 0] for x in planes)))
+    unsure = told.K @ inverse3(told.precision) @ told.K.swapaxes(1, 2)  # K is its own inverse
     cost = np.minimum(scene.compared(planes, unsure[:, None]).squared, GATE).sum(1)
     best = int(cost.argmin())
     return _Plane(*(x[best] for x in planes))
@@ -283,7 +282,10 @@ def _fitted(scene: _Scene, plane: _Plane) -> _Plane:
     """The plane near another one that fits all objects best, robustly."""
     for _ in range(ROUNDS):
         H, g = (x.sum(0) for x in scene.compared(plane).normal_equations())
-        plane = plane.moved(-_times(inverse3(H), g)[None])
+        step = -_times(inverse3(H), g)
+        plane = plane.moved(step[None])
+        if np.abs(step).max() < SETTLED:
+            break
     return plane
 
 
