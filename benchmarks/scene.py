@@ -3,7 +3,8 @@
     python benchmarks/scene.py models/lmo demo/scene [--frames 3,17] [--threads 2] [--views 1] [--refine none edges]
 
 The bundle's own detector finds the objects; all windows go through the network in one batch, and then those of the
-second look; PnP; refinement. `other` is what cuts windows, decodes and solves. Milliseconds of an image.
+second look; PnP; refinement; the plane on which objects stand. `other` is what cuts windows, decodes and solves.
+Milliseconds of an image.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from hardware import hardware
 from fm_pose_core import EstimatorConfig, PoseEstimator
 from fm_pose_core.errors import expect
 from fm_pose_core.files import Frames, read_image
+from fm_pose_core.objects import estimator as estimators
 from fm_pose_core.objects.bop import BopDataset
 from fm_pose_core.objects.comparison.refiner import FeatureRefiner
 from fm_pose_core.objects.detection.detector import Detector
@@ -47,7 +49,11 @@ class Clock:
         return timing
 
 
-STAGES = {"detector": [(Detector, "detect")], "refinement": [(EdgeRefiner, "refine"), (FeatureRefiner, "refine")]}
+STAGES = {
+    "detector": [(Detector, "detect")],
+    "refinement": [(EdgeRefiner, "refine"), (FeatureRefiner, "refine")],
+    "plane": [(estimators, "supported")],
+}
 
 
 def main() -> None:
