@@ -31,8 +31,8 @@ CLEAR, MOST, LEAST = 0.5, 20, 8  # labelled images that tell what edges are wort
 SIZE_FAR, SIZE_SIGMA = 0.05, 0.004  # how far a model's size may be off, and how well it is known at best
 LABEL = 0.002, 0.004, np.radians(1.5)  # deviations of labels: metres across, share of the distance, radians
 NETWORK = 0.004, 0.025, np.radians(4.0)  # likewise of poses that are to be refined
-# Likewise of what edges do not tell, as all of them are off alike: by model, camera and colours. Without it, errors of
-# refined poses are three times what the covariance says (docs/results.md).
+# Likewise of what edges do not tell, as all of them are off alike: by model, camera and colours. Without it,
+# errors of refined poses are far larger than the covariance says.
 UNTOLD = 0.001, 0.0, np.radians(1.0)
 SCALES = (1.0, 2.0, 4.0, 8.0)
 VERTEX = 16  # of so many vertices one counts

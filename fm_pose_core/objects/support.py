@@ -18,6 +18,7 @@ from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, apply, exp_so3, inverse
 from fm_pose_core.objects.pnp import expected_projection_errors
 from fm_pose_core.objects.refine import Solution
+from fm_pose_core.objects.reprojection import Rows
 
 FEWEST = 3  # objects that make a plane
 GATE = 16.3  # squared deviations, beyond which an object does not stand there: one in a thousand of those that do (χ²₃)
@@ -167,7 +168,7 @@ class _Plane(NamedTuple):
         along = self.tangents - (self.tangents @ normal[..., None]) * normal[..., None, :]
         return _Plane(normal, self.offset + step[..., 2], along / np.linalg.norm(along, axis=-1, keepdims=True))
 
-    def of(self, rows: NDArray[np.bool_]) -> "_Plane":
+    def of(self, rows: Rows) -> "_Plane":
         """Those of some objects."""
         return _Plane(*(x[rows] for x in self))
 
@@ -209,7 +210,7 @@ class _Scene(NamedTuple):
         noise = np.square([[(way.tilt, way.tilt, way.lift) for way in x] for x in ways])
         return cls(T, covariance, up, height, noise)
 
-    def of(self, rows: NDArray[np.bool_]) -> "_Scene":
+    def of(self, rows: Rows) -> "_Scene":
         """Some of them."""
         return _Scene(*(x[rows] for x in self))
 
@@ -271,7 +272,7 @@ class _Scene(NamedTuple):
 def _likeliest(scene: _Scene) -> _Plane:
     """Of the planes that the objects say, the one with which the others agree best."""
     planes, own = scene.planes()
-    told = _Scene(*(x[own] for x in scene)).compared(_Plane(*(x[:, 0] for x in planes)))
+    told = scene.of(own).compared(_Plane(*(x[:, 0] for x in planes)))
     unsure = told.K @ inverse3(told.precision) @ told.K.swapaxes(1, 2)  # K is its own inverse
     cost = np.minimum(scene.compared(planes, unsure[:, None]).squared, GATE).sum(1)
     best = int(cost.argmin())
