@@ -20,10 +20,10 @@ from fm_pose_core.config import from_dict, to_dict
 from fm_pose_core.contract import Contract
 from fm_pose_core.document import read_document
 from fm_pose_core.errors import InputError, expect
+from fm_pose_core.onnx_file import check_onnx_file
 
 FORMAT = 2
 MANIFEST, SAMPLE = "manifest.json", "sample.png"
-EXTERNAL = b"\n\x08location"
 LONGEST, LARGEST = 10_000_000, 500_000_000  # bytes of a manifest, and of another file
 B = TypeVar("B", bound="Bundle")
 
@@ -174,8 +174,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def network_file(path: Path, head: str = "") -> Path:
-    """The ONNX file of the bundle in the folder `path`, of whatever task and format; its checksum is verified. head: of
-    its networks the one with this kind of h, if there is such. Raises InputError."""
+    """The ONNX file of the bundle in the folder `path`, of whatever task and format; its checksum is verified, and that
+    it is all of the network. head: of the networks the one with this kind of h, if there is such. Raises InputError."""
     values = read_manifest(path)
     entries = [x for x in values.values() if isinstance(x, dict) and isinstance(x.get("contract"), dict)]
     entry = next((x for x in entries if x["contract"].get("head") == head), values.get("network"))
@@ -183,6 +183,7 @@ def network_file(path: Path, head: str = "") -> Path:
     expect(known, f"{path / MANIFEST}: network", "file and sha256", entry)
     assert isinstance(entry, dict)
     _check_file(path, FileEntry(entry["file"], entry["sha256"]))
+    check_onnx_file(path / str(entry["file"]))
     return path / str(entry["file"])
 
 
@@ -283,9 +284,6 @@ def _check_file(folder: Path, entry: FileEntry | NetworkEntry) -> None:
     digest = hashlib.sha256(content).hexdigest()
     same = digest == entry.sha256
     expect(same, entry.file, f"sha256 {entry.sha256}", f"{digest}; the file is damaged or was exchanged")
-    # ONNX names other files by this key; no checksum covers them.
-    alone = not isinstance(entry, NetworkEntry) or EXTERNAL not in content
-    expect(alone, entry.file, "a network in one file", "one whose weights are in other files")
 
 
 def _looks_like_bundle(path: Path) -> bool:

@@ -84,11 +84,19 @@ def test_sample_windows_are_kept_in_a_picture(tmp_path: Path) -> None:
     assert write(tmp_path / "other").sample() is None
 
 
-def test_a_network_with_weights_in_other_files_is_refused(tmp_path: Path) -> None:
-    """As ONNX names them: no checksum covers these files."""
-    entry = b"\n\x08location\x12\x0c../secret.bin"
-    with pytest.raises(InputError, match="expected a network in one file, got one whose weights are in other files"):
-        write(tmp_path / "thing", network=b"weights" + entry)
+def test_a_link_is_followed_to_what_has_the_checksum_alone(tmp_path: Path) -> None:
+    """`colcon build --symlink-install` makes such folders."""
+    bundle = write(tmp_path / "thing")
+    elsewhere = tmp_path / "elsewhere"
+    bundle.network_path.rename(elsewhere)
+    bundle.network_path.symlink_to(elsewhere)
+    assert ObjectBundle.load(bundle.path).network_path.read_bytes() == b"network"
+    bundle.network_path.unlink()
+    for other, got in ((bundle.path / "manifest.json", "damaged or was exchanged"), (Path("/dev/zero"), "no such")):
+        bundle.network_path.symlink_to(other)
+        with pytest.raises(InputError, match=rf"network\.onnx: .*{got}"):
+            ObjectBundle.load(bundle.path)
+        bundle.network_path.unlink()
 
 
 def test_several_objects_keep_their_order_and_their_own(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import toy_bundle as toy
 from voting_network import voting_network
 
 from fm_pose_core import runtime
-from fm_pose_core.bundle import NetworkFile
+from fm_pose_core.bundle import NetworkFile, network_file
 from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.contract import object_contract
 from fm_pose_core.errors import InputError
@@ -145,12 +145,46 @@ def test_a_network_that_loops_is_refused(tmp_path: Path, name: str) -> None:
     model.graph.node.append(helper.make_node("Loop", ["many", "always", "first_spread"], ["spread"], body=body))
     checker.check_model(model)
     bundle = make_bundle(tmp_path / "b", model.SerializeToString())
-    with pytest.raises(InputError, match=r"network\.onnx: expected a network without loops, .* got Loop"):
+    with pytest.raises(InputError, match=r"network\.onnx: expected a network in one file, .* got loops or branches"):
         load_backend(bundle, EstimatorConfig(backend=name))
     # Readers of protobuf skip a group that they don't know, here one of number 1000 without content.
     bundle = make_bundle(tmp_path / "group", model.SerializeToString() + b"\xc3\x3e\xc4\x3e")
     with pytest.raises(InputError, match=r"network\.onnx: expected a network in an ONNX file"):
         load_backend(bundle, EstimatorConfig(backend=name))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+@pytest.mark.parametrize("where", ["initializer", "attribute"])
+def test_a_network_whose_weights_are_in_other_files_is_refused(tmp_path: Path, where: str, name: str) -> None:
+    """No checksum covers these files; and protobuf may write one and the same field in several ways."""
+    from onnx import TensorProto, helper
+
+    (tmp_path / "secret").write_bytes(np.zeros(4, np.float32).tobytes())
+    weights = TensorProto(data_type=TensorProto.FLOAT, dims=[4], name="w", data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value="../secret")
+    model = voting_network()
+    if where == "initializer":
+        model.graph.initializer.append(weights)
+    else:
+        model.graph.node.append(helper.make_node("Constant", [], ["w"], value=weights))
+    plain = model.SerializeToString()
+    overlong = plain.replace(b"\x0a\x08location\x12\x09../secret", b"\x0a\x88\x00location\x12\x08../secre")
+    assert overlong != plain and len(overlong) == len(plain)
+    for content in (plain, overlong):
+        bundle = make_bundle(tmp_path / "b", content)
+        with pytest.raises(InputError, match=r"network\.onnx: expected a network in one file, .* got weights in other"):
+            load_backend(bundle, EstimatorConfig(backend=name))
+        with pytest.raises(InputError, match="got weights in other files"):
+            network_file(bundle.path)
+
+
+def test_a_network_of_foreign_operators_is_refused(tmp_path: Path) -> None:
+    """Some of them read files."""
+    model = voting_network()
+    model.graph.node[0].domain = "com.microsoft"
+    bundle = make_bundle(tmp_path / "b", model.SerializeToString())
+    with pytest.raises(InputError, match=r"got operators of 'com\.microsoft'"):
+        load_backend(bundle, EstimatorConfig(backend="onnxruntime"))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

@@ -13,7 +13,7 @@ from fm_pose_core.bundle import Network
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import EngineError, InputError, expect
-from fm_pose_core.runtime.operators import check_operators
+from fm_pose_core.onnx_file import check_onnx_file
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _load(name: str, bundle: Network, config: EngineConfig) -> Backend:
     module, packages, install = BACKENDS[name]
     wanted = f"the Python package {' or '.join(packages)}"
     expect(_installed(name), f"backend {name}", wanted, f"none installed; try: pip install {install}")
-    check_operators(bundle.network_path)
+    check_onnx_file(bundle.network_path)
     with _loading:
         backend = Loaded(import_module(f"fm_pose_core.runtime.{module}").load(bundle, config), bundle.contract)
         # Once, so that the first image is as quick as the others, and a network that cannot be executed is known now.
