@@ -27,11 +27,13 @@ LABELLED = ROOT / "config/labels/lmo"
 EVERYTHING = "everything"
 UNOCCLUDED = [f"{kind}.appearance.{key}=0.0" for kind in ("synthetic", "real") for key in ("cutouts", "border")]
 SCRATCH = "network.weights="  # not those from ImageNet
+NO_ROTATION = "loss.rotation=0.0"  # L_r reads the surface points
 ROWS = {
     EVERYTHING: Row(),
     "from_scratch": Row([SCRATCH, "network.extractor=fine"]),
     "coarse_from_scratch": Row([SCRATCH, "network.extractor=compact"]),
-    "no_surface": Row(["network.surface=false"]),
+    "no_surface": Row(["network.surface=false", NO_ROTATION]),
+    "no_rotation": Row([NO_ROTATION]),
     "no_distance": Row(["network.distance=false"]),
     "one_look": Row(["crop.zoom=0.0"]),
     "no_symmetries": Row(["objects.1.symmetries=false"]),

@@ -177,19 +177,34 @@ def keys(cls: type[Any], where: str = "") -> list[Key]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises InputError that begins with the file's name."""
-    import yaml
-
+    """The mapping in a YAML file, in UTF-8. Raises InputError that begins with the file's name."""
     path = Path(path)
     expect(path.is_file(), str(path), "a YAML file", "nothing there")
     try:
-        text = path.read_text()
-        _expect_each_key_once(yaml.compose(text, yaml.SafeLoader), path)
-        values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from None
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected text in UTF-8, got {error}") from None
+    values = parse_yaml(text, str(path)) or {}
     expect(isinstance(values, dict), str(path), "a mapping", type(values).__name__)
     return values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that YAML writes. No key may stand twice in a section, and nothing may refer to something else
+    (`*name`): such values may contain themselves. Raises InputError that begins with `where`."""
+    import yaml
+
+    try:
+        aliases = any(isinstance(x, yaml.AliasToken) for x in yaml.scan(text, yaml.SafeLoader))
+        expect(not aliases, where, "values that are written out", "a reference (*name)")
+        _expect_each_key_once(yaml.compose(text, yaml.SafeLoader), where)
+        return yaml.safe_load(text)
+    except InputError:
+        raise
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: expected YAML, got {error}") from None
+    except Exception as error:  # the library hands on what Python says of a date or number that cannot be
+        raise InputError(f"{where}: expected YAML, got a value that is none: {error}") from None
 
 
 def read_configuration(path: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -217,7 +232,7 @@ def _joined(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _expect_each_key_once(node: Any, path: Path) -> None:
+def _expect_each_key_once(node: Any, where: str) -> None:
     """YAML's own reader would take the last one without a word."""
     import yaml
 
@@ -225,18 +240,16 @@ def _expect_each_key_once(node: Any, path: Path) -> None:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key, value in node.value:
             again = isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1
-            expect(not again, str(path), "each key once in a section", f"{key.value} twice")
-            _expect_each_key_once(value, path)
+            expect(not again, where, "each key once in a section", f"{key.value} twice")
+            _expect_each_key_once(value, where)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _expect_each_key_once(value, path)
+            _expect_each_key_once(value, where)
 
 
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     """`values` with each "key.key=value" of `changes` put in ("objects.0.id=5" in a list); the value is read as YAML,
     nothing as an empty text. Unknown keys are left to `from_dict`."""
-    import yaml
-
     for change in changes:
         path, equals, text = change.partition("=")
         expect(bool(path and equals), "--set", "KEY=VALUE such as method=real_only", repr(change))
@@ -245,10 +258,7 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
         for key in parents:
             inner = _inside(inner, key, path)
         _inside(inner, last, path, must_exist=False)
-        try:
-            inner[int(last) if isinstance(inner, list) else last] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
-            raise InputError(f"{path}: expected a value in YAML, got {text!r}") from None
+        inner[int(last) if isinstance(inner, list) else last] = parse_yaml(text, path) if text else ""
     return values
 
 

@@ -57,7 +57,13 @@ def decode(
 
 
 def _png_size(data: bytes, where: str) -> tuple[int, int]:
-    expect(len(data) >= 24 and data[12:16] == b"IHDR", where, "a PNG with a header", f"{len(data)} bytes without one")
+    """From the header. All parts must be as long as they claim: OpenCV takes memory for them before it reads."""
+    expect(data[8:16] == b"\0\0\0\rIHDR", where, "a PNG with a header", f"{len(data)} bytes without one")
+    at, kind = 8, b""
+    while kind != b"IEND" and at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\xff"))
+        at += 12 + length
+    expect(at <= len(data), where, "a whole PNG", f"{len(data)} bytes, of which it claims {at}")
     width, height = struct.unpack(">II", data[16:24])
     return width, height
 

@@ -104,12 +104,20 @@ def changed_glb(data: bytes, rng: Rng) -> bytes:
     return data[:12] + len(content).to_bytes(4, "little") + data[16:20] + content + data[20 + length :]
 
 
+ODD_YAML = ["2020-99-99", "0x_", "&a [*a]", "*a", "[" * 500, "!!bool x", "!!timestamp x", "!!int ''", "? x", "%"]
+
+
 def changed_yaml(data: bytes, rng: Rng) -> bytes:
-    """Damaged as bytes, or in its values."""
+    """Damaged as bytes, in its values, or with what no writer of YAML writes."""
     import yaml
 
-    if rng.uniform() < 0.3:
+    kind = rng.uniform()
+    if kind < 0.3:
         return changed_bytes(data, rng)
+    if kind < 0.5:
+        parts = data.decode().split(": ")
+        parts[int(rng.integers(1, len(parts)))] = ODD_YAML[int(rng.integers(len(ODD_YAML)))] + "\n"
+        return ": ".join(parts).encode()
     return yaml.safe_dump(changed_value(yaml.safe_load(data), rng)).encode()
 
 
@@ -186,7 +194,14 @@ def boundaries(folder: Path) -> dict[str, Boundary]:
     write_tiny_bop(bop)
     write_toy_bundle(thing)
     write_toy_hand(hand)
-    return {**_of_bop(bop), **_of_bundles(thing, hand), **_of_meshes(folder), **_of_hands(), **_of_settings()}
+    return {
+        **_of_bop(bop),
+        **_of_bundles(thing, hand),
+        **_of_meshes(folder),
+        **_of_hands(),
+        **_of_settings(),
+        **_of_archives(bop),
+    }
 
 
 def _content(root: Path) -> dict[str, bytes]:
@@ -289,6 +304,7 @@ def _of_meshes(folder: Path) -> dict[str, Boundary]:
 
 
 def _of_hands() -> dict[str, Boundary]:
+    from fm_pose_core.hands.frames import read_frames
     from fm_pose_core.hands.labels import DATASETS, read_labels
     from fm_pose_core.hands.model import rigged
 
@@ -298,10 +314,27 @@ def _of_hands() -> dict[str, Boundary]:
         gltf, data = rigged._read_glb(folder / "h.glb")
         rigged._skin(gltf, data, rigged._world_transforms(gltf))
 
+    def read_annotations(folder: Path) -> None:
+        frames = read_frames("nyu", folder, "test")
+        assert np.isfinite(frames.joints).all() and np.isfinite(frames.depth(0)).all()
+
     return {
+        "annotations": Boundary(_annotations(), changed_bytes, read_annotations),
         "joints": Boundary({"l.txt": lines}, changed_csv, lambda f: read_labels(f / "l.txt", DATASETS["nyu"])),
         "rig": Boundary({"h.glb": small_rig()}, changed_glb, read_rig),
     }
+
+
+def _annotations() -> dict[str, bytes]:
+    """As NYU's: joints in a MATLAB file, and a depth map."""
+    import cv2
+    from scipy.io import savemat
+
+    written = io.BytesIO()
+    savemat(written, {"joint_uvd": np.full((3, 2, 36, 3), 500.0), "joint_names": np.array(["a"])}, do_compression=True)
+    depth = np.full((48, 64, 3), 200, np.uint8)
+    png = cv2.imencode(".png", depth)[1].tobytes()
+    return {"test/joint_data.mat": written.getvalue(), "test/depth_1_0000001.png": png}
 
 
 def small_rig() -> bytes:
@@ -345,6 +378,25 @@ schedule: {images: 1000, batch_pairs: 4, precision: fp32}
         "configuration": Boundary({"c.yaml": training}, changed_yaml, lambda f: load_experiment(f / "c.yaml")),
         "frames": Boundary({"f.txt": frames}, changed_bytes, lambda f: Frames.parse(str(f / "f.txt"))),
     }
+
+
+def _of_archives(root: Path) -> dict[str, Boundary]:
+    import shutil
+    import zipfile
+
+    from fm_pose_core.objects.download import download_bop, read_checksums
+
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in _content(root / "models").items():
+            archive.writestr(f"models/{name}", data)
+    sums = "".join(f"{k:064x}  other_{k}.zip\n" for k in range(3)).encode()
+
+    def read(folder: Path) -> None:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        download_bop("tiny", folder / "out", ["models"], str(folder), read_checksums(folder / "sums"))
+
+    return {"archive": Boundary({"tiny_models.zip": written.getvalue(), "sums": sums}, changed_bytes, read)}
 
 
 def main() -> None:

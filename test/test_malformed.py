@@ -17,7 +17,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Boundary]:
 
 NAMES = (
     *("bop", "results", "detections", "windows", "bundle", "hand_bundle", "network"),
-    *("mesh", "joints", "rig", "configuration", "frames"),
+    *("mesh", "annotations", "joints", "rig", "configuration", "frames", "archive"),
 )
 
 

@@ -51,6 +51,20 @@ def test_a_claim_of_gigabytes_is_refused_before_it_is_decoded(monkeypatch: pytes
         decode(claiming(60_000, 60_000), "x")
 
 
+def test_a_part_that_claims_gigabytes_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV would take memory for it, seconds long."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    whole = bytearray(encoded(".png"))
+    at = whole.index(b"IDAT") - 4
+    whole[at] = 0xEE
+    with pytest.raises(InputError, match=r"x: expected a whole PNG, got \d+ bytes, of which it claims 399"):
+        decode(bytes(whole), "x")
+
+
+def test_bytes_behind_a_png_do_not_count() -> None:
+    np.testing.assert_array_equal(decode(encoded(".png") + b"more", "x"), PIXELS)
+
+
 @pytest.mark.parametrize("data", [JPEG_2000, encoded(".webp"), encoded(".tiff"), encoded(".bmp"), b""])
 def test_other_kinds_are_refused_unless_asked_for(data: bytes) -> None:
     with pytest.raises(InputError, match=r"x: expected a picture \(PNG, JPEG\), got \d+ bytes that begin with"):

@@ -1,8 +1,8 @@
 """Depth maps with annotated joints: readers for NYU (Tompson et al. 2014) and ICVL (Tang et al. 2014), and a writer in
 NYU's layout.
 
-NYU:   ROOT/{train,test}/depth_1_0000001.png (millimetres, green times 256 plus blue) and joint_data.mat (read by
-SciPy), or labels.txt ICVL:  ROOT/{Training,Testing}/Depth/… (16-bit PNG, millimetres) and labels.txt, or
+NYU:   ROOT/{train,test}/depth_1_0000001.png (millimetres, green times 256 plus blue) and joint_data.mat, or labels.txt
+ICVL:  ROOT/{Training,Testing}/Depth/… (16-bit PNG, millimetres) and labels.txt, or
 {Training,Testing}.txt beside the folder
 
 labels.txt is in the published format of predictions: an image's name, and u, v, d of each joint, a line. The camera is
@@ -17,12 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.files import read_stored, write_atomically
 from fm_pose_core.geometry import Array
 from fm_pose_core.hands.labels import DATASETS, MM, HandDataset, read_labels, write_joints
+from fm_pose_core.hands.matlab import read_array
 from fm_pose_core.types import Camera
 
 Depth = NDArray[np.float32]
@@ -132,11 +133,11 @@ def _read_nyu(dataset: HandDataset, root: Path, split: str) -> HandFrames:
     folder = root / split
     file = folder / "joint_data.mat"
     expect(file.is_file(), str(file), "NYU's annotations (or labels.txt beside it)", "nothing there")
-    try:
-        uvd = np.asarray(loadmat(str(file))["joint_uvd"][0], dtype=np.float64)  # of the first of three cameras
-    except (KeyError, ValueError, IndexError, NotImplementedError) as error:
-        raise InputError(f"{file}: expected NYU's joint_uvd, got {type(error).__name__} {error}") from None
-    expect(uvd.ndim == 3 and uvd.shape[1:] == (36, 3), str(file), "joint_uvd of (cameras, N, 36, 3)", uvd.shape)
+    cameras = read_array(file, "joint_uvd")
+    fits = cameras.ndim == 4 and cameras.shape[0] > 0 and cameras.shape[2:] == (36, 3)
+    expect(fits, str(file), "joint_uvd of (cameras, N, 36, 3)", cameras.shape)
+    uvd = cameras[0]
+    expect(bool(np.isfinite(uvd).all()), str(file), "finite joint_uvd", "others")
     paths = tuple(folder / NYU_NAME.format(k + 1) for k in range(len(uvd)))
     present = np.array([p.is_file() for p in paths])
     expect(bool(present.any()), str(folder), "depth_1_0000001.png and on", "none")
