@@ -102,7 +102,13 @@ class CameraInput:
 
     def run(self, msg: ImageMessage, context: Any = None) -> None:
         """Convert, process, and account for it."""
-        begin = time.monotonic()
+        begin, own = time.monotonic(), time.thread_time()
+        try:
+            self._run(msg, context, begin)
+        finally:
+            self._diagnostics.statistics.waited += time.monotonic() - begin - (time.thread_time() - own)
+
+    def _run(self, msg: ImageMessage, context: Any, begin: float) -> None:
         try:
             frame = self._frame(msg)
             if frame is None:
@@ -139,7 +145,9 @@ class CameraInput:
         return Frame(header, seconds(msg.header.stamp), image, camera)
 
     def _on_image(self, msg: ImageMessage, info: Any) -> None:
-        self._diagnostics.statistics.arrived(time.monotonic(), info.get("publication_sequence_number"))
+        alone = self._images.get_publisher_count() == 1  # each counts its own messages
+        number = info.get("publication_sequence_number") if alone else None
+        self._diagnostics.statistics.arrived(time.monotonic(), number)
         last, self._stamp = self._stamp, seconds(msg.header.stamp)
         if self._frame_id is not None and msg.header.frame_id != self._frame_id:
             self._reset()  # another camera: where things were says nothing of where they are

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.qos import ReliabilityPolicy
 
 from fm_pose_core.errors import InputError
 from fm_pose_ros.lifecycle import PoseNode
@@ -20,6 +21,11 @@ SILENCE = 2.0  # seconds without an image that are worth a warning level
 OLD = 10.0  # seconds: stamps that are so far from the node's clock are of another clock
 LOOK = 5.0  # seconds between two looks at what is lost
 LOST_MOST = 0.05  # share of images whose loss is no longer worth a warning
+BUSY = 0.5  # share of its time from which on a node overtakes frames
+RELIABLE = (
+    "subscription and publisher are reliable, so the publisher gave them up before they were sent: give its queue a "
+    "larger depth, or let it publish less"
+)
 REMEDY = (
     "a best-effort image that is larger than the middleware's buffers often does not arrive. Let the camera driver "
     "publish reliably, or start the camera driver with FASTRTPS_DEFAULT_PROFILES_FILE=…/config/fastdds.xml"
@@ -34,7 +40,7 @@ class Statistics:
         self.started = now
         self.first_arrival, self.last_arrival = np.inf, -np.inf
         self.received = self.processed = self.found = self.dropped = self.bad = self.unmatched = 0
-        self.busy = 0.0  # seconds spent on frames
+        self.waited = 0.0  # seconds in which frames' work was done by other threads, such as an engine's
         self.faults: Counter[str] = Counter()
         self._done: deque[float] = deque(maxlen=300)
         self._latency: deque[float] = deque(maxlen=300)
@@ -42,20 +48,18 @@ class Statistics:
         self._sequence = 0
 
     def arrived(self, now: float, sequence: int | None) -> None:
-        """A frame arrived. sequence: the publisher's message number, where the middleware tells it; a gap in it is
-        the number of frames that newer ones overtook, or that the network lost."""
+        """A frame arrived. sequence: the publisher's message number, where the middleware tells it and there is one
+        publisher; a gap in it is the number of frames that newer ones overtook, or that the network lost."""
         self.received += 1
         self.first_arrival, self.last_arrival = min(self.first_arrival, now), now
-        if sequence:
-            if 0 < self._sequence < sequence:
-                self.dropped += sequence - self._sequence - 1
-            self._sequence = sequence  # smaller than the last one: the publisher was started again
+        if sequence and 0 < self._sequence < sequence:
+            self.dropped += sequence - self._sequence - 1
+        self._sequence = sequence or 0  # smaller than the last one: the publisher was started again
 
     def done(self, now: float, latency: float, age: float, found: bool) -> None:
         """A frame was processed in `latency`; its stamp was `age` old when the results went out."""
         self.processed += 1
         self.found += found
-        self.busy += latency
         self._done.append(now)
         self._latency.append(latency)
         self._age.append(age)
@@ -113,7 +117,7 @@ class Diagnostics:
         self._lost = ""  # of images, at the last look
         self._warned: dict[str, tuple[float, int]] = {}  # kind of fault: time of the last warning, how many since
         self._reported = (0, 0)  # processed and bad frames at the last report
-        # When the transport was last looked at; frames received, dropped, seconds busy by then.
+        # When the transport was last looked at; frames received, dropped, seconds worked by then.
         self._watched = (0.0, 0, 0, 0.0)
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = node.steady_timer(node.parameters.get(NodeConfig).diagnostics_period, self._on_timer)
@@ -124,7 +128,7 @@ class Diagnostics:
         self.camera = NO_CAMERA
         self._images, self._infos, self._lost = images, infos, ""
         self._reported = (0, 0)
-        self._watched = (self.statistics.started, 0, 0, 0.0)
+        self._watched = (self.statistics.started, 0, 0, time.thread_time())
         topics = f"{images.topic_name}, {infos.topic_name}"
         self._node.get_logger().info(f"active: {topics}, backend {self._node.backend}")
 
@@ -176,18 +180,20 @@ class Diagnostics:
 
     def _watch_losses(self, now: float) -> None:
         """Frames that go missing while the node has time for them were lost on the way, not overtaken."""
-        then, received, dropped, busy = self._watched
+        then, received, dropped, worked = self._watched
         s = self.statistics
         then = max(then, s.first_arrival)
         if now - then < LOOK or self._images is None:
             return
-        self._watched = (now, s.received, s.dropped, s.busy)
-        came, missed, share = s.received - received, s.dropped - dropped, (s.busy - busy) / (now - then)
+        work = time.thread_time() + s.waited  # also for taking messages from the middleware
+        self._watched = (now, s.received, s.dropped, work)
+        came, missed, share = s.received - received, s.dropped - dropped, (work - worked) / (now - then)
         self._lost = ""
-        if missed > LOST_MOST * (came + missed) and missed > 2 and share < 0.5:
+        if missed > LOST_MOST * (came + missed) and missed > 2 and share < BUSY:
             topic = self._images.topic_name
             self._lost = f"{missed} of {came + missed} images on {topic} were lost on the way"
-            self.warn("lost images", f"{self._lost}: {REMEDY}")
+            reliable = self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+            self.warn("lost images", f"{self._lost}: {RELIABLE if reliable else REMEDY}")
 
     def _count_cameras(self) -> None:
         topic = self._images.topic_name if self._images is not None else ""

@@ -103,7 +103,7 @@ class HandPoseNode(PoseNode):
         """Find the hand, estimate, publish. Without a hand the message says so; an old pose is never repeated."""
         estimator = self._estimator
         assert estimator is not None
-        estimator.config = self.parameters.get(HandEstimatorConfig)
+        estimator.config, estimator.search = self.parameters.get(HandEstimatorConfig), self.parameters.get(SearchConfig)
         estimator.refine, estimator.mirror = self.settings.refine, self.settings.mirror
         pose = estimator.estimate(frame.image, frame.camera, self._locator(frame, detections))
         tracked = self.settings.window_source == "tracking" and pose is not None and pose.accepted
@@ -113,7 +113,7 @@ class HandPoseNode(PoseNode):
 
     def _locator(self, frame: Frame, msg: Detection2DArray | None) -> Locator:
         assert self._estimator is not None
-        search, cube = self.parameters.get(SearchConfig), self._estimator.bundle.hand.cube
+        search, cube = self._estimator.search, self._estimator.bundle.hand.cube
         if msg is None:
             everywhere, (last, self._last) = Search(search, cube), (self._last, None)
             recent = last is not None and frame.stamp - last[0] < RECENT
@@ -133,7 +133,8 @@ class HandPoseNode(PoseNode):
         if settings.publish_tf and accepted is not None:
             self._send_transforms(header, hand, accepted)
         if self._overlay.get_subscription_count():
-            search = self.parameters.get(SearchConfig)
+            assert self._estimator is not None
+            search = self._estimator.search
             canvas = draw_hand(frame.image, frame.camera, hand, pose, search.nearest, search.farthest)
             self._overlay.publish(rgb_to_image(canvas, header))
 

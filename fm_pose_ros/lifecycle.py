@@ -12,7 +12,7 @@ from typing import Any
 
 import rclpy
 from lifecycle_msgs.srv import ChangeState
-from rclpy._rclpy_pybind11 import RCLError
+from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -258,7 +258,10 @@ def run_nodes(makes: Sequence[Callable[[], PoseNode]], name: str, args: list[str
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: asked.append(number))
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (RCLError, UnknownROSArgsError, UnicodeError) as error:  # arguments that are none
+        sys.exit(f"{name}: {' '.join(str(error).split())}")
     try:
         nodes = [make() for make in makes]
         with ThreadPoolExecutor(len(nodes)) as threads:

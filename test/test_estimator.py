@@ -43,6 +43,13 @@ def test_the_pose_in_the_image_is_found(toy_bundle: Path, camera: Camera, backen
         assert 0.8 < pose.score <= 1.0
 
 
+def test_a_refinement_is_loaded_with_the_bundle(toy_bundle: Path) -> None:
+    """The first image need not wait for it, and one that cannot be had is known before."""
+    pytest.importorskip("embreex", reason="drawing edges needs embreex")
+    estimator = PoseEstimator.load(toy_bundle, EstimatorConfig(backend="onnxruntime", refine="edges"))
+    assert list(estimator._refiners) == [(estimator.bundle.name, "edges")]
+
+
 def test_a_displaced_window_shows_the_object_where_it_is(estimator: PoseEstimator) -> None:
     """The window off by 15 px: the network sees the blob off its middle, and the position stays the same."""
     camera = CAMERAS["ideal"]

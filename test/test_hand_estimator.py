@@ -17,7 +17,7 @@ from fm_pose_core.contract import Output, hand_contract
 from fm_pose_core.errors import InputError
 from fm_pose_core.hands.bundle import HandBundle, write_hand_bundle
 from fm_pose_core.hands.estimator import HandEstimator
-from fm_pose_core.hands.locate import Near
+from fm_pose_core.hands.locate import Near, Search, SearchConfig
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.tasks import load_bundle
 from fm_pose_core.types import Camera
@@ -92,6 +92,24 @@ def test_mirrored(bundle: Path) -> None:
         )
         assert right is not None and left is not None
         np.testing.assert_allclose(left.joints, right.joints * [-1, 1, 1], atol=2e-3 if views > 1 else 2e-4)
+
+
+def test_joints_beyond_the_depths_of_the_search_are_refused(bundle: Path) -> None:
+    depth = toy_hand.toy_depth(CAMERA, np.array([0.0, 0.0, 0.6]))
+    estimator = HandEstimator.load(bundle, HandEstimatorConfig(backend="onnxruntime"))
+    pose = estimator.estimate(depth, CAMERA)
+    assert pose is not None and pose.accepted
+    nearest, farthest = pose.joints[:, 2].min(), pose.joints[:, 2].max()
+    for search in (SearchConfig(nearest + 0.01, 1.5), SearchConfig(0.15, farthest - 0.01)):
+        estimator.search = search
+        pose = estimator.estimate(depth, CAMERA, Search())
+        assert pose is not None and not pose.accepted
+        assert "hands are looked for from" in pose.reason
+
+
+def test_a_search_from_far_to_near_is_refused() -> None:
+    with pytest.raises(InputError, match=r"nearest: expected less than farthest \(0\.5\), got 0\.6"):
+        SearchConfig(0.6, 0.5)
 
 
 def test_the_expected_error_decides_where_two_things_may_be_the_hand(bundle: Path) -> None:

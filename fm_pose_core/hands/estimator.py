@@ -37,9 +37,9 @@ class HandPose:
 
 
 class HandEstimator:
-    """bundle: the network for hands. backend: the engine that runs it. search: where hands are looked for. refine: cut
-    a second time, around the centre of mass of what lies near the joints of the first answer. mirror: the hands are of
-    the other side than the bundle's. Raises InputError for the configuration of another estimator.
+    """bundle: the network for hands. backend: the engine that runs it. search: where hands are looked for and accepted.
+    refine: cut a second time, around the centre of mass of what lies near the joints of the first answer. mirror: the
+    hands are of the other side than the bundle's. Raises InputError for the configuration of another estimator.
 
     For one thread at a time: a backend keeps its buffers between calls.
     """
@@ -124,11 +124,14 @@ class HandEstimator:
 
     def _judged(self, pose: HandPose) -> HandPose:
         """The gates."""
-        reason, cube = "", self.bundle.hand.cube
+        reason, cube, depths = "", self.bundle.hand.cube, pose.joints[:, 2]
         # A joint beyond the cube is none, whatever the network thinks of it; neither is one that is not finite.
         inside = (np.linalg.norm(pose.joints - pose.center, axis=1) <= cube).all() and np.isfinite(pose.score)
         if not inside:
             reason = "the network's joints are not in the cube"
+        elif not (depths >= self.search.nearest).all() or not (depths <= self.search.farthest).all():
+            got = f"joints are {depths.min():.2f} to {depths.max():.2f} m away"
+            reason = f"{got}, and hands are looked for from {self.search.nearest:g} to {self.search.farthest:g} m"
         elif pose.presence < self.config.min_presence:
             reason = f"it is hardly a hand: presence {pose.presence:.3g} is below {self.config.min_presence:g}"
         elif pose.score < self.config.min_score:

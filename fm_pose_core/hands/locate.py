@@ -38,6 +38,9 @@ class SearchConfig:
     farthest: float = knob(1.5, "Farthest depth, metres.", 0.01, 20.0)
     smallest: float = knob(0.0025, "Smallest visible area of a hand, square metres.", 1e-4, 1.0)
 
+    def __post_init__(self) -> None:
+        expect(self.nearest < self.farthest, "nearest", f"less than farthest ({self.farthest:g})", self.nearest)
+
 
 class Candidate(NamedTuple):
     """Where the hand may be. center (3,): of the cube, metres. depth (H, W): the depth map with holes (0) where other

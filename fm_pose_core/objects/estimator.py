@@ -50,7 +50,8 @@ class PoseEstimator:
 
     @classmethod
     def load(cls, bundle_dir: str | Path, config: EstimatorConfig | None = None) -> "PoseEstimator":
-        """Validate the bundle and load its network. Raises InputError for a bad bundle or a missing backend."""
+        """Validate the bundle and load its network, and what refines its poses if `config` asks for it. Raises
+        InputError for a bad bundle, a missing backend, or a refinement that cannot be had."""
         config = config or EstimatorConfig()
         possible = config.refine in ("none", "auto") or raycaster_installed()
         wanted = "none, auto, or the Python packages embreex and trimesh"
@@ -58,7 +59,10 @@ class PoseEstimator:
         bundle = ObjectBundle.load(bundle_dir)
         learned = config.refine not in LEARNED or bundle.refiner is not None
         expect(learned, str(bundle.path), f"a bundle with a refiner, for refine: {config.refine}", "one without")
-        return cls(bundle, load_backend(bundle, config), config)
+        estimator = cls(bundle, load_backend(bundle, config), config)
+        for x in bundle.objects:
+            estimator._refiner(x.name)  # now, not with the first image
+        return estimator
 
     @property
     def can_detect(self) -> bool:

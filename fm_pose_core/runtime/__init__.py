@@ -109,9 +109,10 @@ def _load(name: str, bundle: Network, config: EngineConfig) -> Backend:
     check_onnx_file(bundle.network_path)
     with _loading:
         backend = Loaded(import_module(f"fm_pose_core.runtime.{module}").load(bundle, config), bundle.contract)
-        # Once, so that the first image is as quick as the others, and a network that cannot be executed is known now.
+        # So that the first image is as quick as the others, and a network that cannot be executed is known now.
         try:
-            backend.infer(np.zeros((1, *bundle.contract.image_shape), bundle.contract.image_type))
+            for count in sorted({1, config.views}):
+                backend.infer(np.zeros((count, *bundle.contract.image_shape), bundle.contract.image_type))
         except EngineError as error:
             raise InputError(f"{bundle.network_path}: expected a network that {name} executes, got {error}") from None
     return backend

@@ -243,5 +243,18 @@ def test_images_that_get_lost_while_the_node_has_time_are_told(rig):
     r.node.diagnostics._watched = (then - 60.0, *rest)
     warning = r.wait(lambda: next((w for w in r.warnings() if "lost on the way" in w), None), "the warning")
     assert warning.startswith(f"20 of 50 images on /{r.namespace}/image_raw were lost on the way")
-    assert "config/fastdds.xml" in warning
+    assert "config/fastdds.xml" in warning  # the camera is a best-effort one
     r.wait(lambda: any("lost on the way" in s.message for s in r.states()), "the status")
+
+
+def test_two_cameras_on_one_topic_are_no_loss(rig):
+    """Each counts its own messages; the numbers of both together say nothing."""
+    r = rig(**HERE)
+    r.send_info()
+    other = r.peer.create_publisher(Image, r.images.topic_name, r.images.qos_profile)
+    r.wait(lambda: r.node.camera_input._images.get_publisher_count() == 2, "both")
+    for i, camera in enumerate((other, other, other, r.images, other, r.images, other)):
+        msg = image_msg(PIXELS, 1.0 + i)
+        camera.publish(msg)
+        r.answer("detections", msg.header.stamp)
+    assert r.node.diagnostics.statistics.dropped == 0

@@ -234,6 +234,24 @@ def test_the_executable_refuses_a_parameter_out_of_range():
     assert "min_score" in errors and "Traceback" not in errors
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("-r", "__node:=a-b"), "Couldn't parse remap rule"),
+        (("--log-level", "nonsense"), "Couldn't parse log level"),
+        (("-p", b"bundle:=\xff"), "can't encode"),
+        (("--nonsense",), "object_pose_node: ['--nonsense']"),
+    ],
+)
+def test_the_executable_refuses_ros_arguments_that_are_none(arguments, told):
+    peer = Peer()
+    process = start_node(peer, *arguments)
+    _, errors = process.communicate(timeout=20)
+    peer.close()
+    assert process.returncode == 1
+    assert told in errors.splitlines()[-1] and "Traceback" not in errors
+
+
 def test_misspelt_parameters_are_told_and_whole_numbers_taken(rig):
     r = rig(mim_score=0.5, **{**HERE, "window_u": int(U), "max_reprojection_error": 9})
     (warning,) = r.wait(r.warnings, "the warning")
