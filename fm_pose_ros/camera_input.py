@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -97,7 +98,9 @@ class CameraInput:
         if self._node.parameters.get(NodeConfig).image_transport == "compressed":
             # Follows a remapping of the topic.
             kind, topic = CompressedImage, self._node.resolve_topic_name(topic) + self._topic.suffix
-        self._images = self._node.subscription(kind, topic, self._on_image, depth)
+        # rclpy of Humble hands on nothing but the message.
+        take = self._on_image if hasattr(Subscription, "CallbackType") else lambda msg: self._on_image(msg, {})
+        self._images = self._node.subscription(kind, topic, take, depth)
         self._diagnostics.begin(self._images, self._infos)
 
     def run(self, msg: ImageMessage, context: Any = None) -> None:

@@ -9,6 +9,7 @@ from toy_bundle import write_toy_bundle
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle with known answers, see toy_bundle.py. Shared: don't write into it."""
+    pytest.importorskip("onnx", reason="the tests make networks of their own (pip install onnx)")
     return write_toy_bundle(tmp_path_factory.mktemp("bundles") / "toy_box")
 
 
