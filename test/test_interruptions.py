@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (pip install '.[train]')")
@@ -43,6 +44,14 @@ def running(group: int) -> list[str]:
             lines.append(path.read_text())
     fields = [(line, line.rpartition(")")[2].split()) for line in lines]  # state, parent, group, …
     return [line for line, (state, _, number, *_) in fields if int(number) == group and state not in "ZX"]
+
+
+def progress(run: Path) -> tuple[int, int]:
+    """Phase and step of the checkpoint; a whole one can be read at any time."""
+    if not (run / "checkpoint.pt").is_file():
+        return 0, 0
+    found = checkpoint(run)
+    return found["phase"], found["step"]
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: Path) -> None:
@@ -86,6 +95,30 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(dataset: Path, tmp_path: 
     assert 0 < trained["images"] < trained["of"] and trained["of"] >= 12_000
     after = checkpoint(run)
     assert after["step"] > before["step"] and json.loads(after["config"])["schedule"]["images"] == short.schedule.images
+
+
+def test_kills_at_random_moments_lose_nothing_but_the_interval(dataset: Path, tmp_path: Path) -> None:
+    """Four of them; FM_POSE_KILLS=20 for more. Each step is saved, so that many kills meet a file half written."""
+    run, rng, reached = tmp_path / "run", np.random.default_rng(0), (0, 0)
+    config = write_experiment(tmp_path / "box.yaml", dataset, images=20_000)
+    for k in range(int(os.environ.get("FM_POSE_KILLS", "4"))):
+        arguments = ("--resume", run) if (run / "checkpoint.pt").is_file() else (config, "--output", run)
+        process = subprocess.Popen(command("train", *arguments), env=environment(), stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None and not progress(run) > reached:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 1.0))
+        process.kill()
+        _, error = process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"kill {k}: {error[-2000:]}"
+        after = progress(run)
+        assert after > reached, f"kill {k}: {error[-2000:]}"
+        reached = after
+    for line in (run / "log.jsonl").read_text().splitlines()[:-1]:  # the last may be torn
+        json.loads(line)
+    trainer = Trainer(load_experiment(run / "config.yaml"), run)
+    weights = trainer.objective.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in checkpoint(run)["objective"].items())
 
 
 @pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 1.0), (signal.SIGTERM, 3.0), (signal.SIGINT, 4.5)])
