@@ -13,7 +13,7 @@ from hardware import hardware
 
 
 def measure(extractor: str, precision: str, seconds: float) -> float:
-    """Images per second of the joint training, batch 32 + 2 × 32 as in config/train."""
+    """Images per second of the joint training, in batches of 32 of each kind."""
     import torch
 
     from fm_pose_core.contract import object_contract

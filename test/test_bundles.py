@@ -42,6 +42,19 @@ def test_two_of_three_validation_photographs_are_right(name: str) -> None:
     assert evaluation.score_correlation < -0.2  # a higher score means a smaller error
 
 
+def test_eight_objects_are_found_and_placed_in_validation_photographs() -> None:
+    """As before, of `models/lmo`: its own detection, not refined. Without the plane it would not reach ADD(-S)."""
+    if not (DATA / "lmo").is_dir():
+        pytest.skip(f"{DATA}/lmo is not there (set FM_POSE_DATA)")
+    estimator = PoseEstimator.load(ROOT / "models" / "lmo", EstimatorConfig(views=1))
+    objects = {x.object_id: OfObject(estimator, x.name) for x in estimator.bundle.objects}
+    dataset, frames = BopDataset(DATA / "lmo"), Frames.parse("474-575")
+    evaluation = evaluate_bop(dataset, "test", objects, window="detect", frames=frames)
+    evaluation = against(evaluation, dataset, DATA / "lmo" / "label_consensus" / "scene_gt.json")
+    mean = evaluation.mean
+    assert mean.projection >= 0.75 and mean.add >= 0.42 and mean.cm_deg >= 0.5, mean
+
+
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.name)
 @pytest.mark.parametrize(("backend", "precision"), ENGINES)
 def test_backends_agree_with_torch(path: Path, backend: str, precision: str) -> None:

@@ -16,6 +16,7 @@ VOCABULARY = {
     "errors",
     "files",
     "geometry",
+    "onnx_file",
     "pictures",
     "types",
     "window_picture",
