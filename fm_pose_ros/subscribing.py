@@ -34,6 +34,7 @@ class FollowingSubscription:
         that is none."""
         self._node, self._type, self._callback = node, msg_type, callback
         self._topic, self._depth, self._latched = topic, depth, latched
+        self._kind = f"{msg_type.__module__.split('.')[0]}/msg/{msg_type.__name__}"
         self.topic_name = str(node.resolve_topic_name(topic))
         self._reliability = self._override("reliability", RELIABILITIES)
         self._durability = self._override("durability", DURABILITIES)
@@ -66,6 +67,9 @@ class FollowingSubscription:
         if not count:
             there = ", ".join(self._others()) or "none"
             return f"nobody publishes there. Remap the topic; topics with such messages: {there}"
+        kinds = {x.topic_type for x in self._node.get_publishers_info_by_topic(self.topic_name)}
+        if kinds and self._kind not in kinds:
+            return f"its publisher sends {', '.join(sorted(kinds))}, and this subscription takes {self._kind}"
         if not self.get_publisher_count() and (self._reliability or self._durability):
             asked = f"{self.qos_profile.reliability.short_key}, {self.qos_profile.durability.short_key}"
             return f"its publisher's QoS does not go with this subscription's ({asked}), see qos_overrides"
@@ -73,8 +77,7 @@ class FollowingSubscription:
 
     def _others(self) -> list[str]:
         """Topics on which somebody else publishes messages of this type."""
-        name = "{}/msg/{}".format(self._type.__module__.split(".")[0], self._type.__name__)
-        topics = [topic for topic, types in self._node.get_topic_names_and_types() if name in types]
+        topics = [topic for topic, types in self._node.get_topic_names_and_types() if self._kind in types]
         own = {publisher.topic_name for publisher in self._node.publishers}
         return sorted(topic for topic in topics if topic not in own and self._node.count_publishers(topic))
 

@@ -4,7 +4,7 @@ import array
 
 import numpy as np
 import pytest
-from camera_rig import CAMERA, header, image_msg, info_msg
+from camera_rig import CAMERA, header, image_msg, info_msg, rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_object_pose_node import HERE, U, V, matrix_of, reference
@@ -147,6 +147,18 @@ def test_a_wrong_topic_is_told_with_those_that_there_are(rig):
     (warning,) = r.wait(r.warnings, "the warning")
     assert warning.startswith(f"no image on /{r.namespace}/image_raw yet, so no poses: nobody publishes there.")
     assert f"/{r.namespace}/front/image" in warning and "overlay" not in warning  # nor its own outputs
+
+
+def test_messages_of_another_type_are_told(rig):
+    r = rig(topics={"image": "other_image"}, connected=False, **HERE)
+    context = rclpy.Context()  # as another process has one: in one, Fast DDS has but one type for a topic
+    rclpy.init(context=context, domain_id=r.domain)
+    camera = rclpy.create_node("camera", namespace=r.namespace, context=context)
+    camera.create_publisher(CompressedImage, "image_raw", 1)
+    told = "its publisher sends sensor_msgs/msg/CompressedImage, and this subscription takes sensor_msgs/msg/Image"
+    r.wait(lambda: any(w.endswith(told) for w in r.warnings()), "the warning")
+    camera.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 def test_an_override_that_hears_nobody_is_told(rig):
