@@ -20,6 +20,8 @@ from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.runtime import load_backend, tensorrt_backend
 from fm_pose_core.runtime.cuda_driver import Driver
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture
 def bundle(toy_bundle: Path) -> ObjectBundle:
@@ -193,11 +195,20 @@ def test_tensorrt_without_a_gpu_says_so(
 def test_check_prints_difference_and_latency(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["engine", "check", "--bundle", str(toy_bundle), "--backend", "openvino", "--runs", "3"]) == 0
     lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert lines == ["engine", "difference", "latency", "latency", "latency", "verdict"]
+    assert lines == ["network", "engine", "difference", "latency", "latency", "latency", "verdict"]
+
+
+def test_check_looks_at_all_networks_of_a_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["engine", "check", "--bundle", str(ROOT / "models" / "lmo"), "--backend", "openvino", "--runs", "1"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [x.split()[1] for x in lines if x.startswith("network")] == ["network.onnx", "detector.onnx", "refiner.onnx"]
+    assert sum(x.startswith("difference") for x in lines) == 3
 
 
 def test_check_fails_for_an_engine_that_answers_otherwise(
     gpu: SimpleNamespace, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["engine", "check", "--bundle", str(toy_bundle), "--backend", "tensorrt", "--runs", "3"]) == 2
-    assert "tensorrt, fp16: expected points within 1% of half the window" in capsys.readouterr().err
+    assert "tensorrt, fp16: expected corners within 1% of ONNX Runtime's" in capsys.readouterr().err

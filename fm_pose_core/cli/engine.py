@@ -10,8 +10,11 @@ from fm_pose_core.errors import InputError, expect
 
 if TYPE_CHECKING:
     from fm_pose_core.bundle import Network
+    from fm_pose_core.runtime import Images
 
 WINDOWS = (1, 4, 16)  # in a timed call: a window, one with its views, four with theirs
+# Of a network's first output: unit, and its factor.
+UNITS = {"corners": (" px", 1.0), "centre": (" px", 1.0), "joints": (" mm", 1e3)}
 
 
 def add(verbs: Any, text: str) -> None:
@@ -70,6 +73,18 @@ def _build(network: "Network", architecture: str, args: argparse.Namespace, fold
 
 
 def check(args: argparse.Namespace) -> None:
+    from fm_pose_core.tasks import load_bundle
+
+    expect(args.runs > 0, "--runs", "a positive number", args.runs)
+    bundle = load_bundle(args.bundle)
+    for network in bundle.networks:
+        print(f"{'network':12} {network.network.file}")
+        _check(network, bundle.sample() if network is bundle else None, args)
+    print(f"{'verdict':12} all is well")
+
+
+def _check(network: "Network", sample: "Images | None", args: argparse.Namespace) -> None:
+    """sample: windows as the network sees them, if the bundle has some."""
     import time
 
     import numpy as np
@@ -77,26 +92,22 @@ def check(args: argparse.Namespace) -> None:
     from fm_pose_core.config import EngineConfig
     from fm_pose_core.runtime import load_backend
     from fm_pose_core.runtime.check import AGREES, difference, latency, random_windows
-    from fm_pose_core.tasks import load_bundle
 
-    expect(args.runs > 0, "--runs", "a positive number", args.runs)
-    bundle = load_bundle(args.bundle)
     start = time.perf_counter()
-    backend = load_backend(bundle, EngineConfig(backend=args.backend, precision=args.precision))
+    backend = load_backend(network, EngineConfig(backend=args.backend, precision=args.precision))
     seconds = time.perf_counter() - start
-    sample = bundle.sample()
-    windows = random_windows(bundle.contract, 4) if sample is None else sample
-    kind = "random patches; the bundle has no windows" if sample is None else "windows of the bundle"
     print(f"{'engine':12} {backend.name}, {backend.precision}, on {backend.device}; loaded in {seconds:.1f} s")
-    off = difference(backend, bundle, windows)
-    unit, factor = ("px", 1.0) if bundle.contract.channels == 3 else ("mm", 1e3)
-    told = f"{factor * off.median:.3g} {unit} in the median, {factor * off.largest:.3g} {unit} at most"
-    print(f"{'difference':12} {told}, from ONNX Runtime's points in fp32 ({len(windows)} {kind})")
-    for n in WINDOWS:
+    windows = random_windows(network.contract, 4) if sample is None else sample
+    kind = "random patches" if sample is None else "windows of the bundle"
+    off = difference(backend, network, windows)
+    what = network.contract.outputs[0].name
+    unit, factor = UNITS.get(what, ("", 1.0))
+    told = f"{factor * off.median:.3g}{unit} in the median, {factor * off.largest:.3g}{unit} at most"
+    print(f"{'difference':12} {told}, from ONNX Runtime's {what} in fp32 ({len(windows)} {kind})")
+    for n in WINDOWS if what != "centre" else (1,):  # whole images come one by one
         times = latency(backend, np.resize(windows, (n, *windows.shape[1:])), args.runs)
         told = ", ".join(f"{x:.2f} ms ({name})" for name, x in zip(("median", "95 %", "99 %"), times, strict=True))
         print(f"{'latency':12} {n:2} window{'s' if n > 1 else ' '}  {told}")
     if not off.agrees:
-        wanted = f"points within {AGREES:.0%} of half the window of ONNX Runtime's"
+        wanted = f"{what} within {AGREES:.0%} of ONNX Runtime's, measured by the output's scale"
         raise InputError(f"{backend.name}, {backend.precision}: expected {wanted}, got {off.relative:.1%}")
-    print(f"{'verdict':12} all is well")

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fm_pose_core.bundle import Bundle
+from fm_pose_core.bundle import Network
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.runtime import Backend, Images, load_backend
 
-AGREES = 0.01  # of half a window or cube: largest median difference that arithmetic alone explains
+AGREES = 0.01  # of half a window or cube, or another output's scale: largest median difference of arithmetic alone
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the points of two engines, in their unit (pixels of the window, or metres). relative: the median, in
-    halves of a window or cube."""
+    """Between the first outputs of two engines, in their unit (pixels of the window, or metres). relative: the median,
+    in the output's scale: halves of a window or cube."""
 
     median: float
     largest: float
@@ -36,11 +36,11 @@ def random_windows(contract: Contract, count: int) -> Images:
     return windows if contract.image_type is np.uint8 else (windows / 127.5 - 1.0).astype(np.float32)
 
 
-def difference(backend: Backend, bundle: Bundle, windows: Images) -> Difference:
+def difference(backend: Backend, network: Network, windows: Images) -> Difference:
     """Of `backend` from ONNX Runtime, on (N, S, S, C) windows. Raises InputError if ONNX Runtime does not load the
-    bundle's network."""
-    points = bundle.contract.outputs[0]
-    reference = load_backend(bundle, EngineConfig(backend="onnxruntime"))
+    network."""
+    points = network.contract.outputs[0]
+    reference = load_backend(network, EngineConfig(backend="onnxruntime"))
     ours, theirs = (x.infer(windows)[points.name].astype(np.float64) for x in (backend, reference))
     off = np.abs(ours - theirs)
     median = float(np.median(off))
