@@ -1,4 +1,6 @@
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from fm_pose_core.hands.frames import read_frames
 from fm_pose_core.hands.locate import annotated_hand
 from fm_pose_core.hands.solver import HandSolver
 from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_object_bundle
-from fm_pose_core.runtime import Images, load_backend
+from fm_pose_core.runtime import Backend, Images, load_backend
 from fm_pose_core.runtime.check import difference, latency, random_windows
 from fm_pose_core.runtime.fp16 import to_fp16
 
@@ -185,6 +187,29 @@ def test_a_network_of_foreign_operators_is_refused(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", model.SerializeToString())
     with pytest.raises(InputError, match=r"got operators of 'com\.microsoft'"):
         load_backend(bundle, EstimatorConfig(backend="onnxruntime"))
+
+
+def test_networks_load_one_after_the_other(voting: ObjectBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes in one process load at the same time, and OpenVINO's first calls may wait for each other for ever."""
+    from fm_pose_core.runtime import openvino_backend
+
+    loading: list[str] = []
+    together: list[int] = []
+    load = openvino_backend.load
+
+    def watched(bundle: ObjectBundle, config: EstimatorConfig) -> Backend:
+        loading.append(bundle.name)
+        together.append(len(loading))
+        time.sleep(0.02)
+        backend = load(bundle, config)
+        loading.pop()
+        return backend
+
+    monkeypatch.setattr(openvino_backend, "load", watched)
+    with ThreadPoolExecutor(4) as threads:
+        loaded = [threads.submit(load_backend, voting, EstimatorConfig(backend="openvino")) for _ in range(4)]
+        assert {x.result(60).name for x in loaded} == {"openvino"}
+    assert together == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

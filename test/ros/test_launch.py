@@ -130,3 +130,20 @@ def test_the_launched_hand_node_has_the_topics_and_the_bundle_of_the_arguments(t
     depth = toy_hand.toy_depth(CAMERA, CENTER)
     joints = launched(peer, "hand_pose", "depth", bundle, lambda t: peer.images.publish(depth_msg(depth, t)), "joints")
     assert joints.name == "toy_hand" and joints.valid
+
+
+def test_two_cameras_have_a_node_each() -> None:
+    peer = Peer(image="left/image_raw", info="left/camera_info")
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(LAUNCH / "two_cameras.launch.py")],
+        env={**os.environ, "ROS_DOMAIN_ID": str(peer.domain)},
+    )
+    try:
+        for name in ("left", "right"):
+            for topic in ("image_raw", "camera_info"):
+                peer.wait(lambda t=f"/{name}/{topic}": peer.peer.count_subscribers(t) == 1, f"{name}'s {topic}")
+            peer.wait(lambda t=f"/{name}/object_pose_node/detections": peer.peer.count_publishers(t) == 1, name)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        peer.close()
