@@ -1,12 +1,14 @@
 """The bundles in models/, on photographs that they were not trained on, and every backend against torch."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from fm_pose_core import EstimatorConfig, HandEstimatorConfig, PoseEstimator
+from fm_pose_core import Camera, EstimatorConfig, HandEstimatorConfig, PoseEstimator
 from fm_pose_core.files import Frames
 from fm_pose_core.hands.bundle import HandBundle
 from fm_pose_core.hands.estimator import HandEstimator
@@ -53,6 +55,37 @@ def test_eight_objects_are_found_and_placed_in_validation_photographs() -> None:
     evaluation = against(evaluation, dataset, DATA / "lmo" / "label_consensus" / "scene_gt.json")
     mean = evaluation.mean
     assert mean.projection >= 0.75 and mean.add >= 0.42 and mean.cm_deg >= 0.5, mean
+
+
+def garbage(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Images (480, 640, 3) without any object: noise, one colour, soft colours, boxes, discs."""
+
+    def colour() -> list[int]:
+        drawn: list[int] = rng.integers(0, 256, 3).tolist()
+        return drawn
+
+    yield rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    yield np.full((480, 640, 3), colour(), np.uint8)
+    coarse = rng.integers(0, 256, (*rng.integers(3, 30, 2), 3), dtype=np.uint8)
+    yield np.asarray(cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC))
+    boxes, discs = np.full((2, 480, 640, 3), colour(), np.uint8)
+    for _ in range(30):
+        a, b, middle = (tuple(x) for x in rng.integers(0, 640, (3, 2)).tolist())
+        cv2.rectangle(boxes, a, b, colour(), -1)
+        cv2.circle(discs, middle, int(rng.integers(5, 120)), colour(), -1)
+    yield boxes
+    yield discs
+
+
+def test_no_object_is_found_in_garbage() -> None:
+    estimator = PoseEstimator.load(ROOT / "models" / "lmo", EstimatorConfig(views=1))
+    camera, rng = (
+        Camera([[572.0, 0.0, 320.0], [0.0, 572.0, 240.0], [0.0, 0.0, 1.0]], 640, 480),
+        np.random.default_rng(0),
+    )
+    for _ in range(4):
+        for image in garbage(rng):
+            assert not [(w.object, p.score) for w, p in estimator.find(image, camera) if p.accepted]
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.name)
