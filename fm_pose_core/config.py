@@ -78,7 +78,7 @@ class EstimatorConfig(EngineConfig):
         choices=("auto", "none"),
     )
     min_detection: float = knob(
-        0.3, "Smallest score of what the bundle's own detector finds that is given a window.", 0.01, 1.0
+        0.4, "Smallest score of what the bundle's own detector finds that is given a window.", 0.01, 1.0
     )
 
 
