@@ -198,11 +198,13 @@ def parse_yaml(text: str, where: str) -> Any:
         aliases = any(isinstance(x, yaml.AliasToken) for x in yaml.scan(text, yaml.SafeLoader))
         expect(not aliases, where, "values that are written out", "a reference (*name)")
         _expect_each_key_once(yaml.compose(text, yaml.SafeLoader), where)
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        repr(value)  # as an error may show it: not every number can be written
+        return value
     except InputError:
         raise
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: expected YAML, got {error}") from None
+        raise InputError(f"{where}: expected YAML, got {' '.join(str(error).split())}") from None
     except Exception as error:  # the library hands on what Python says of a date or number that cannot be
         raise InputError(f"{where}: expected YAML, got a value that is none: {error}") from None
 

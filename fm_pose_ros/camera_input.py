@@ -86,6 +86,7 @@ class CameraInput:
         self._camera_frame = ""
         self._stamp = 0.0
         self._frame_id: str | None = None  # of the last image
+        self._alone = True  # one publisher at the last image
 
     def open(self, depth: int = 1) -> None:
         """Start anew and subscribe, until the node is no longer active. depth: of the image queue; 1: the newest frame
@@ -148,8 +149,9 @@ class CameraInput:
         return Frame(header, seconds(msg.header.stamp), image, camera)
 
     def _on_image(self, msg: ImageMessage, info: Any) -> None:
-        alone = self._images.get_publisher_count() == 1  # each counts its own messages
-        number = info.get("publication_sequence_number") if alone else None
+        # Each publisher counts its own messages, and one that has left may have left a message.
+        before, self._alone = self._alone, self._images.get_publisher_count() == 1
+        number = info.get("publication_sequence_number") if before and self._alone else None
         self._diagnostics.statistics.arrived(time.monotonic(), number)
         last, self._stamp = self._stamp, seconds(msg.header.stamp)
         if self._frame_id is not None and msg.header.frame_id != self._frame_id:

@@ -38,7 +38,7 @@ class Statistics:
 
     def __init__(self, now: float) -> None:
         self.started = now
-        self.first_arrival, self.last_arrival = np.inf, -np.inf
+        self.last_arrival = -np.inf
         self.received = self.processed = self.found = self.dropped = self.bad = self.unmatched = 0
         self.waited = 0.0  # seconds in which frames' work was done by other threads, such as an engine's
         self.faults: Counter[str] = Counter()
@@ -51,7 +51,7 @@ class Statistics:
         """A frame arrived. sequence: the publisher's message number, where the middleware tells it and there is one
         publisher; a gap in it is the number of frames that newer ones overtook, or that the network lost."""
         self.received += 1
-        self.first_arrival, self.last_arrival = min(self.first_arrival, now), now
+        self.last_arrival = now
         if sequence and 0 < self._sequence < sequence:
             self.dropped += sequence - self._sequence - 1
         self._sequence = sequence or 0  # smaller than the last one: the publisher was started again
@@ -182,10 +182,11 @@ class Diagnostics:
         """Frames that go missing while the node has time for them were lost on the way, not overtaken."""
         then, received, dropped, worked = self._watched
         s = self.statistics
-        then = max(then, s.first_arrival)
+        work = time.thread_time() + s.waited  # also for taking messages from the middleware
+        if not s.received:  # what is done before the first image is no work on images
+            self._watched = (now, 0, 0, work)
         if now - then < LOOK or self._images is None:
             return
-        work = time.thread_time() + s.waited  # also for taking messages from the middleware
         self._watched = (now, s.received, s.dropped, work)
         came, missed, share = s.received - received, s.dropped - dropped, (work - worked) / (now - then)
         self._lost = ""

@@ -51,7 +51,8 @@ class HandPoseNode(PoseNode):
         """Load the bundle, create the publishers."""
         expect(bool(self.settings.bundle), "bundle", "the folder of a bundle", "an empty parameter")
         folder = os.path.expanduser(self.settings.bundle)
-        self._estimator = HandEstimator.load(folder, self.parameters.get(HandEstimatorConfig))
+        search = self.parameters.get(SearchConfig)
+        self._estimator = HandEstimator.load(folder, self.parameters.get(HandEstimatorConfig), search)
         self._joints = self.publisher(HandJoints, "~/joints")
         self._pose_array = self.publisher(PoseArray, "~/poses")
         self._markers = self.publisher(MarkerArray, "~/markers")

@@ -3,7 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from fm_pose_core.config import EstimatorConfig, from_dict, keys, knob, read_configuration, read_yaml, to_dict
+from fm_pose_core.config import (
+    EstimatorConfig,
+    from_dict,
+    keys,
+    knob,
+    parse_yaml,
+    read_configuration,
+    read_yaml,
+    to_dict,
+)
 from fm_pose_core.errors import InputError
 
 
@@ -21,6 +30,15 @@ class Outer:
     names: tuple[str, ...] = ()
     folder: Path | None = None
     inner: Inner = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2020-99-99", "0x_", "a: &a [*a]", "[" * 500, "!!bool x", "!!timestamp x", "0x" + "f" * 5000, "a: [\n- b", "%"],
+)
+def test_what_is_no_yaml_is_told_in_one_line(text: str) -> None:
+    with pytest.raises(InputError, match=r"^here: expected [^\n]*$"):
+        parse_yaml(text, "here")
 
 
 def test_nested_values_become_typed() -> None:

@@ -20,6 +20,7 @@ from fm_pose_core.objects.evaluation import OfObject, evaluate_bop
 
 SIZE, SIDE = 320, 40
 K = np.array([[600.0, 0.0, 325.0], [0.0, 610.0, 236.0], [0.0, 0.0, 1.0]])
+LEAST = 0.3
 CAMERAS = {
     "ideal": Camera(K, 640, 480),
     "small": Camera(K * [[0.5], [0.5], [1.0]], 320, 240),
@@ -86,10 +87,10 @@ def test_an_object_is_found_wherever_the_camera_shows_it(estimator: PoseEstimato
             continue  # at the border of a very wide view, see WIDEST
         image = np.zeros((camera.height, camera.width, 3), np.uint8)
         cv2.circle(image, (u, v), round(1.2 * cell), (255, 0, 0), -1)
-        found = estimator.detector.detect(image, camera)
+        found = estimator.detector.detect(image, camera, LEAST)
         assert {f.window.object for f in found} == {"left_box", "right_box"}
         assert all(np.hypot(f.window.u - u, f.window.v - v) < 1.5 * cell and f.score > 0.3 for f in found)
-    assert estimator.detector.detect(np.zeros((camera.height, camera.width, 3), np.uint8), camera) == []
+    assert estimator.detector.detect(np.zeros((camera.height, camera.width, 3), np.uint8), camera, LEAST) == []
 
 
 @pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
@@ -105,12 +106,12 @@ def test_windows_tell_the_distance_if_the_detector_does(
     for x, y in ((0.5, 0.5), (0.3, 0.7)):
         place = round(x * camera.width), round(y * camera.height)
         cv2.circle(image, place, round(10 * camera.K[0, 0] / crop.focal), (255, 0, 0), -1)
-    windows = [found.window for found in teller.detector.detect(image, camera)]
+    windows = [found.window for found in teller.detector.detect(image, camera, LEAST)]
     assert len(windows) >= 2
     for window in windows:
         ray = camera.rays(np.array([[window.u, window.v]]))[0] @ R_camera_view
         assert window.distance == pytest.approx(depth * np.linalg.norm(ray) / ray[2], rel=1e-4)
-    assert {found.window.distance for found in estimator.detector.detect(image, camera)} == {0.0}
+    assert {found.window.distance for found in estimator.detector.detect(image, camera, LEAST)} == {0.0}
 
 
 def test_a_depth_of_nonsense_is_not_told(estimator: PoseEstimator) -> None:
@@ -119,7 +120,7 @@ def test_a_depth_of_nonsense_is_not_told(estimator: PoseEstimator) -> None:
     depth[0, [0, 1], [5 * SIDE + 7, 20 * SIDE + 20]] = np.nan, 1e9
     answers = {"heat": heat[None], "centre": centre[None].astype(np.float32), "depth": depth}
     detector = replace(estimator.detector, infer=lambda _: answers)
-    found = detector.detect(np.zeros((480, 640, 3), np.uint8), CAMERAS["ideal"])
+    found = detector.detect(np.zeros((480, 640, 3), np.uint8), CAMERAS["ideal"], LEAST)
     assert [bool(x.window.distance) for x in found] == [False, False, True]
 
 

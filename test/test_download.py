@@ -304,3 +304,28 @@ def test_more_content_than_the_disk_holds_is_refused(
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(InputError, match="free disk space"):
         download_bop("lmo", tmp_path, ["models"], str(archives))
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("n" * 300,)])
+def test_members_that_cannot_all_be_files_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    (tmp_path / "lmo").mkdir()
+    with pytest.raises(InputError, match=r"x\.zip, member .*: expected a file of its own"):
+        unpack(tmp_path / "x.zip", tmp_path / "lmo")
+    assert not list((tmp_path / "lmo").iterdir())
+
+
+def test_an_encrypted_archive_is_no_damaged_one(archives: Path, tmp_path: Path) -> None:
+    data = bytearray((archives / "lmo_models.zip").read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(mark, at + 1)
+    (tmp_path / "lmo_models.zip").write_bytes(data)
+    with pytest.raises(
+        InputError, match=r"lmo_models\.zip: expected a ZIP archive that Python unpacks, got .*encrypted"
+    ):
+        download_bop("lmo", tmp_path / "out", ["models"], str(tmp_path))

@@ -23,6 +23,7 @@ from fm_pose_core.hands.evaluation import score_joints, table
 from fm_pose_core.hands.frames import read_depth, read_frames, read_unlabelled
 from fm_pose_core.hands.labels import DATASETS, read_labels, write_joints
 from fm_pose_core.hands.locate import annotated_hand, hand_near
+from fm_pose_core.hands.matlab import read_array
 from fm_pose_core.hands.model.prior import PoseConfig, PosePrior
 from fm_pose_core.hands.model.skeleton import RIGID, Skeleton, joint_sets
 from fm_pose_core.hands.model.skin import SkinnedHand, build_skin
@@ -442,3 +443,36 @@ def test_depth_maps_without_labels(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "b" / "3.png"), bad)
         with pytest.raises(InputError, match="expected a depth map of 16 bit, 60x40 as the first"):
             read_unlabelled(tmp_path, DATASETS["nyu"], K)
+
+
+# NYU's annotations
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", ["f8", "f4", "i4", "u1"])
+def test_arrays_of_matlab_files_are_read_as_scipy_writes_them(kind: str, compressed: bool, tmp_path: Path) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    truth = np.random.default_rng(0).uniform(0, 200, (3, 5, 36, 3)).astype(kind)
+    others = {"names": np.array(["a", "bc"], object), "short": np.arange(3), "joint_uvd": truth, "s": {"q": 1.0}}
+    scipy_io.savemat(tmp_path / "a.mat", others, do_compression=compressed)
+    np.testing.assert_array_equal(read_array(tmp_path / "a.mat", "joint_uvd"), truth)
+    np.testing.assert_array_equal(read_array(tmp_path / "a.mat", "short"), [[0, 1, 2]])
+    with pytest.raises(InputError, match=r"a\.mat: expected the array names, got none of real numbers"):
+        read_array(tmp_path / "a.mat", "names")
+
+
+def test_plain_arrays_behind_compressed_ones_are_read(tmp_path: Path) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    rng = np.random.default_rng(0)
+    for k in range(8):  # compressed to any length
+        scipy_io.savemat(tmp_path / "a.mat", {"a": rng.integers(0, 99, 10 + k)}, do_compression=True)
+        scipy_io.savemat(tmp_path / "b.mat", {"b": np.arange(4.0), "c": np.arange(5.0)})
+        (tmp_path / "c.mat").write_bytes((tmp_path / "a.mat").read_bytes() + (tmp_path / "b.mat").read_bytes()[128:])
+        np.testing.assert_array_equal(read_array(tmp_path / "c.mat", "c"), [np.arange(5.0)])
+
+
+def test_matlab_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    for head in (b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM", b"MATLAB 5.0".ljust(124) + b"\1\0MI", b"", b"x" * 100):
+        (tmp_path / "a.mat").write_bytes(head + bytes(64))
+        with pytest.raises(InputError, match=r"a\.mat: expected a MATLAB file of level 5"):
+            read_array(tmp_path / "a.mat", "joint_uvd")

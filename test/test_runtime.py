@@ -25,6 +25,7 @@ from fm_pose_core.objects.bundle import ObjectBundle, ObjectInBundle, write_obje
 from fm_pose_core.runtime import Backend, Images, load_backend
 from fm_pose_core.runtime.check import difference, latency, random_windows
 from fm_pose_core.runtime.fp16 import to_fp16
+from fm_pose_core.runtime.tensorrt_backend import build_engine
 
 SIZE = 128
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,6 +179,8 @@ def test_a_network_whose_weights_are_in_other_files_is_refused(tmp_path: Path, w
             load_backend(bundle, EstimatorConfig(backend=name))
         with pytest.raises(InputError, match="got weights in other files"):
             network_file(bundle.path)
+        with pytest.raises(InputError, match="got weights in other files"):
+            build_engine(bundle, "sm_89", "fp32")
 
 
 def test_a_network_of_foreign_operators_is_refused(tmp_path: Path) -> None:

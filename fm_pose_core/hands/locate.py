@@ -34,8 +34,8 @@ JUMP = 0.02  # metres: between neighbouring pixels, where one thing ends and ano
 class SearchConfig:
     """Where the hand is looked for: the nearest thing that is large enough."""
 
-    nearest: float = knob(0.15, "Nearest depth at which a hand is looked for, metres.", 0.01, 20.0)
-    farthest: float = knob(1.5, "Farthest depth, metres.", 0.01, 20.0)
+    nearest: float = knob(0.15, "Nearest depth at which a hand is looked for and accepted, metres.", 0.01, 20.0)
+    farthest: float = knob(1.5, "Farthest depth of a hand and its joints, metres.", 0.01, 20.0)
     smallest: float = knob(0.0025, "Smallest visible area of a hand, square metres.", 1e-4, 1.0)
 
     def __post_init__(self) -> None:

@@ -85,6 +85,8 @@ def _get(archive: str, folder: Path, mirror: str | None, checksum: str | None) -
             return digest
         except InputError:
             raise
+        except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in another way
+            raise InputError(f"{archive}: expected a ZIP archive that Python unpacks, got {error}") from None
         except Exception as error:  # the library hands on what each of its decoders says of damaged bytes
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is for a place before the file
                 raise
@@ -122,6 +124,7 @@ def unpack(archive: Path, folder: Path) -> None:
             f"at most {free / 1e9:.1f} GB of content (the free disk space)",
             f"{needed / 1e9:.1f} GB",
         )
+        _expect_files(archive.name, [path for _, path in members])
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack.") as temporary:
             for info, relative in members:
                 target = Path(temporary) / relative
@@ -131,6 +134,17 @@ def unpack(archive: Path, folder: Path) -> None:
             for _, relative in members:
                 (folder / relative).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(temporary) / relative, folder / relative)
+
+
+def _expect_files(archive: str, paths: Sequence[Path]) -> None:
+    """Raise InputError unless they can all be files: each once, none a folder of another, no name too long."""
+    folders = {folder for path in paths for folder in path.parents}
+    seen: set[Path] = set()
+    for path in paths:
+        plain = path not in seen and path not in folders and all(len(os.fsencode(x)) < 256 for x in path.parts)
+        wanted = "a file of its own with a name of up to 255 bytes"
+        expect(plain, f"{archive}, member {str(path)[:80]!r}", wanted, "another")
+        seen.add(path)
 
 
 def _safe_path(info: zipfile.ZipInfo, root: str) -> Path:

@@ -206,7 +206,7 @@ def detect_windows(
         for path, x in tqdm(images.items(), "detect", unit="image", disable=not show_progress):
             image = read_image(path)
             if not warm:
-                detector.detect(image, x.camera)
+                detector.detect(image, x.camera, LEAST_LIKELY)
                 warm = True
             start = time.perf_counter()
             windows = detector.detect(image, x.camera, LEAST_LIKELY)

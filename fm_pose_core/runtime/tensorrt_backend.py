@@ -19,6 +19,7 @@ from fm_pose_core.bundle import Network
 from fm_pose_core.config import EngineConfig
 from fm_pose_core.contract import Contract
 from fm_pose_core.errors import InputError, expect
+from fm_pose_core.onnx_file import check_onnx_file
 from fm_pose_core.runtime import Floats, Images, check_contract
 from fm_pose_core.runtime.cuda_driver import Driver
 from fm_pose_core.runtime.engine_cache import Fingerprint, engines
@@ -48,6 +49,7 @@ def build_engine(
     from fm_pose_core.runtime.fp16 import to_fp16
 
     expect(precision in ("fp16", "fp32"), "precision", "fp16 or fp32 with TensorRT", precision)
+    check_onnx_file(bundle.network_path)
     trt = _package()
     model = _cast_first(onnx.load(str(bundle.network_path)))
     if precision == "fp16":

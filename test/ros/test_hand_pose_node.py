@@ -29,11 +29,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hand_rig(bundle: Path) -> Iterator[Callable[..., Rig]]:
     rigs = []
 
-    def make(listen: tuple[str, ...] = ("joints",), **parameters: object) -> Rig:
+    def make(listen: tuple[str, ...] = ("joints",), *, connected: bool = True, **parameters: object) -> Rig:
         topics = {"image": "depth/image_rect_raw", "node": "hand_pose_node", "compressed": "/compressedDepth"}
         made = Rig(bundle, parameters, listen, HandPoseNode, **topics)
         rigs.append(made)
-        made.wait_active()
+        if connected:
+            made.wait_active()
         return made
 
     yield make
@@ -178,6 +179,12 @@ def test_a_detection_says_where_to_look(hand_rig: Callable[..., Rig]) -> None:
         assert joints.valid == valid
         if valid:
             assert np.linalg.norm(positions(joints).mean(0) - toy_hand.PATTERN.mean(0) - far) < 0.06
+
+
+def test_a_search_from_far_to_near_is_refused_at_the_start(hand_rig: Callable[..., Rig]) -> None:
+    r = hand_rig(nearest=1.0, farthest=0.5, connected=False)
+    r.wait(lambda: any("nearest: expected less than farthest (0.5), got 1.0" in w for w in r.warnings()), "the error")
+    assert r.node.state == "unconfigured"
 
 
 def test_a_hand_is_tracked_lost_and_found_elsewhere(hand_rig: Callable[..., Rig]) -> None:

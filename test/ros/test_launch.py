@@ -143,7 +143,8 @@ def test_two_cameras_have_a_node_each() -> None:
             for topic in ("image_raw", "camera_info"):
                 peer.wait(lambda t=f"/{name}/{topic}": peer.peer.count_subscribers(t) == 1, f"{name}'s {topic}")
             peer.wait(lambda t=f"/{name}/object_pose_node/detections": peer.peer.count_publishers(t) == 1, name)
-    finally:
         process.send_signal(signal.SIGINT)
         process.wait(20)
+    finally:
+        process.kill()
         peer.close()

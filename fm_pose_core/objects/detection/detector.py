@@ -37,7 +37,7 @@ class Detector:
     size: int
     infer: Infer
 
-    def detect(self, image: NDArray[np.uint8], camera: Camera, least: float = 0.3) -> list[Found]:
+    def detect(self, image: NDArray[np.uint8], camera: Camera, least: float) -> list[Found]:
         """All objects in an image (H, W, 3) uint8 RGB, the likeliest first; any number of each. least: score from which
         on it is one. Raises InputError for an image that does not fit the camera."""
         crop, R_camera_view = whole_image(camera, self.size)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.files import read_image
 from fm_pose_core.geometry import apply
 from fm_pose_core.learning.networks import Fused
@@ -29,9 +30,10 @@ class DetectorValidation:
             self.images[x.image_path].append(x)
 
     def run(self, network: Fused) -> dict[str, float]:
-        """found: share of the visible objects with a window within NEAR; false: windows of an image on no such object,
-        in the mean; off_px: median distance of those that are found from the centre; off_depth: median error of their
-        distance, as a share of it, if the network tells it."""
+        """Of what is found from the default of `min_detection` on. found: share of the visible objects with a window
+        within NEAR; false: windows of an image on no such object, in the mean; off_px: median distance of those that
+        are found from the centre; off_depth: median error of their distance, as a share of it, if the network tells
+        it."""
         boxes = {name: x.corners for name, x in zip(self.names, self.assets.values(), strict=True)}
         detector = Detector(boxes, self.size, network.infer)
         distances: list[float] = []
@@ -41,7 +43,7 @@ class DetectorValidation:
             left = [(self.names[self.assets[x.object_id].index], _centre(x, self.assets)) for x in group]
             shown = [not x.visible_fraction < VISIBLE for x in group]
             wanted += sum(shown)
-            for found in detector.detect(read_image(path), group[0].camera):
+            for found in detector.detect(read_image(path), group[0].camera, EstimatorConfig().min_detection):
                 at = np.array([found.window.u, found.window.v])
                 away = [float(np.linalg.norm(at - c)) if found.window.object == name else np.inf for name, c in left]
                 best = int(np.argmin(away))
