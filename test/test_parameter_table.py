@@ -24,7 +24,10 @@ def test_a_stale_table_is_written_anew_and_the_rest_is_kept() -> None:
     fresh = with_table(page, "hand_pose_node", configs)
     assert fresh.startswith("before\n<!--") and fresh.endswith("<!-- end -->\nafter\n")
     assert "| old |" not in fresh
-    assert "| `nearest` | 0.15 | 0.01 to 20 | yes | Nearest depth at which a hand is looked for, metres. |" in fresh
+    assert (
+        "| `nearest` | 0.15 | 0.01 to 20 | yes | Nearest depth at which a hand is looked for and accepted, metres. |"
+        in fresh
+    )
     assert "| `threads` | 0 | 0 to 256 | no |" in fresh and '| `tf_prefix` | "" |  | yes |' in fresh
     assert with_table(fresh, "hand_pose_node", configs) == fresh
 
