@@ -85,7 +85,7 @@ def _get(archive: str, folder: Path, mirror: str | None, checksum: str | None) -
             return digest
         except InputError:
             raise
-        except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in another way
+        except RuntimeError as error:  # encrypted, or packed in another way
             raise InputError(f"{archive}: expected a ZIP archive that Python unpacks, got {error}") from None
         except Exception as error:  # the library hands on what each of its decoders says of damaged bytes
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is for a place before the file
