@@ -25,10 +25,11 @@ demo: .venv/overlay.stamp
 	dev/with_ros $(python) -m fm_pose_ros.demo scene
 	dev/with_ros $(python) -m fm_pose_ros.demo hand
 
-# The nodes' tests run alone, one after the other: they share DDS and the processor's time.
+# A worker of pytest that goes down is not replaced: with --dist=loadfile the run would never end. The nodes' tests run
+# alone, one after the other: they share DDS and the processor's time.
 test: environment lint
 	OMP_NUM_THREADS=1 LP_NUM_THREADS=0 dev/with_ros $(python) -m pytest --ignore=test/ros -n logical --maxprocesses=8 \
-	  --dist=loadfile
+	  --dist=loadfile --max-worker-restart=0
 	dev/with_ros $(python) -m pytest test/ros
 
 lint: .venv/develop.stamp

@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -213,6 +215,29 @@ def test_networks_load_one_after_the_other(voting: ObjectBundle, monkeypatch: py
         loaded = [threads.submit(load_backend, voting, EstimatorConfig(backend="openvino")) for _ in range(4)]
         assert {x.result(60).name for x in loaded} == {"openvino"}
     assert together == [1, 1, 1, 1]
+
+
+SIGNAL_AFTER_NETWORKS = """
+import os, signal, sys
+from pathlib import Path
+from fm_pose_core.config import EstimatorConfig
+from fm_pose_core.objects.bundle import ObjectBundle
+from fm_pose_core.runtime import load_backend
+
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
+bundle, config = ObjectBundle.load(Path(sys.argv[1])), EstimatorConfig(backend="openvino")
+first, second = load_backend(bundle, config), load_backend(bundle, config)
+del first
+del second
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_two_networks_have_gone_is_heard(voting: ObjectBundle) -> None:
+    """With an openvino.Core for each, its handler would have no stack any more: signal 11."""
+    arguments = [sys.executable, "-c", SIGNAL_AFTER_NETWORKS, str(voting.path)]
+    found = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (0, "asked to stop\n"), found.stderr
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

@@ -6,6 +6,7 @@ loaded: OpenVINO 2026.4 computes some convolutions (16 channels, 4x4 kernel, str
 word.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class OpenVinoBackend:
     def __init__(self, bundle: Network, config: EngineConfig) -> None:
         import openvino as ov
 
-        core = ov.Core()
+        core = the_core()
         asked = "fp32" if config.precision == "auto" else config.precision
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISIONS[asked]}
         if config.threads:
@@ -63,6 +64,16 @@ class OpenVinoBackend:
         self._request.set_input_tensor(self._tensor(images, shared_memory=True))
         self._request.infer()
         return {x.name: np.array(self._request.get_tensor(x.name).data) for x in self._contract.outputs}
+
+
+@cache
+def the_core() -> Any:
+    """The one openvino.Core of this process. Each Core (of OpenVINO 2026.4 on Linux) gives signal handlers a stack in
+    memory of its own, which it frees at its end; of two that end in the order in which they began, the second one
+    brings back the stack that the first one freed, and the next signal (Ctrl-C) is a crash."""
+    import openvino as ov
+
+    return ov.Core()
 
 
 def _difference(compiled: Any, reference: Any, contract: Contract) -> float:
