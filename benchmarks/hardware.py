@@ -2,12 +2,29 @@
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+# Whose version may matter for a figure.
+PACKAGES = ("fm_pose_core", "numpy", "scipy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime")
+PACKAGES += ("tensorrt", "torch", "embreex", "rclpy", "rmw-fastrtps-cpp")
 
 
 def hardware(**more: object) -> dict[str, object]:
-    """Processor, cores, Python, and what else the benchmark names."""
-    return {"cpu": cpu(), "cores": os.cpu_count(), "python": platform.python_version(), **more}
+    """Processor, cores, Python, versions, and what else the benchmark names."""
+    python = platform.python_version()
+    return {"cpu": cpu(), "cores": os.cpu_count(), "python": python, "versions": versions(), **more}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def cpu() -> str:

@@ -1,14 +1,16 @@
 """The object node as a robot uses it: images published by this process, poses heard here, the node a process of its
 own. For each size, rate and reliability of the publisher: which share of the images got no pose, and the milliseconds
-from before the image is published to after its pose is heard. The same for the transport alone: a process that answers
+from before the image is published to after its pose is heard, and the processor's time that one image takes in the
+node, all threads together. The same for the transport alone: a process that answers
 each image at once. Prints JSON, or with --markdown the rows of a table.
 
     dev/with_ros .venv/bin/python benchmarks/node.py [--bundle models/duck] [--sizes 640x480 1280x720] [--rates 30 60]
     [--photographs demo/scene] [--publishers best_effort reliable] [--seconds 10] [--views 1] [--threads 1]
-    [--queue 1] [--profile {none,publisher,both}] [--markdown]
+    [--queue 1] [--profile {none,publisher,both}] [--window {fixed,own,tracking}] [--still] [--markdown]
 
 --photographs: a dataset in BOP format whose images are published in turn, in place of noise of the --sizes; the bundle
-finds its objects itself. --profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
+finds its objects itself, in each anew or, with --window tracking, where they were. --still: the camera stands still, so
+only the first one is published. --profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
 """
 
 import argparse
@@ -174,7 +176,7 @@ def measure(
     arguments: argparse.Namespace, pictures: Sequence[Picture], rate: float, reliability: str
 ) -> dict[str, Any]:
     """One case, with processes of its own."""
-    both, source = arguments.profile == "both", "own" if arguments.photographs else "fixed"
+    both, source = arguments.profile == "both", arguments.window or ("own" if arguments.photographs else "fixed")
     how = arguments.bundle, arguments.views, source, arguments.threads, both, arguments.queue
     alone = listen(lambda: start_echo(reliability, both), arguments, pictures, rate, reliability)
     node = listen(lambda: start_node(*how), arguments, pictures, rate, reliability)
@@ -201,8 +203,10 @@ def listen(
         camera.run(rate, 2.0)
         camera.listen(1.0)
         camera.sent.clear(), camera.answered.clear(), camera.objects.clear()
+        before = processor_seconds(process.pid)
         camera.run(rate, arguments.seconds)
         camera.listen(1.0)
+        taken = processor_seconds(process.pid) - before
     finally:
         end(process)
         camera.node.destroy_node()  # else the next node finds this publisher, too
@@ -211,7 +215,15 @@ def listen(
     figures = {f"ms_p{p}": round(float(np.percentile(times, p)), 1) for p in (50, 95, 99)} if times else {}
     lost = 1.0 - len(times) / len(camera.sent)
     found = {"objects": round(float(np.mean(camera.objects)), 2)} if camera.objects else {}
-    return {"images": len(camera.sent), "without_pose": round(lost, 4), **figures, **found, "exit": process.returncode}
+    cost = {"processor_ms": round(1e3 * taken / len(times), 1)} if times else {}
+    told = {"images": len(camera.sent), "without_pose": round(lost, 4), **figures, **cost, **found}
+    return {**told, "exit": process.returncode}
+
+
+def processor_seconds(pid: int) -> float:
+    """That a process has taken so far, all threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
 
 
 def table(cases: list[dict[str, Any]]) -> str:
@@ -236,6 +248,8 @@ def main() -> None:
     parser.add_argument("--publishers", nargs="+", default=["best_effort", "reliable"])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--photographs", type=Path, metavar="BOP_DIR")
+    parser.add_argument("--still", action="store_true", help="only the first of the photographs")
+    parser.add_argument("--window", choices=("fixed", "own", "tracking"), help="window_source of the node")
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--queue", type=int, default=1, help="images that wait for the node, at most (its default: 1)")
@@ -251,6 +265,7 @@ def main() -> None:
         os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
     sizes = [tuple(int(x) for x in size.split("x")) for size in arguments.sizes]
     shown = [photographs(arguments.photographs)] if arguments.photographs else [noise(size) for size in sizes]
+    shown = [x[:1] for x in shown] if arguments.still else shown
     cases = [measure(arguments, *case) for case in itertools.product(shown, arguments.rates, arguments.publishers)]
     what = {k: getattr(arguments, k) for k in ("bundle", "views", "threads", "queue", "profile")}
     if arguments.markdown:

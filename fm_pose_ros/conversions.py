@@ -6,6 +6,7 @@ Bad messages raise InputError("name: expected …, got …").
 import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -63,6 +64,11 @@ class DetectedObject:
     def track_id(self) -> str:
         """Stable from frame to frame, for as long as the object isn't lost."""
         return f"{self.object.name}_{self.number}"
+
+    @cached_property
+    def pose_msg(self) -> Pose:
+        """T_camera_object, shared by all messages about the object; not to be changed."""
+        return pose_msg(self.T_camera_object)
 
 
 def seconds(stamp: Time) -> float:
@@ -245,12 +251,12 @@ def pose_msg(T: Array) -> Pose:
 
 def pose_stamped(header: Header, found: DetectedObject) -> PoseStamped:
     """T_camera_object in the image's frame."""
-    return PoseStamped(header=header, pose=pose_msg(found.T_camera_object))
+    return PoseStamped(header=header, pose=found.pose_msg)
 
 
 def transform_stamped(header: Header, found: DetectedObject) -> TransformStamped:
     """The TF edge from the camera's optical frame (parent) to the object's frame (child)."""
-    pose = pose_msg(found.T_camera_object)
+    pose = found.pose_msg
     stamped = TransformStamped(header=header, child_frame_id=found.frame)
     stamped.transform.translation = Vector3(x=pose.position.x, y=pose.position.y, z=pose.position.z)
     stamped.transform.rotation = pose.orientation
@@ -262,7 +268,7 @@ def detection3d(header: Header, found: DetectedObject) -> Detection3D:
     result = ObjectHypothesisWithPose()
     result.hypothesis.class_id = found.object.name
     result.hypothesis.score = float(found.pose.score)
-    result.pose.pose = pose_msg(found.T_camera_object)
+    result.pose.pose = found.pose_msg
     result.pose.covariance = np.asarray(found.pose.covariance, dtype=np.float64).reshape(36)
     detection = Detection3D(header=header, id=found.track_id, results=[result])
     detection.bbox.center.position = point_msg(apply(found.T_camera_object, found.object.center[None])[0])

@@ -13,7 +13,7 @@ from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import BOX_EDGES, Array, apply
 from fm_pose_core.objects.overlay import draw_pose
 from fm_pose_core.types import Camera, ObjectPose, Window
-from fm_pose_ros.conversions import DetectedObject, point_msg, pose_msg
+from fm_pose_ros.conversions import DetectedObject, point_msg
 
 GREEN, ORANGE = (60, 220, 60), (255, 150, 0)
 LIMIT = 1e6  # pixels: nothing farther out is drawn
@@ -88,7 +88,7 @@ def _box(header: Header, found: DetectedObject) -> Marker:
     marker = Marker(
         header=header, ns=f"{found.object.name}/box", id=found.number, type=Marker.LINE_LIST, action=Marker.ADD
     )
-    marker.pose = pose_msg(found.T_camera_object)
+    marker.pose = found.pose_msg
     marker.scale.x = 0.015 * found.object.diameter  # width of the lines, metres
     marker.color = ColorRGBA(r=0.2, g=0.9, b=0.2, a=1.0)
     corners = found.object.box_corners
@@ -103,7 +103,7 @@ def _mesh(header: Header, found: DetectedObject) -> Marker:
     marker = Marker(
         header=header, ns=f"{found.object.name}/mesh", id=found.number, type=Marker.MESH_RESOURCE, action=Marker.ADD
     )
-    marker.pose = pose_msg(found.T_camera_object)
+    marker.pose = found.pose_msg
     marker.scale.x = marker.scale.y = marker.scale.z = 1.0
     marker.color = ColorRGBA(r=0.8, g=0.8, b=0.8, a=0.9)
     marker.mesh_resource = path.absolute().as_uri()

@@ -13,6 +13,10 @@ INITIAL = (
     "With tracking: where the first window, or that of a lost or further object, comes from; auto: own if the bundle "
     "has a detector, else fixed."
 )
+SEARCH = (
+    "With tracking: while anything is tracked, the bundle's own detector looks for the rest no more often than this, "
+    "seconds; 0: in each image."
+)
 LOST = "An object counts as lost after so many frames without an accepted pose, in a row or among twice as many."
 QUEUE = "Images that wait for their 2D detections, at most: the detector's delay times the frame rate, and a few more."
 FILTER = "Filter the published poses: constant velocity, each pose weighted by its covariance (a Kalman filter)."
@@ -31,6 +35,7 @@ class ObjectNodeConfig:
     window_v: float = knob(
         -1.0, "Centre of the fixed window, pixels from the top of the image; -1: the middle.", -1.0, 65535.0
     )
+    search_interval: float = knob(0.3, SEARCH, 0.0, 3600.0)
     detection_class: str = knob("", "Class id of the 2D detections to use; empty: the object's name; '*': any.")
     detection_min_score: float = knob(0.0, "2D detections below this score are left out.", 0.0, 1.0)
     detection_tolerance: float = knob(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from math import inf
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped
@@ -69,6 +70,7 @@ class ObjectPoseNode(PoseNode):
         self._markers = Markers()
         self._matcher = Matcher(1, 0.0)
         self._latest: Detection2DArray | None = None  # what came while objects are tracked, for the next image
+        self._searched: dict[PoseEstimator, float] = {}  # when its detector looked at an image; seconds
         self.diagnostics = Diagnostics(self, self._report)
         self.camera_input = CameraInput(
             self, self.diagnostics, COLOUR, take=self._take, process=self._process, reset=self._reset
@@ -148,6 +150,7 @@ class ObjectPoseNode(PoseNode):
             target.tracks.reset()
         self._matcher = Matcher(self.settings.detection_queue, self.settings.detection_tolerance)
         self._latest = None
+        self._searched.clear()
 
     def _report(self) -> dict[str, str]:
         """Tracking state, for the diagnostics."""
@@ -220,13 +223,30 @@ class ObjectPoseNode(PoseNode):
         """All windows of one bundle with their estimates. What cannot be estimated is a refusal: tracks age, the other
         bundles don't suffer."""
         estimator.config = self.parameters.get(EstimatorConfig)
-        find = cache(lambda: estimator.detector.detect(frame.image, frame.camera, estimator.config.min_detection))
+        find = self._finder(estimator, targets, frame)
         windows = [window for target in targets for window in self._windows(target, frame, detections, find)]
         try:
             return list(zip(windows, estimator.estimate_many(frame.image, frame.camera, windows), strict=True))
         except InputError as error:
             self.diagnostics.warn_of(error)
             return []
+
+    def _finder(
+        self, estimator: PoseEstimator, targets: Sequence[Target], frame: Frame
+    ) -> Callable[[], Sequence[Found]]:
+        """What the bundle's detector finds in an image, at which it looks once if it is asked. While objects are
+        tracked, it rests between."""
+        tracked = self._sources(estimator)[0] == "tracking" and any(target.tracks.live for target in targets)
+        since = frame.stamp - self._searched.get(estimator, -inf)
+        if tracked and 0.0 <= since < self.settings.search_interval:
+            return list
+
+        @cache
+        def find() -> Sequence[Found]:
+            self._searched[estimator] = frame.stamp
+            return estimator.detector.detect(frame.image, frame.camera, estimator.config.min_detection)
+
+        return find
 
     def _windows(
         self, target: Target, frame: Frame, detections: Sequence[Detection], find: Callable[[], Sequence[Found]]
@@ -293,7 +313,9 @@ class ObjectPoseNode(PoseNode):
             self.transforms.send([transform_stamped(header, found) for found in objects])
         elif settings.publish_tf and objects:
             self.diagnostics.warn("frame_id", NO_FRAME)
-        self._marker_array.publish(self._markers.update(header, objects, settings.marker, settings.marker_lifetime))
+        if self._marker_array.get_subscription_count():
+            markers = self._markers.update(header, objects, settings.marker, settings.marker_lifetime)
+            self._marker_array.publish(markers)
         if self._overlay.get_subscription_count():
             canvas = draw_overlay(frame.image, frame.camera, objects, answer.refused)
             self._overlay.publish(rgb_to_image(canvas, header))

@@ -3,6 +3,7 @@ and ranges."""
 
 import dataclasses
 import difflib
+import math
 import sys
 import typing
 from typing import Any, TypeVar
@@ -28,20 +29,28 @@ class Parameters:
     def __init__(self, node: Node, fixed: dict[type, tuple[str, ...]]) -> None:
         self._node = node
         self._classes = tuple(fixed)
-        self._current: dict[type, tuple[dict[str, Any], Any]] = {}
+        self._current: dict[type, tuple[float, Any]] = {}  # with the number of changes at which it was read
+        self._changes = 0.0
         for cls, names in fixed.items():
             hints = typing.get_type_hints(cls)
             for f in dataclasses.fields(cls):
                 node.declare_parameter(f.name, f.default, _descriptor(f, hints[f.name], f.name in names))
         node.add_on_set_parameters_callback(self._check)
+        if hasattr(node, "add_post_set_parameters_callback"):
+            node.add_post_set_parameters_callback(self._count_change)
+        else:  # Humble: nobody tells of changes, so values are read anew each time; NaN is never the same number
+            self._changes = math.nan
         self._warn_of_unknown()
 
     def get(self, cls: type[T]) -> T:
         """The current values as an instance of `cls`. Raises InputError if a start-up value isn't allowed."""
-        values = self._values(cls)
-        if cls not in self._current or self._current[cls][0] != values:
-            self._current[cls] = (values, from_dict(cls, values))
+        if cls not in self._current or self._current[cls][0] != self._changes:
+            changes = self._changes  # before the values, which may change meanwhile
+            self._current[cls] = (changes, from_dict(cls, self._values(cls)))
         return typing.cast(T, self._current[cls][1])
+
+    def _count_change(self, _: list[Parameter]) -> None:
+        self._changes += 1
 
     def _warn_of_unknown(self) -> None:
         """Of parameters that were given to the node and that it does not have, such as misspelt ones. What rclpy's own

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
 from fm_pose_core.geometry import Array, apply, exp_so3, project, transform
-from fm_pose_core.objects.reprojection import NEAR, Points, fit, projected
+from fm_pose_core.objects.reprojection import LEAST_GAIN, NEAR, Points, fit, projected
 
 FLOOR = 0.5  # pixels: no predicted corner is better than this
 GOOD_PROJECTION = 5.0  # pixels: the threshold of the 2D projection metric that the score speaks about
@@ -120,25 +120,26 @@ def solve_pnp(
     return found
 
 
-def solve_corners(corners: Points, variance: Array) -> PnpSolutions:
-    """As solve_pnp, of B windows at once. variance (B, 2, N): of the corners' pixels."""
+def solve_corners(corners: Points, variance: Array, least_gain: float = LEAST_GAIN) -> PnpSolutions:
+    """As solve_pnp, of B windows at once. variance (B, 2, N): of the corners' pixels. least_gain: see fit."""
     closed = [_closed_form(X, uv, K, s2) for X, uv, K, s2 in zip(*corners, variance, strict=True)]
     starts = [x for x in closed if not isinstance(x, str)]
     if len(starts) == len(closed):
-        return refine_pnp(np.array(starts), corners, variance)
+        return refine_pnp(np.array(starts), corners, variance, least_gain)
     found = PnpSolutions.refused([x if isinstance(x, str) else "" for x in closed])
     rows = np.flatnonzero(found.accepted)
     if not len(rows):
         return found
-    return found.changed(rows, refine_pnp(np.array(starts), corners.of(rows), variance[rows]))
+    return found.changed(rows, refine_pnp(np.array(starts), corners.of(rows), variance[rows], least_gain))
 
 
-def refine_pnp(T_camera_object: Array, points: Points, variance: Array) -> PnpSolutions:
+def refine_pnp(T_camera_object: Array, points: Points, variance: Array, least_gain: float = LEAST_GAIN) -> PnpSolutions:
     """The poses near the given ones (B, 4, 4) that fit best. variance (B, 2, N): of the pixels, infinite for what is
-    not there. The covariance is that of measurements of these variances, or what the residuals show beyond."""
+    not there. least_gain: see fit. The covariance is that of measurements of these variances, or what residuals show
+    beyond."""
     count = len(variance)
     weight, flat = 1.0 / variance, variance.reshape(count, -1)
-    T, residual, J = fit(T_camera_object, points, weight)
+    T, residual, J = fit(T_camera_object, points, weight, least_gain)
     present = weight.reshape(count, -1) > 0.0
     number, told = present.sum(1), np.where(present, flat, 0.0).sum(1)
     squared = np.square(residual.reshape(count, -1)).sum(1, where=present)
@@ -173,10 +174,11 @@ def with_distance(found: PnpSolutions, center: Array, distance: Array, sigma: Ar
 
 
 def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
-    """(6, 6) covariance of a pose in frame b -> in frame a that is turned against it by R_a_b (3, 3), same origin."""
-    A = np.zeros((6, 6))
-    A[:3, :3] = A[3:, 3:] = R_a_b
-    return A @ covariance @ A.T
+    """(…, 6, 6) covariance of a pose in frame b -> in frame a that is turned against it by R_a_b (…, 3, 3), same
+    origin."""
+    A = np.zeros((*R_a_b.shape[:-2], 6, 6))
+    A[..., :3, :3] = A[..., 3:, 3:] = R_a_b
+    return np.asarray(A @ covariance @ np.swapaxes(A, -1, -2))
 
 
 def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> float:
@@ -186,7 +188,8 @@ def expected_projection_error(T_camera_object: Array, covariance: Array, points:
 
 
 def expected_projection_errors(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> Array:
-    """The same (B,) of several poses (B, 4, 4) in one image, with covariances (B, 6, 6) and points (B, N, 3)."""
+    """The same (B,) of several poses (B, 4, 4), with covariances (B, 6, 6), points (B, N, 3), and a camera (3, 3) or
+    several (B, 3, 3)."""
     T = T_camera_object
     _, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.swapaxes(1, 2), np.broadcast_to(K, (len(T), 3, 3)))
     flat = J.reshape(len(T), 6, -1)

@@ -17,7 +17,8 @@ from fm_pose_core.geometry import Array, exp_so3
 NEAR = 1e-3  # metres: a point nearer to the camera's plane than this counts as behind it
 ITERATIONS, LARGEST_DAMPING = 20, 1e8
 TWO, SIX = np.arange(2), np.arange(6)  # indices of diagonals
-LEAST_GAIN = 1e-8  # share of the cost: a step that promises less is not worth it
+# Share of the cost: a step that promises less is not worth it; of a fit that another one will go on from.
+LEAST_GAIN, COARSE_GAIN = 1e-6, 1e-4
 
 Rows = NDArray[np.int64] | NDArray[np.bool_]
 
@@ -92,9 +93,12 @@ class _State(NamedTuple):
         return merged
 
 
-def fit(T_camera_object: Array, points: Points, weight: Array) -> tuple[Array, Array, Array]:
+def fit(
+    T_camera_object: Array, points: Points, weight: Array, least_gain: float = LEAST_GAIN
+) -> tuple[Array, Array, Array]:
     """The poses near the given ones (B, 4, 4) that fit best. weight (B, 2, N): inverse variance of each pixel, 0 for
-    what is not there. Points stay in front of the camera.
+    what is not there. Points stay in front of the camera. least_gain: share of the cost; a step that promises less is
+    not taken.
 
     Returns T (B, 4, 4), the residuals (B, 2, N) in pixels and their Jacobian (B, 6, 2, N), see `projected`, at the
     solution.
@@ -103,7 +107,7 @@ def fit(T_camera_object: Array, points: Points, weight: Array) -> tuple[Array, A
     now, _ = _State.at(R, t, np.full(count, 1e-4), (np.arange(count), *points, weight))
     done: list[_State] = []
     for _ in range(ITERATIONS):
-        step, falls = _steps(now)
+        step, falls = _steps(now, least_gain)
         falls &= now.damping <= LARGEST_DAMPING
         going = np.count_nonzero(falls)
         if not going:
@@ -130,7 +134,7 @@ def _in_order(done: Sequence[_State], count: int) -> tuple[Array, Array, Array]:
     return T, residual, J
 
 
-def _steps(now: _State) -> tuple[Array, NDArray[np.bool_]]:
+def _steps(now: _State, least_gain: float) -> tuple[Array, NDArray[np.bool_]]:
     """The steps (B, 6), and where (B,) there is one that lets the cost fall."""
     J = now.J.reshape(len(now.J), 6, -1)
     JtW = J * now.weight.reshape(len(J), 1, -1)
@@ -141,7 +145,7 @@ def _steps(now: _State) -> tuple[Array, NDArray[np.bool_]]:
     except np.linalg.LinAlgError:  # of one of them
         steps = np.stack([_step(*x) for x in zip(H, g[:, :, 0], strict=True)])
     gain = -np.einsum("bi,bi->b", g[:, :, 0], steps)
-    return steps, np.isfinite(gain) & (gain > LEAST_GAIN * now.cost + 1e-20)
+    return steps, np.isfinite(gain) & (gain > least_gain * now.cost + 1e-20)
 
 
 def _step(H: Array, g: Array) -> Array:

@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.contract import CORNERS
-from fm_pose_core.geometry import Array, apply, transform
+from fm_pose_core.geometry import Array, apply
 from fm_pose_core.objects.crop import Crop, cell_middles
 from fm_pose_core.objects.pnp import (
     FLOOR,
     PnpSolution,
     PnpSolutions,
-    expected_projection_error,
+    expected_projection_errors,
     rotate_covariance,
     solve_corners,
     widened,
     with_distance,
 )
 from fm_pose_core.objects.refine import Look, Solution
-from fm_pose_core.objects.reprojection import Points
+from fm_pose_core.objects.reprojection import COARSE_GAIN, LEAST_GAIN, Points
 from fm_pose_core.objects.surface import FEWEST, PRESENT, Measured, solve_surface
 from fm_pose_core.types import Camera, Visible, Window
 
@@ -136,21 +136,19 @@ class ObjectSolver:
         return _poses([(self, answer)], spread_scale)[0]
 
     def finished(self, look: Look, answer: Answer, found: PnpSolution, spread_scale: float) -> Solution:
-        """From the pose in the window's frame to that in the camera's."""
+        """With the pose `found` in the camera's frame. What error is to be expected, nobody has said yet."""
         corners = self.crop.to_image(self.corners(answer, spread_scale), look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), corners, np.inf, found.covariance, np.inf, found.reason)
-        T = transform(look.R_camera_window, np.zeros(3)) @ found.T_camera_object
-        covariance = rotate_covariance(found.covariance, look.R_camera_window)
+        T = found.T_camera_object
         difference = corners - look.camera.pixels(apply(T, self.box_corners))
         error = float(np.sqrt(np.square(difference).sum(axis=1).mean()))
-        expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
         visible = None
         if answer.presence is not None:
             visible = Visible(
                 answer.presence, self.crop.K, self.crop.size, look.R_camera_window @ np.array(self._views)
             )
-        return Solution(T, corners, error, covariance, expected, visible=visible)
+        return Solution(T, corners, error, found.covariance, np.inf, visible=visible)
 
     def for_distance(self, distance: float) -> "ObjectSolver":
         """Zoomed so that an object so far away (metres) fills the window; the same for a network that was not trained
@@ -238,9 +236,25 @@ def solve_all(sights: Sequence[Sight], spread_scale: float = 1.0) -> list[Soluti
     solutions: list[Solution] = []
     for begin in range(0, len(sights), TOGETHER):
         some = sights[begin : begin + TOGETHER]
-        found = _poses([(x.solver, x.answer) for x in some], spread_scale)
-        solutions += [x.solver.finished(x.look, x.answer, found[i], spread_scale) for i, x in enumerate(some)]
+        found = turned(_poses([(x.solver, x.answer) for x in some], spread_scale), [x.look for x in some])
+        done = [x.solver.finished(x.look, x.answer, found[i], spread_scale) for i, x in enumerate(some)]
+        rows = np.flatnonzero(found.accepted)
+        if len(rows):
+            boxes = np.stack([some[i].solver.box_corners for i in rows])
+            K = np.stack([some[i].look.camera.K for i in rows])
+            T, covariance = found.T_camera_object[rows], found.covariance[rows]
+            for i, expected in zip(rows, expected_projection_errors(T, covariance, boxes, K), strict=True):
+                done[i] = replace(done[i], expected_error=float(expected))
+        solutions += done
     return solutions
+
+
+def turned(found: PnpSolutions, looks: Sequence[Look]) -> PnpSolutions:
+    """From the poses in the windows' frames to those in the camera's."""
+    R = np.stack([look.R_camera_window for look in looks])
+    T = np.zeros((len(R), 4, 4))
+    T[:, :3, :3], T[:, 3, 3] = R, 1.0
+    return replace(found, T_camera_object=T @ found.T_camera_object, covariance=rotate_covariance(found.covariance, R))
 
 
 def _poses(asked: Sequence[tuple[ObjectSolver, Answer]], spread_scale: float) -> PnpSolutions:
@@ -248,9 +262,10 @@ def _poses(asked: Sequence[tuple[ObjectSolver, Answer]], spread_scale: float) ->
     boxes, K = (np.stack([x.box_corners.T for x, _ in asked]), np.stack([x.crop.K for x, _ in asked]))
     corners = Points(boxes, np.stack([x.corners(answer, spread_scale).T for x, answer in asked]), K)
     deviation = np.stack([np.asarray(answer.deviation, np.float64).T for _, answer in asked])
-    found = solve_corners(corners, FLOOR**2 + np.square(spread_scale * deviation))
     surfaces = [x.surface for _, x in asked]
     rows = np.array([i for i, x in enumerate(surfaces) if x is not None and len(x.points) >= FEWEST], int)
+    exact = LEAST_GAIN if len(rows) < len(asked) else COARSE_GAIN  # else all are but where the surfaces' poses begin
+    found = solve_corners(corners, FLOOR**2 + np.square(spread_scale * deviation), exact)
     if len(rows):
         seen = [x for x in surfaces if x is not None and len(x.points) >= FEWEST]
         better = solve_surface(found.of(rows), corners.of(rows), deviation[rows], seen, spread_scale)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fm_pose_core.contract import CORNERS
 from fm_pose_core.geometry import Array, exp_so3, transform
 from fm_pose_core.objects.pnp import FLOOR, PnpSolutions, refine_pnp
-from fm_pose_core.objects.reprojection import NEAR, Points, Rows, fit
+from fm_pose_core.objects.reprojection import COARSE_GAIN, NEAR, Points, Rows, fit
 
 FEWEST = 6  # points that are worth a second look
 PRESENT = 0.5  # probability from which on a cell shows the object
@@ -56,7 +56,7 @@ def solve_surface(
         return first
     both, T = both.of(rows), starts[rows]
     for _ in range(ROUNDS - 1):
-        T = fit(T, both.points, 1.0 / both.weighted(T))[0]
+        T = fit(T, both.points, 1.0 / both.weighted(T), COARSE_GAIN)[0]
     solved = refine_pnp(T, both.points, both.weighted(T))
     good = np.flatnonzero(solved.accepted)
     return first.changed(rows[good], solved.of(good))

@@ -56,6 +56,16 @@ def test_tracking_begins_with_the_detector_and_comes_back_to_it(rig, finder: Pat
     np.testing.assert_allclose(position(again), truth(260.0, 180.0), atol=0.01)
 
 
+def test_while_something_is_tracked_the_detector_looks_now_and_then(rig, finder: Path) -> None:
+    """A second object is found when search_interval has passed since the detector's last look, and then tracked."""
+    r = rig(("detections",), bundle=finder, window_source="tracking", max_instances=2, search_interval=0.5)
+    r.send_info()
+    one, two = toy_image(CAMERA, 60.0, 50.0), toy_image(CAMERA, 260.0, 180.0)
+    found = [len(r.send(image_msg(one, 1.0)).detections)]
+    found += [len(r.send(image_msg(np.maximum(one, two), stamp)).detections) for stamp in (1.2, 1.4, 1.6, 1.7)]
+    assert found == [1, 1, 1, 2, 2]
+
+
 def test_the_smallest_score_of_a_detection_can_be_chosen(rig, finder: Path) -> None:
     faint = toy_image(CAMERA, 60.0, 50.0, color=(90, 40, 40))
     for least, count in ((0.05, 1), (0.999, 0)):
