@@ -5,8 +5,9 @@ Markdown table for each symmetric object in a BOP result file, such as `results.
     python benchmarks/flips.py DATASET runs/node/results.csv --stretches 3-277,474-856,1012-1212
 
 Of each pose, the equivalent of the label that is nearest to it is looked for; a flip is another one than in the frame
-before. Frames of another stretch begin anew: there the object was out of sight. A pose farther than 30° from all of
-them is wrong, and counted for itself.
+before. Frames of another stretch begin anew: there the object was out of sight. Where the camera turned by more than
+60° between two frames, nobody can tell one from the other; such a change is counted for itself. So is a pose farther
+than 30° from all of them: it is wrong.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from fm_pose_core.files import Frames
 from fm_pose_core.geometry import Array, log_so3
 from fm_pose_core.objects.bop import BopDataset, Result, key, read_results
 
-WRONG = np.deg2rad(30.0)
+WRONG, FAR = np.deg2rad(30.0), np.deg2rad(60.0)
 
 
 def main() -> None:
@@ -36,7 +37,9 @@ def main() -> None:
     labels = {key(x): x.T_camera_object for x in dataset.instances(args.split)}
     found = sorted(read_results(args.results), key=lambda x: (x.scene_id, x.im_id))
     stretches = [Frames.parse(part) for part in args.stretches.split(",")]
-    print("| object | poses | wrong | flips, after frame |\n|---|---|---|---|")
+    print(
+        "| object | poses | wrong | flips, after frame | changes where the camera turned far |\n|---|---|---|---|---|"
+    )
     for object_id, model in sorted(dataset.objects.items()):
         own = [x for x in found if x.object_id == object_id and key(x) in labels]
         if not model.symmetries or not own:
@@ -44,21 +47,28 @@ def main() -> None:
         alike = [np.eye(4), *model.symmetries]
         seen = [(x, *nearest(x, labels[key(x)], alike)) for x in own]
         right = [(x, which) for x, which, away in seen if away <= WRONG]
-        flips = [flip for stretch in stretches for flip in flips_in(right, stretch)]
-        print(f"| {object_id} | {len(own)} | {len(own) - len(right)} | {len(flips)} ({', '.join(flips) or '–'}) |")
+        changes = [change for stretch in stretches for change in changes_in(right, stretch)]
+        turns = [turn(labels[key(a)], labels[key(b)]) for a, b in changes]
+        flips = [str(a.im_id) for (a, _), angle in zip(changes, turns, strict=True) if angle <= FAR]
+        cells = [object_id, len(own), len(own) - len(right), f"{len(flips)} ({', '.join(flips) or '–'})"]
+        print(f"| {' | '.join(map(str, cells))} | {len(changes) - len(flips)} |")
 
 
-def flips_in(right: Sequence[tuple[Result, int]], stretch: Frames) -> list[str]:
-    """Frames after which another equivalent comes."""
+def changes_in(right: Sequence[tuple[Result, int]], stretch: Frames) -> list[tuple[Result, Result]]:
+    """Pairs of successive frames, the second with another equivalent."""
     inside = [(x, which) for x, which in right if stretch.of({(x.scene_id, x.im_id)})]
-    return [str(x.im_id) for (x, which), (_, following) in pairwise(inside) if which != following]
+    return [(a, b) for (a, which), (b, following) in pairwise(inside) if which != following]
 
 
 def nearest(x: Result, label: Array, alike: Sequence[Array]) -> tuple[int, float]:
     """Which of the equivalents of the label (4, 4), and the angle to it in radians."""
-    R = x.T_camera_object[:3, :3]
-    angles = [float(np.linalg.norm(log_so3((label @ S)[:3, :3].T @ R))) for S in alike]
+    angles = [turn(label @ S, x.T_camera_object) for S in alike]
     return int(np.argmin(angles)), min(angles)
+
+
+def turn(T_a: Array, T_b: Array) -> float:
+    """Angle between two poses (4, 4), radians."""
+    return float(np.linalg.norm(log_so3(T_a[:3, :3].T @ T_b[:3, :3])))
 
 
 if __name__ == "__main__":

@@ -39,14 +39,17 @@ class Tracks:
         self._diameter = diameter
         self._symmetries = tuple(symmetries)
         self._count = 0
+        self._lost: dict[int, Array] = {}  # the last pose of each slot, where a new track goes on: which twin it is
 
     def reset(self) -> None:
         """Forget every track; numbers go on."""
         self.live.clear()
+        self._lost.clear()
 
     def drop(self, track: Track) -> None:
         """End one track."""
         self.live.remove(track)
+        self._lost[track.slot] = track.T_camera_object
 
     def update(
         self,
@@ -99,6 +102,7 @@ class Tracks:
         self._count += 1
         taken = {track.slot for track in self.live}
         slot = next(i for i in range(len(taken) + 1) if i not in taken)
+        T = nearest_twin(T, self._lost[slot], self._symmetries) if slot in self._lost else T
         track = Track(self._count, slot, T, T, stamp)
         self.live.append(track)
         return track

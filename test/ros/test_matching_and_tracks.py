@@ -134,6 +134,29 @@ def test_a_symmetric_object_does_not_flip():
     np.testing.assert_array_equal(nearest_twin(last, last, [half_turn]), last)
 
 
+def about_z(degrees):
+    return exp_so3(np.array([0.0, 0.0, np.radians(degrees)]))
+
+
+@pytest.mark.parametrize(
+    ("seen", "shown"),
+    [
+        ([0, 180, 5], [0, 0, 5]),
+        ([0, 30, 60, 90, 300], [0, 30, 60, 90, 120]),  # it turns
+        ([0, None, None, 180], [0, None, None, 0]),  # a new track goes on as the one that was lost
+    ],
+)
+def test_a_track_keeps_its_twin(seen, shown):
+    """Of an object that looks the same after half a turn about z. Degrees."""
+    tracks = Tracks(0.1, [transform(about_z(180), np.zeros(3))])
+    for i, (angle, wanted) in enumerate(zip(seen, shown, strict=True)):
+        poses = [] if angle is None else [pose(0.0, R=about_z(angle))]
+        found = tracks.update(poses, 0.1 * i, **{**OPTIONS, "lost_after": 2})
+        assert len(found) == len(poses)
+        for track, _ in found:
+            np.testing.assert_allclose(track.T_camera_object[:3, :3], about_z(wanted), atol=1e-9)
+
+
 def turn_between(a, b):
     return np.degrees(np.linalg.norm(log_so3(a[:3, :3] @ b[:3, :3].T)))
 
