@@ -229,14 +229,15 @@ def processor_seconds(pid: int) -> float:
 def table(cases: list[dict[str, Any]]) -> str:
     """All cases, a row each."""
     lines = [
-        "| image | rate | publisher | transport: median, 99 % | not answered | pose: median, 99 % | without pose |",
-        "|---|---|---|---|---|---|---|",
+        "| image | rate | publisher | transport: median, 99 % | not answered | pose: median, 99 % | without pose "
+        "| processor |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
         cells = [case["size"], f"{case['hz']:g} Hz", case["publisher"].replace("_", " ")]
         for x in (case["transport"], case):
             cells += [f"{x.get('ms_p50', '')}, {x.get('ms_p99', '')} ms", f"{x['without_pose']:.1%}".replace("%", " %")]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} | {case.get('processor_ms', '')} ms |")
     return "\n".join(lines)
 
 
