@@ -6,8 +6,8 @@ Markdown table for each symmetric object in a BOP result file, such as `results.
 
 Of each pose, the equivalent of the label that is nearest to it is looked for; a flip is another one than in the frame
 before. Frames of another stretch begin anew: there the object was out of sight. Where the camera turned by more than
-60° between two frames, nobody can tell one from the other; such a change is counted for itself. So is a pose farther
-than 30° from all of them: it is wrong.
+90° from one pose to the next, a half turn cannot be told from it; such a change is counted for itself. So is a pose
+farther than 30° from all of them: it is wrong.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from fm_pose_core.files import Frames
 from fm_pose_core.geometry import Array, log_so3
 from fm_pose_core.objects.bop import BopDataset, Result, key, read_results
 
-WRONG, FAR = np.deg2rad(30.0), np.deg2rad(60.0)
+WRONG, FAR = np.deg2rad(30.0), np.deg2rad(90.0)
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
         seen = [(x, *nearest(x, labels[key(x)], alike)) for x in own]
         right = [(x, which) for x, which, away in seen if away <= WRONG]
         changes = [change for stretch in stretches for change in changes_in(right, stretch)]
-        turns = [turn(labels[key(a)], labels[key(b)]) for a, b in changes]
+        turns = [largest_step([labels[key(x)] for x in own if a.im_id <= x.im_id <= b.im_id]) for a, b in changes]
         flips = [str(a.im_id) for (a, _), angle in zip(changes, turns, strict=True) if angle <= FAR]
         cells = [object_id, len(own), len(own) - len(right), f"{len(flips)} ({', '.join(flips) or '–'})"]
         print(f"| {' | '.join(map(str, cells))} | {len(changes) - len(flips)} |")
@@ -64,6 +64,11 @@ def nearest(x: Result, label: Array, alike: Sequence[Array]) -> tuple[int, float
     """Which of the equivalents of the label (4, 4), and the angle to it in radians."""
     angles = [turn(label @ S, x.T_camera_object) for S in alike]
     return int(np.argmin(angles)), min(angles)
+
+
+def largest_step(labels: Sequence[Array]) -> float:
+    """Angle between one pose (4, 4) and the next, at most, radians."""
+    return max(turn(a, b) for a, b in pairwise(labels))
 
 
 def turn(T_a: Array, T_b: Array) -> float:

@@ -2,12 +2,13 @@
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Whose version may matter for a figure.
-PACKAGES = ("fm_pose_core", "numpy", "scipy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime")
-PACKAGES += ("tensorrt", "torch", "embreex", "rclpy", "rmw-fastrtps-cpp")
+PACKAGES = ("fm-pose", "numpy", "scipy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime")
+PACKAGES += ("tensorrt", "tensorrt-rtx", "torch", "embreex", "rclpy", "ros-rmw-fastrtps-cpp")
 
 
 def hardware(**more: object) -> dict[str, object]:
@@ -17,8 +18,10 @@ def hardware(**more: object) -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that are installed."""
-    found = {}
+    """Of the packages that are installed, and the commit of this checkout."""
+    here = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(here, capture_output=True, text=True, check=False).stdout.strip()
+    found = {"commit": commit} if commit else {}
     for name in PACKAGES:
         try:
             found[name] = version(name)

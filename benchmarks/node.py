@@ -1,16 +1,18 @@
-"""The object node as a robot uses it: images published by this process, poses heard here, the node a process of its
-own. For each size, rate and reliability of the publisher: which share of the images got no pose, and the milliseconds
-from before the image is published to after its pose is heard, and the processor's time that one image takes in the
-node, all threads together. The same for the transport alone: a process that answers
-each image at once. Prints JSON, or with --markdown the rows of a table.
+"""A node as a robot uses it: images published by this process, poses heard here, the node a process of its own. For
+each size, rate and reliability of the publisher: which share of the images got no pose, the milliseconds from before
+the image is published to after its pose is heard, and the processor's time in the node, all threads together, by the
+number of images that got a pose. The same for the transport alone: a process that answers each image at once. Prints
+JSON, or with --markdown the rows of a table.
 
     dev/with_ros .venv/bin/python benchmarks/node.py [--bundle models/duck] [--sizes 640x480 1280x720] [--rates 30 60]
-    [--photographs demo/scene] [--publishers best_effort reliable] [--seconds 10] [--views 1] [--threads 1]
-    [--queue 1] [--profile {none,publisher,both}] [--window {fixed,own,tracking}] [--still] [--markdown]
+    [--photographs demo/scene | --depth-maps demo/hands] [--still] [--publishers best_effort reliable] [--seconds 10]
+    [--window {fixed,own,nearest,tracking}] [--views 1] [--threads 1] [--queue 1] [--profile {none,publisher,both}]
+    [--markdown]
 
---photographs: a dataset in BOP format whose images are published in turn, in place of noise of the --sizes; the bundle
-finds its objects itself, in each anew or, with --window tracking, where they were. --still: the camera stands still, so
-only the first one is published. --profile: who has FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
+In place of noise of the --sizes, --photographs has the images of a dataset in BOP format, in turn, in which the bundle
+finds its objects itself, and --depth-maps those of one in NYU's layout, for the node and the bundle of a hand. --still:
+the camera stands still, only the first one is published. --window: the node's window_source. --profile: who has
+FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml.
 """
 
 import argparse
@@ -31,13 +33,17 @@ from hardware import cpu, hardware
 from numpy.typing import NDArray
 
 from fm_pose_core.files import read_image
+from fm_pose_core.hands.frames import read_frames
+from fm_pose_core.hands.labels import MM
 from fm_pose_core.objects.bop import BopDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = str(ROOT / "config/fastdds.xml")
+COLOUR, DEPTH = "image_raw", "depth/image_rect_raw"
 
 
-Picture = tuple[NDArray[np.uint8], Sequence[float]]  # (H, W, 3) RGB, and the nine numbers of K
+# (H, W, 3) uint8 RGB, or (H, W) uint16 millimetres; and the nine numbers of K
+Picture = tuple[NDArray[Any], Sequence[float]]
 
 
 def noise(size: tuple[int, int]) -> list[Picture]:
@@ -53,39 +59,49 @@ def photographs(root: Path) -> list[Picture]:
     return [(read_image(x.image_path), x.camera.K.ravel().tolist()) for x in shown.values()]
 
 
+def depth_maps(root: Path) -> list[Picture]:
+    """Of a dataset in NYU's layout, split `test`."""
+    frames = read_frames("nyu", root, "test")
+    depths = [np.rint(frames.depth(k) / MM).astype(np.uint16) for k in range(len(frames))]
+    return [(depth, frames.camera.K.ravel().tolist()) for depth in depths]
+
+
 class Camera:
-    """Publishes pictures in turn, and notes when, and when the node answered with how many objects."""
+    """Publishes pictures in turn, and notes when, and when the node answered with how many objects, or hands."""
 
     def __init__(self, pictures: Sequence[Picture], reliable: bool) -> None:
         import rclpy
+        from fm_pose_ros.msg import HandJoints
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import CameraInfo, Image
         from vision_msgs.msg import Detection3DArray
 
+        hand = pictures[0][0].ndim == 2
         self.node = rclpy.create_node("camera")
         policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=5, reliability=policy)
-        self.images = self.node.create_publisher(Image, "image_raw", qos)
+        self.images = self.node.create_publisher(Image, DEPTH if hand else COLOUR, qos)
         self.infos = self.node.create_publisher(CameraInfo, "camera_info", qos)
         self.node.create_subscription(Detection3DArray, "object_pose_node/detections", self._heard, 100)
+        self.node.create_subscription(HandJoints, "hand_pose_node/joints", self._heard, 100)
         self.messages = itertools.cycle([self._messages(*x) for x in pictures])
         self.sent: dict[int, float] = {}
         self.answered: dict[int, float] = {}
         self.objects: list[int] = []
 
     @staticmethod
-    def _messages(pixels: NDArray[np.uint8], K: Sequence[float]) -> tuple[Any, Any]:
+    def _messages(pixels: NDArray[Any], K: Sequence[float]) -> tuple[Any, Any]:
         from sensor_msgs.msg import CameraInfo
 
-        from fm_pose_ros.conversions import rgb_to_image
+        from fm_pose_ros.conversions import millimetres_to_image, rgb_to_image
 
         info = CameraInfo(width=pixels.shape[1], height=pixels.shape[0], distortion_model="plumb_bob")
         info.k = list(K)
-        return info, rgb_to_image(pixels, info.header)
+        return info, (millimetres_to_image if pixels.ndim == 2 else rgb_to_image)(pixels, info.header)
 
     def _heard(self, msg: Any) -> None:
         self.answered.setdefault(msg.header.stamp.sec * 10**9 + msg.header.stamp.nanosec, time.perf_counter())
-        self.objects.append(len(msg.detections))
+        self.objects.append(len(msg.detections) if hasattr(msg, "detections") else int(msg.valid))
 
     def publish(self) -> None:
         stamp, (info, image) = self.node.get_clock().now(), next(self.messages)
@@ -113,17 +129,17 @@ class Camera:
 
 
 def start_node(
-    bundle: str, views: int, source: str = "fixed", threads: int = 1, profile: bool = False, queue: int = 1
+    name: str, bundle: str, views: int, source: str = "fixed", threads: int = 1, profile: bool = False, queue: int = 1
 ) -> subprocess.Popen[bytes]:
-    """A node in a process of its own. source: of its windows. profile: whether it has config/fastdds.xml. queue: images
-    that wait, at most."""
+    """A node in a process of its own. name: which one. source: of its windows. profile: whether it has
+    config/fastdds.xml. queue: images that wait, at most."""
     environment = {k: v for k, v in os.environ.items() if k != "FASTRTPS_DEFAULT_PROFILES_FILE"}
     if profile:
         environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
     parameters = {"bundle": bundle, "window_source": source, "views": views, "threads": threads}
-    parameters["qos_overrides./image_raw.subscription.depth"] = queue
+    parameters[f"qos_overrides./{DEPTH if 'hand' in name else COLOUR}.subscription.depth"] = queue
     options = [x for k, v in parameters.items() for x in ("-p", f"{k}:={v}")]
-    command = [sys.executable, "-m", "fm_pose_ros.object_pose_node", "--ros-args", *options, "--log-level", "error"]
+    command = [sys.executable, "-m", f"fm_pose_ros.{name}", "--ros-args", *options, "--log-level", "error"]
     return subprocess.Popen(command, cwd=ROOT, env=environment)
 
 
@@ -148,7 +164,8 @@ def echo(reliability: str) -> None:
     answers = node.create_publisher(Detection3DArray, "object_pose_node/detections", 10)
     policy = ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
     qos = QoSProfile(depth=1, reliability=policy)
-    node.create_subscription(Image, "image_raw", lambda m: answers.publish(Detection3DArray(header=m.header)), qos)
+    for topic in (COLOUR, DEPTH):
+        node.create_subscription(Image, topic, lambda m: answers.publish(Detection3DArray(header=m.header)), qos)
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
 
@@ -176,8 +193,10 @@ def measure(
     arguments: argparse.Namespace, pictures: Sequence[Picture], rate: float, reliability: str
 ) -> dict[str, Any]:
     """One case, with processes of its own."""
-    both, source = arguments.profile == "both", arguments.window or ("own" if arguments.photographs else "fixed")
-    how = arguments.bundle, arguments.views, source, arguments.threads, both, arguments.queue
+    both, hand = arguments.profile == "both", pictures[0][0].ndim == 2
+    usual = "nearest" if hand else "own" if arguments.photographs else "fixed"
+    what = "hand_pose_node" if hand else "object_pose_node", arguments.bundle, arguments.views
+    how = *what, arguments.window or usual, arguments.threads, both, arguments.queue
     alone = listen(lambda: start_echo(reliability, both), arguments, pictures, rate, reliability)
     node = listen(lambda: start_node(*how), arguments, pictures, rate, reliability)
     height, width = pictures[0][0].shape[:2]
@@ -249,8 +268,9 @@ def main() -> None:
     parser.add_argument("--publishers", nargs="+", default=["best_effort", "reliable"])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--photographs", type=Path, metavar="BOP_DIR")
-    parser.add_argument("--still", action="store_true", help="only the first of the photographs")
-    parser.add_argument("--window", choices=("fixed", "own", "tracking"), help="window_source of the node")
+    parser.add_argument("--depth-maps", type=Path, metavar="NYU_DIR")
+    parser.add_argument("--still", action="store_true", help="only the first picture")
+    parser.add_argument("--window", choices=("fixed", "own", "nearest", "tracking"), help="window_source of the node")
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--queue", type=int, default=1, help="images that wait for the node, at most (its default: 1)")
@@ -265,10 +285,13 @@ def main() -> None:
     if arguments.profile != "none":
         os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
     sizes = [tuple(int(x) for x in size.split("x")) for size in arguments.sizes]
-    shown = [photographs(arguments.photographs)] if arguments.photographs else [noise(size) for size in sizes]
+    shown = [noise(size) for size in sizes]
+    if arguments.photographs or arguments.depth_maps:
+        shown = [photographs(arguments.photographs) if arguments.photographs else depth_maps(arguments.depth_maps)]
     shown = [x[:1] for x in shown] if arguments.still else shown
     cases = [measure(arguments, *case) for case in itertools.product(shown, arguments.rates, arguments.publishers)]
-    what = {k: getattr(arguments, k) for k in ("bundle", "views", "threads", "queue", "profile")}
+    asked = ("bundle", "photographs", "depth_maps", "still", "window", "views", "threads", "queue", "profile")
+    what = {k: str(v) for k in asked if (v := getattr(arguments, k))}
     if arguments.markdown:
         print(f"{cpu()}, {os.cpu_count()} cores; {what}\n\n{table(cases)}")
         return

@@ -138,6 +138,7 @@ class ObjectPoseNode(PoseNode):
     def teardown(self) -> None:
         """Let go of the networks."""
         self._targets.clear()
+        self._searched.clear()
 
     @property
     def _estimators(self) -> list[PoseEstimator]:
@@ -234,15 +235,15 @@ class ObjectPoseNode(PoseNode):
     def _finder(
         self, estimator: PoseEstimator, targets: Sequence[Target], frame: Frame
     ) -> Callable[[], Sequence[Found]]:
-        """What the bundle's detector finds in an image, at which it looks once if it is asked. While objects are
-        tracked, it rests between."""
-        tracked = self._sources(estimator)[0] == "tracking" and any(target.tracks.live for target in targets)
-        since = frame.stamp - self._searched.get(estimator, -inf)
-        if tracked and 0.0 <= since < self.settings.search_interval:
-            return list
+        """What the bundle's detector finds in an image, at which it looks once, when it is asked. While objects are
+        tracked, it rests for search_interval."""
 
         @cache
         def find() -> Sequence[Found]:
+            tracked = self._sources(estimator)[0] == "tracking" and any(target.tracks.live for target in targets)
+            since = frame.stamp - self._searched.get(estimator, -inf)
+            if tracked and 0.0 < since < self.settings.search_interval:
+                return []
             self._searched[estimator] = frame.stamp
             return estimator.detector.detect(frame.image, frame.camera, estimator.config.min_detection)
 

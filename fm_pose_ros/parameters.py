@@ -29,7 +29,7 @@ class Parameters:
     def __init__(self, node: Node, fixed: dict[type, tuple[str, ...]]) -> None:
         self._node = node
         self._classes = tuple(fixed)
-        self._current: dict[type, tuple[float, Any]] = {}  # with the number of changes at which it was read
+        self._current: dict[type, tuple[float, dict[str, Any], Any]] = {}  # number of changes then, values, instance
         self._changes = 0.0
         for cls, names in fixed.items():
             hints = typing.get_type_hints(cls)
@@ -44,10 +44,12 @@ class Parameters:
 
     def get(self, cls: type[T]) -> T:
         """The current values as an instance of `cls`. Raises InputError if a start-up value isn't allowed."""
-        if cls not in self._current or self._current[cls][0] != self._changes:
-            changes = self._changes  # before the values, which may change meanwhile
-            self._current[cls] = (changes, from_dict(cls, self._values(cls)))
-        return typing.cast(T, self._current[cls][1])
+        changes, (read, before, current) = self._changes, self._current.get(cls, (math.nan, {}, None))
+        if read != changes:
+            values = self._values(cls)
+            current = current if values == before else from_dict(cls, values)
+            self._current[cls] = (changes, values, current)
+        return typing.cast(T, current)
 
     def _count_change(self, _: list[Parameter]) -> None:
         self._changes += 1

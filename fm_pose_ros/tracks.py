@@ -11,6 +11,7 @@ from fm_pose_core.types import ObjectPose
 
 Accelerations = tuple[float, float]  # m/s², rad/s²
 SAME = 0.5  # diameters: poses nearer to each other than this are of one object
+REMEMBERED = 16  # tracks that ended, at most
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Tracks:
         self._diameter = diameter
         self._symmetries = tuple(symmetries)
         self._count = 0
-        self._lost: dict[int, Array] = {}  # the last pose of each slot, where a new track goes on: which twin it is
+        self._lost: list[Array] = []  # last poses of tracks that ended: a new one near one of them keeps its twin
 
     def reset(self) -> None:
         """Forget every track; numbers go on."""
@@ -49,7 +50,7 @@ class Tracks:
     def drop(self, track: Track) -> None:
         """End one track."""
         self.live.remove(track)
-        self._lost[track.slot] = track.T_camera_object
+        self._lost = [*self._lost[1 - REMEMBERED :], track.T_camera_object]
 
     def update(
         self,
@@ -71,11 +72,10 @@ class Tracks:
         waiting = list(self.live)
         result = []
         for pose in self._distinct(poses)[:instances]:
-            track = _nearest(waiting, pose.T_camera_object, reach)
+            near = _nearest([track.T_camera_object for track in waiting], pose.T_camera_object, reach)
+            track = waiting.pop(near) if near is not None else None
             if track is None:
-                track = self._new(pose.T_camera_object, stamp)
-            else:
-                waiting.remove(track)
+                track = self._new(pose.T_camera_object, stamp, reach)
             self._continue(track, pose, stamp, accelerations)
             result.append((track, pose))
         for track, _ in result:
@@ -98,11 +98,12 @@ class Tracks:
     def _same(self, T_a: Array, T_b: Array) -> bool:
         return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3])) < SAME * self._diameter
 
-    def _new(self, T: Array, stamp: float) -> Track:
+    def _new(self, T: Array, stamp: float, reach: float) -> Track:
         self._count += 1
         taken = {track.slot for track in self.live}
         slot = next(i for i in range(len(taken) + 1) if i not in taken)
-        T = nearest_twin(T, self._lost[slot], self._symmetries) if slot in self._lost else T
+        if (before := _nearest(self._lost, T, reach)) is not None:
+            T = nearest_twin(T, self._lost.pop(before), self._symmetries)
         track = Track(self._count, slot, T, T, stamp)
         self.live.append(track)
         return track
@@ -124,9 +125,8 @@ def nearest_twin(T: Array, T_last: Array, symmetries: Sequence[Array]) -> Array:
     return max(twins, key=lambda twin: float(np.trace(T_last[:3, :3].T @ twin[:3, :3])))  # 1 + 2 cos of the turn
 
 
-def _nearest(tracks: Sequence[Track], T: Array, reach: float) -> Track | None:
-    def distance(track: Track) -> float:
-        return float(np.linalg.norm(track.T_camera_object[:3, 3] - T[:3, 3]))
-
-    nearest = min(tracks, key=distance, default=None)
-    return nearest if nearest is not None and distance(nearest) <= reach else None
+def _nearest(poses: Sequence[Array], T: Array, reach: float) -> int | None:
+    """Number of the pose nearest to T, if one is within `reach` metres."""
+    distances = [float(np.linalg.norm(pose[:3, 3] - T[:3, 3])) for pose in poses]
+    nearest = min(range(len(poses)), key=distances.__getitem__, default=None)
+    return nearest if nearest is not None and distances[nearest] <= reach else None

@@ -120,7 +120,7 @@ def solve_pnp(
     return found
 
 
-def solve_corners(corners: Points, variance: Array, least_gain: float = LEAST_GAIN) -> PnpSolutions:
+def solve_corners(corners: Points, variance: Array, least_gain: float | Array = LEAST_GAIN) -> PnpSolutions:
     """As solve_pnp, of B windows at once. variance (B, 2, N): of the corners' pixels. least_gain: see fit."""
     closed = [_closed_form(X, uv, K, s2) for X, uv, K, s2 in zip(*corners, variance, strict=True)]
     starts = [x for x in closed if not isinstance(x, str)]
@@ -130,10 +130,13 @@ def solve_corners(corners: Points, variance: Array, least_gain: float = LEAST_GA
     rows = np.flatnonzero(found.accepted)
     if not len(rows):
         return found
-    return found.changed(rows, refine_pnp(np.array(starts), corners.of(rows), variance[rows], least_gain))
+    least = np.broadcast_to(least_gain, len(closed))[rows]
+    return found.changed(rows, refine_pnp(np.array(starts), corners.of(rows), variance[rows], least))
 
 
-def refine_pnp(T_camera_object: Array, points: Points, variance: Array, least_gain: float = LEAST_GAIN) -> PnpSolutions:
+def refine_pnp(
+    T_camera_object: Array, points: Points, variance: Array, least_gain: float | Array = LEAST_GAIN
+) -> PnpSolutions:
     """The poses near the given ones (B, 4, 4) that fit best. variance (B, 2, N): of the pixels, infinite for what is
     not there. least_gain: see fit. The covariance is that of measurements of these variances, or what residuals show
     beyond."""

@@ -17,7 +17,7 @@ from fm_pose_core.geometry import Array, exp_so3
 NEAR = 1e-3  # metres: a point nearer to the camera's plane than this counts as behind it
 ITERATIONS, LARGEST_DAMPING = 20, 1e8
 TWO, SIX = np.arange(2), np.arange(6)  # indices of diagonals
-# Share of the cost: a step that promises less is not worth it; of a fit that another one will go on from.
+# Share of the cost: a step that promises less is not worth it. COARSE_GAIN: where another fit goes on from the result.
 LEAST_GAIN, COARSE_GAIN = 1e-6, 1e-4
 
 Rows = NDArray[np.int64] | NDArray[np.bool_]
@@ -94,11 +94,11 @@ class _State(NamedTuple):
 
 
 def fit(
-    T_camera_object: Array, points: Points, weight: Array, least_gain: float = LEAST_GAIN
+    T_camera_object: Array, points: Points, weight: Array, least_gain: float | Array = LEAST_GAIN
 ) -> tuple[Array, Array, Array]:
     """The poses near the given ones (B, 4, 4) that fit best. weight (B, 2, N): inverse variance of each pixel, 0 for
-    what is not there. Points stay in front of the camera. least_gain: share of the cost; a step that promises less is
-    not taken.
+    what is not there. Points stay in front of the camera. least_gain: share of the cost, of all or of each (B,); a
+    step that promises less is not taken.
 
     Returns T (B, 4, 4), the residuals (B, 2, N) in pixels and their Jacobian (B, 6, 2, N), see `projected`, at the
     solution.
@@ -106,8 +106,9 @@ def fit(
     count, R, t = len(T_camera_object), T_camera_object[:, :3, :3], T_camera_object[:, :3, 3]
     now, _ = _State.at(R, t, np.full(count, 1e-4), (np.arange(count), *points, weight))
     done: list[_State] = []
+    least = np.broadcast_to(least_gain, count)
     for _ in range(ITERATIONS):
-        step, falls = _steps(now, least_gain)
+        step, falls = _steps(now, least[now.row])
         falls &= now.damping <= LARGEST_DAMPING
         going = np.count_nonzero(falls)
         if not going:
@@ -134,7 +135,7 @@ def _in_order(done: Sequence[_State], count: int) -> tuple[Array, Array, Array]:
     return T, residual, J
 
 
-def _steps(now: _State, least_gain: float) -> tuple[Array, NDArray[np.bool_]]:
+def _steps(now: _State, least_gain: Array) -> tuple[Array, NDArray[np.bool_]]:
     """The steps (B, 6), and where (B,) there is one that lets the cost fall."""
     J = now.J.reshape(len(now.J), 6, -1)
     JtW = J * now.weight.reshape(len(J), 1, -1)

@@ -135,8 +135,10 @@ class ObjectSolver:
         """From the network's answer to the pose in the window's frame, by PnP."""
         return _poses([(self, answer)], spread_scale)[0]
 
-    def finished(self, look: Look, answer: Answer, found: PnpSolution, spread_scale: float) -> Solution:
-        """With the pose `found` in the camera's frame. What error is to be expected, nobody has said yet."""
+    def finished(
+        self, look: Look, answer: Answer, found: PnpSolution, expected_error: float, spread_scale: float
+    ) -> Solution:
+        """With the pose `found` in the camera's frame."""
         corners = self.crop.to_image(self.corners(answer, spread_scale), look.camera, look.R_camera_window)
         if not found.accepted:
             return Solution(np.eye(4), corners, np.inf, found.covariance, np.inf, found.reason)
@@ -148,7 +150,7 @@ class ObjectSolver:
             visible = Visible(
                 answer.presence, self.crop.K, self.crop.size, look.R_camera_window @ np.array(self._views)
             )
-        return Solution(T, corners, error, found.covariance, np.inf, visible=visible)
+        return Solution(T, corners, error, found.covariance, expected_error, visible=visible)
 
     def for_distance(self, distance: float) -> "ObjectSolver":
         """Zoomed so that an object so far away (metres) fills the window; the same for a network that was not trained
@@ -237,15 +239,15 @@ def solve_all(sights: Sequence[Sight], spread_scale: float = 1.0) -> list[Soluti
     for begin in range(0, len(sights), TOGETHER):
         some = sights[begin : begin + TOGETHER]
         found = turned(_poses([(x.solver, x.answer) for x in some], spread_scale), [x.look for x in some])
-        done = [x.solver.finished(x.look, x.answer, found[i], spread_scale) for i, x in enumerate(some)]
-        rows = np.flatnonzero(found.accepted)
+        expected, rows = np.full(len(some), np.inf), np.flatnonzero(found.accepted)
         if len(rows):
             boxes = np.stack([some[i].solver.box_corners for i in rows])
             K = np.stack([some[i].look.camera.K for i in rows])
             T, covariance = found.T_camera_object[rows], found.covariance[rows]
-            for i, expected in zip(rows, expected_projection_errors(T, covariance, boxes, K), strict=True):
-                done[i] = replace(done[i], expected_error=float(expected))
-        solutions += done
+            expected[rows] = expected_projection_errors(T, covariance, boxes, K)
+        solutions += [
+            x.solver.finished(x.look, x.answer, found[i], float(expected[i]), spread_scale) for i, x in enumerate(some)
+        ]
     return solutions
 
 
@@ -264,8 +266,9 @@ def _poses(asked: Sequence[tuple[ObjectSolver, Answer]], spread_scale: float) ->
     deviation = np.stack([np.asarray(answer.deviation, np.float64).T for _, answer in asked])
     surfaces = [x.surface for _, x in asked]
     rows = np.array([i for i, x in enumerate(surfaces) if x is not None and len(x.points) >= FEWEST], int)
-    exact = LEAST_GAIN if len(rows) < len(asked) else COARSE_GAIN  # else all are but where the surfaces' poses begin
-    found = solve_corners(corners, FLOOR**2 + np.square(spread_scale * deviation), exact)
+    least_gain = np.full(len(asked), LEAST_GAIN)
+    least_gain[rows] = COARSE_GAIN  # the surfaces' poses go on from these
+    found = solve_corners(corners, FLOOR**2 + np.square(spread_scale * deviation), least_gain)
     if len(rows):
         seen = [x for x in surfaces if x is not None and len(x.points) >= FEWEST]
         better = solve_surface(found.of(rows), corners.of(rows), deviation[rows], seen, spread_scale)

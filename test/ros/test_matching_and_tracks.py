@@ -157,6 +157,18 @@ def test_a_track_keeps_its_twin(seen, shown):
             np.testing.assert_allclose(track.T_camera_object[:3, :3], about_z(wanted), atol=1e-9)
 
 
+def test_of_several_lost_ones_each_comes_back_as_it_was():
+    """Where they are, not their order, tells which is which."""
+    tracks = Tracks(0.1, [transform(about_z(180), np.zeros(3))])
+    options = {**OPTIONS, "instances": 2, "lost_after": 1}
+    tracks.update([pose(0.0, 0.9, R=about_z(0)), pose(1.0, 0.5, R=about_z(170))], 0.0, **options)
+    assert tracks.update([], 0.1, **options) == [] and not tracks.live
+    found = tracks.update([pose(0.0, 0.5, R=about_z(180)), pose(1.0, 0.9, R=about_z(-10))], 0.2, **options)
+    shown = {round(track.T_camera_object[0, 3]): track.T_camera_object[:3, :3] for track, _ in found}
+    np.testing.assert_allclose(shown[0], about_z(0), atol=1e-9)
+    np.testing.assert_allclose(shown[1], about_z(170), atol=1e-9)
+
+
 def turn_between(a, b):
     return np.degrees(np.linalg.norm(log_so3(a[:3, :3] @ b[:3, :3].T)))
 
