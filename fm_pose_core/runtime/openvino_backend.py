@@ -54,12 +54,13 @@ class OpenVinoBackend:
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         self._contract, self._request = bundle.contract, compiled.create_infer_request()
         self._images = self._request.get_input_tensor()
+        self._shape: tuple[int, ...] = ()
 
     def infer(self, images: Images) -> dict[str, Floats]:
         """See Backend."""
         # Into the engine's own buffer: to make another array its input takes longer than to copy the images.
-        if tuple(self._images.shape) != images.shape:
-            self._images.shape = images.shape
+        if images.shape != self._shape:
+            self._images.shape = self._shape = images.shape
         np.copyto(self._images.data, images)
         self._request.infer()
         return {x.name: np.array(self._request.get_tensor(x.name).data) for x in self._contract.outputs}
