@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     import rclpy
 
-    process = start_node(arguments.bundle, 1)
+    process = start_node("object_pose_node", arguments.bundle, 1)
     rclpy.init()
     camera = Camera(noise((640, 480)), True)
     memory, sent, answered = [], 0, 0
