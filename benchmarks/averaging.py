@@ -28,6 +28,7 @@ def compare(run: Path) -> dict:
     expect(checkpoints.AVERAGE in state, str(run), "a run with schedule.average above 0", "one without")
     validator, model = experiment.read_data().validator(), experiment.untrained().model()
     expect(validator is not None, str(run), "validation images", "none")
+    assert validator is not None
     found = {"images": state["trained"]["images"]}
     latest = {k: v for k, v in state.items() if k != checkpoints.AVERAGE}
     for name, weights in (("mean", checkpoints.weights(state)), ("latest", checkpoints.weights(latest))):

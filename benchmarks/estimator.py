@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def measure_hand(bundle: Path, backend: str, options: argparse.Namespace) -> dic
         "candidates": len(search.locate(depth, camera)),
         "milliseconds": {
             "search": percentiles(lambda: search.locate(depth, camera), options.runs),
-            **{f"network_of_{n}": percentiles(lambda x=x: infer(x), options.runs) for n, x in windows.items()},
+            **{f"network_of_{n}": percentiles(partial(infer, x), options.runs) for n, x in windows.items()},
             "estimate": percentiles(lambda: single.estimate(depth, camera), options.runs),
             "estimate_of_4_views": percentiles(lambda: estimator.estimate(depth, camera), options.runs),
             "tracked_of_4_views": percentiles(lambda: estimator.estimate(depth, camera, tracked), options.runs),
@@ -178,7 +179,8 @@ def detection(estimator: PoseEstimator, image: np.ndarray, camera: Camera, runs:
     """Of the bundle's detector, if it has one."""
     if not estimator.can_detect:
         return {}
-    return {"detect": percentiles(lambda: estimator.detector.detect(image, camera), runs)}
+    least = estimator.config.min_detection
+    return {"detect": percentiles(lambda: estimator.detector.detect(image, camera, least), runs)}
 
 
 def main() -> int:

@@ -94,18 +94,18 @@ def _mosaic(difference: NDArray[np.float32]) -> NDArray[np.uint8]:
     difference = np.pad(difference, ((0, 0), (0, inner**2 - difference.shape[1])))
     square = difference.reshape(cells, cells, inner, inner).transpose(0, 2, 1, 3).reshape(cells * inner, -1)
     bytes_ = np.uint8(255 * np.clip(square / RED, 0, 1))
-    return cv2.cvtColor(cv2.applyColorMap(bytes_, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    return cv2.cvtColor(cv2.applyColorMap(bytes_, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
 
 
 def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_NEAREST)  # type: ignore[return-value]
+    return cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_NEAREST)
 
 
 def _validation_as_training(experiment: Experiment) -> list[str]:
     if isinstance(experiment, HandExperiment):
         c = experiment.hand
-        frames = [f"hand.split={c.validation_split}", f"hand.frames='{c.validation_frames}'"]
-        return [*frames, "hand.validation_split=''", *HAND_AS_IT_IS]
+        own = [f"hand.split={c.validation_split}", f"hand.frames='{c.validation_frames}'"]
+        return [*own, "hand.validation_split=''", *HAND_AS_IT_IS]
     assert isinstance(experiment, ObjectExperiment)
     frames = experiment.data.report_frames or experiment.data.validation_frames
     parts = [f"data.training_frames={frames}", "data.validation_frames=", "data.report_frames="]

@@ -40,7 +40,7 @@ def figures(poses: list[Array], truth: list[Array], rate: float) -> dict[str, fl
     """Of poses (4, 4), one for each frame."""
     pairs = list(zip(truth, poses, strict=True))[SETTLED:]
     away = np.array([[*(T[:3, 3] - t[:3, 3]), *log_so3(T[:3, :3] @ t[:3, :3].T)] for t, T in pairs])
-    named = {}
+    named: dict[str, float] = {}
     for what, values in (("error", away), ("jitter", np.diff(away, axis=0))):
         rms = [float(np.sqrt(np.square(values[:, k]).sum(1).mean())) for k in (slice(3), slice(3, 6))]
         named |= {f"{what}_mm": round(1e3 * rms[0], 2), f"{what}_deg": round(float(np.degrees(rms[1])), 2)}

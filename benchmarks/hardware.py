@@ -7,8 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Whose version may matter for a figure.
-PACKAGES = ("fm-pose", "numpy", "scipy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime")
-PACKAGES += ("tensorrt", "tensorrt-rtx", "torch", "embreex", "rclpy", "ros-rmw-fastrtps-cpp")
+PACKAGES = (
+    *("fm-pose", "numpy", "scipy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime"),
+    *("tensorrt", "tensorrt-rtx", "torch", "embreex", "rclpy", "ros-rmw-fastrtps-cpp"),
+)
 
 
 def hardware(**more: object) -> dict[str, object]:

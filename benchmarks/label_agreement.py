@@ -11,6 +11,7 @@ The picture shows outlines of the model: at the given label (green), the new one
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -44,8 +45,8 @@ def main() -> None:
     if args.picture:
         wanted = [tuple(map(int, text.split("/"))) for text in args.of]
         shown = [next(x for x in given if key(x) == k) for k in wanted]
-        poses = [(x, (x.T_camera_object, new[key(x)], other.get(key(x)))) for x in shown]
-        cv2.imwrite(str(args.picture), picture(dataset, poses)[..., ::-1])
+        drawn = [(x, (x.T_camera_object, new[key(x)], other.get(key(x)))) for x in shown]
+        cv2.imwrite(str(args.picture), picture(dataset, drawn)[..., ::-1])
     told = json.loads((args.labels / "corrections.json").read_text())
     said = {(c["scene_id"], image, c["obj_id"]): c for c in told for image in c["images"]}
     print(
@@ -57,20 +58,20 @@ def main() -> None:
         own = [x for x in given if x.object_id == object_id and key(x) in said]
         both = [x for x in own if key(x) in other]
         poses = [(x, x.T_camera_object, new[key(x)], other[key(x)]) for x in both]
-        rows = [(x, error(before, truth, model), error(after, truth, model)) for x, before, after, truth in poses]
+        rows = [(x, (error(before, truth, model), error(after, truth, model))) for x, before, after, truth in poses]
         cells = [model.name, str(len(own)), str(sum(said[key(x)]["accepted"] for x in own))]
         for part in (rows, [r for r in rows if said[key(r[0])]["accepted"]]):
-            cells += [text([r[k] for r in part]) for k in (1, 2)]
+            cells += [text([errors[k] for _, errors in part]) for k in (0, 1)]
         print(f"| {' | '.join(cells)} |")
         if args.arrangements:
             for c in (c for c in told if c["obj_id"] == object_id):
                 part = [r for r in rows if said[key(r[0])] is c]
                 what = c["reason"] or f"moved by {c['rotation_deg']:.1f}°, {c['translation_mm']:.1f} mm"
-                found = " | ".join(text([r[k] for r in part]) for k in (1, 2))
+                found = " | ".join(text([errors[k] for _, errors in part]) for k in (0, 1))
                 print(f"| | {c['images'][0]}–{c['images'][-1]} ({len(c['images'])}) | {what} | {found} | | |")
 
 
-def picture(dataset: BopDataset, shown: list[tuple[Instance, tuple[Array | None, ...]]]) -> NDArray[np.uint8]:
+def picture(dataset: BopDataset, shown: Sequence[tuple[Instance, tuple[Array | None, ...]]]) -> NDArray[np.uint8]:
     """Two instances a line (one, if their number is odd), each with its outlines side by side."""
     tiles = []
     for x, poses in shown:
@@ -95,7 +96,8 @@ def error(T: Array, truth: Array, model: ObjectModel) -> tuple[float, float, flo
         at = apply(truth, middle)[0]
         away, ray = apply(T @ S, middle)[0] - at, at / np.linalg.norm(at)
         along = float(away @ ray)
-        found.append((np.degrees(apart(T @ S, truth)[0]), np.linalg.norm(away - along * ray) / MM, abs(along) / MM))
+        across = float(np.linalg.norm(away - along * ray))
+        found.append((float(np.degrees(apart(T @ S, truth)[0])), across / MM, abs(along) / MM))
     return min(found)
 
 

@@ -110,6 +110,11 @@ class Camera:
         self.infos.publish(info)
         self.images.publish(image)
 
+    def forget(self) -> None:
+        """What was sent and answered."""
+        for noted in (self.sent, self.answered, self.objects):
+            noted.clear()
+
     def run(self, rate: float, seconds: float) -> None:
         """Publish at a fixed rate, listen in between."""
         import rclpy
@@ -221,7 +226,7 @@ def listen(
         wait_for_answers(process, camera)
         camera.run(rate, 2.0)
         camera.listen(1.0)
-        camera.sent.clear(), camera.answered.clear(), camera.objects.clear()
+        camera.forget()
         before = processor_seconds(process.pid)
         camera.run(rate, arguments.seconds)
         camera.listen(1.0)
@@ -284,8 +289,8 @@ def main() -> None:
     os.environ.pop("FASTRTPS_DEFAULT_PROFILES_FILE", None)
     if arguments.profile != "none":
         os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = PROFILE
-    sizes = [tuple(int(x) for x in size.split("x")) for size in arguments.sizes]
-    shown = [noise(size) for size in sizes]
+    sizes = [size.split("x") for size in arguments.sizes]
+    shown = [noise((int(width), int(height))) for width, height in sizes]
     if arguments.photographs or arguments.depth_maps:
         shown = [photographs(arguments.photographs) if arguments.photographs else depth_maps(arguments.depth_maps)]
     shown = [x[:1] for x in shown] if arguments.still else shown

@@ -26,15 +26,15 @@ from threadpoolctl import threadpool_limits
 
 from fm_pose_core.errors import expect
 from fm_pose_core.files import Frames, read_image, write_atomically
-from fm_pose_core.geometry import apply, box_corners
+from fm_pose_core.geometry import Array, apply, box_corners
 from fm_pose_core.objects.bop import MM, BopDataset, Instance, Result, key, read_results
 from fm_pose_core.objects.bundle import ObjectBundle
 from fm_pose_core.objects.edges import EdgeNoise, EdgeRefiner, about, measure_edges
-from fm_pose_core.objects.evaluation import against, evaluate_results
+from fm_pose_core.objects.evaluation import Evaluation, against, evaluate_results
 from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_contour
 from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.support import Stance, Standable, alike, supported
-from fm_pose_core.rendering.mesh import load_mesh
+from fm_pose_core.rendering.mesh import Mesh, load_mesh
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def calibrate(args: argparse.Namespace) -> dict[int, EdgeNoise]:
     return {k: measure_edges(*thing(dataset, k), xs) for k, xs in sorted(own.items())}
 
 
-def thing(dataset: BopDataset, object_id: int) -> tuple:
+def thing(dataset: BopDataset, object_id: int) -> tuple[Mesh, Array, float]:
     """Mesh, box corners and diameter of an object."""
     model = dataset.model(object_id)
     mesh = load_mesh(model.mesh_path, MM).simplified(5000)
@@ -113,12 +113,15 @@ def by_features(args: argparse.Namespace, dataset: BopDataset) -> dict[int, Refi
 
     from fm_pose_core.learning.export import fused_of
     from fm_pose_core.objects.comparison.refiner import FeatureRefiner
+    from fm_pose_core.objects.experiment import ObjectExperiment
     from fm_pose_core.tasks import load_experiment
 
     torch.set_num_threads(1)
     experiment = load_experiment(args.features / "config.yaml")
+    expect(isinstance(experiment, ObjectExperiment), str(args.features), "a run for objects", "one for hands")
+    assert isinstance(experiment, ObjectExperiment)
     network = fused_of(args.features / "refiner", experiment.parts()["refiner"])
-    found = {}
+    found: dict[int, Refined] = {}
     for k in (x.id for x in experiment.objects):
         mesh, box, diameter = thing(dataset, k)
         refiner = FeatureRefiner(network.infer, mesh, box, *experiment.windows(diameter), args.times)
@@ -144,7 +147,9 @@ def refine(
     cameras = {key(x)[:2]: x for x in dataset.instances(args.split)}
     boxes = {k: thing(dataset, k)[1] for k in refiners}
     ways = stances(args.support, dataset) if args.support else {}
-    images, after, seconds = defaultdict(list), [], []
+    images: dict[tuple[int, int], list[Result]] = defaultdict(list)
+    after: list[Result] = []
+    seconds: list[float] = []
     for r in results:
         where = r.scene_id, r.im_id
         (images[where] if where in cameras and r.object_id in refiners else after).append(r)
@@ -177,8 +182,9 @@ def draw(args: argparse.Namespace, dataset: BopDataset, before: list[Result], af
     """A column for each pose to show: before (green), and below it after (blue)."""
     columns = []
     for image, object_id in (map(int, text.split(":")) for text in args.show):
-        pair = [next((r for r in x if (r.im_id, r.object_id) == (image, object_id)), None) for x in (before, after)]
-        expect(None not in pair, "--show", "an image and an object that the results have", f"{image}:{object_id}")
+        pair = [r for x in (before, after) for r in x if (r.im_id, r.object_id) == (image, object_id)]
+        wanted = "an image and an object that the results have, once"
+        expect(len(pair) == 2, "--show", wanted, f"{image}:{object_id}")
         x = next(x for x in dataset.instances(args.split) if key(x)[:2] == key(pair[0])[:2])
         mesh, box, _ = thing(dataset, object_id)
         around = np.vstack([x.camera.pixels(apply(r.T_camera_object, box)) for r in pair])
@@ -191,7 +197,7 @@ def draw(args: argparse.Namespace, dataset: BopDataset, before: list[Result], af
     write_atomically(args.picture, jpeg.tobytes())
 
 
-def summary(evaluation) -> dict[str, list[float]]:
+def summary(evaluation: Evaluation) -> dict[str, list[float]]:
     """Of each object and in the mean: 2D projection, ADD(-S), 5 cm 5°, percent."""
     rows = {**{str(k): v for k, v in evaluation.objects.items()}, "mean": evaluation.mean}
     return {k: [round(100 * x, 1) for x in (v.projection, v.add, v.cm_deg)] for k, v in rows.items()}

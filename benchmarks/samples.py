@@ -63,7 +63,7 @@ def of_object(arguments: argparse.Namespace, rng: "np.random.Generator") -> dict
             rates["bare_renders"] = _rate(
                 lambda s=samples, c=config: s.renderer.render(random_viewpoint(rng, c.viewpoints, s.center)),
                 arguments.seconds,
-            )  # type: ignore[misc]
+            )
         samples.close()
     return rates
 
@@ -116,7 +116,7 @@ def main() -> None:
     workers = [context.Process(target=measure, args=(arguments, i, queue)) for i in range(arguments.workers)]
     for w in workers:
         w.start()
-    rates = []
+    rates: list[dict[str, float]] = []
     while len(rates) < len(workers):
         if any(w.exitcode not in (None, 0) for w in workers):
             raise SystemExit("a process failed; see above")

@@ -12,6 +12,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Clock:
         return timing
 
 
-STAGES = {
+STAGES: dict[str, list[tuple[Any, str]]] = {
     "detector": [(Detector, "detect")],
     "refinement": [(EdgeRefiner, "refine"), (FeatureRefiner, "refine")],
     "plane": [(estimators, "supported")],
@@ -72,19 +73,20 @@ def main() -> None:
     chosen = Frames.parse(args.frames).of(shown) if args.frames else set(shown)
     images = [(read_image(x.image_path), x.camera) for k, x in shown.items() if k in chosen]
     expect(bool(images), str(args.root), "images", "none")
-    clock, config = Clock(), {"views": args.views, "threads": args.threads}
+    clock, config = Clock(), EstimatorConfig(views=args.views, threads=args.threads)
     for stage, methods in STAGES.items():
         for owner, name in methods:
             setattr(owner, name, clock.timed(stage, getattr(owner, name)))
-    configs = {refine: EstimatorConfig(**config, refine=refine) for refine in args.refine}
+    configs = {refine: replace(config, refine=refine) for refine in args.refine}
     rows = {refine: measure(clock, args.bundle, c, images, args.rounds) for refine, c in configs.items()}
-    print(json.dumps({**hardware(), **config, "images": len(images), "refine": rows}, indent=1))
+    machine = hardware(views=args.views, threads=args.threads)
+    print(json.dumps({**machine, "images": len(images), "refine": rows}, indent=1))
 
 
 def measure(clock: Clock, bundle: Path, config: EstimatorConfig, images: list, rounds: int) -> dict[str, Any]:
     """Medians over the images."""
     estimator = PoseEstimator.load(bundle, config)
-    estimator.backend.infer = clock.timed("network", estimator.backend.infer)
+    estimator.backend.infer = clock.timed("network", estimator.backend.infer)  # type: ignore[method-assign]
     totals, stages, found = [], defaultdict(list), []
     for i, (image, camera) in enumerate(images[:WARM_UP] + images * rounds):
         clock.seconds.clear()

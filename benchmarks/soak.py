@@ -41,7 +41,7 @@ def main() -> None:
         wait_for_answers(process, camera)
         end = time.perf_counter() + 60.0 * arguments.minutes
         while time.perf_counter() < end and process.poll() is None:
-            camera.sent.clear(), camera.answered.clear(), camera.objects.clear()
+            camera.forget()
             camera.run(arguments.hz, min(10.0, 60.0 * arguments.minutes / 20))
             memory.append(megabytes(process.pid))
             sent, answered = sent + len(camera.sent), answered + len(camera.answered)

@@ -95,7 +95,7 @@ def image_to_rgb(msg: Image) -> NDArray[np.uint8]:
     if code is None:
         return np.ascontiguousarray(pixels)
     try:
-        return cv2.cvtColor(np.ascontiguousarray(pixels), code)  # type: ignore[return-value]
+        return cv2.cvtColor(np.ascontiguousarray(pixels), code)
     except cv2.error as error:  # an odd width in YUV 4:2:2
         raise InputError(
             f"image size: expected one that {msg.encoding} can have, got {msg.width}x{msg.height} ({error.err})"
@@ -106,7 +106,7 @@ def compressed_to_rgb(msg: CompressedImage, camera: Camera | None = None) -> NDA
     """(H, W, 3) uint8 RGB from JPEG or PNG. camera: whose size the picture must claim before it is decoded."""
     size = None if camera is None else (camera.width, camera.height)
     bgr = decode(bytes(msg.data), "image.data", size=size)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value,call-overload]
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 _DEPTH = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
@@ -138,7 +138,7 @@ def compressed_depth_to_metres(msg: CompressedImage, camera: Camera | None = Non
     png = data.find(b"\x89PNG")
     expect(png == 12, "depth.data", "12 bytes and a PNG", f"{len(data)} bytes of format {msg.format!r}")
     size = None if camera is None else (camera.width, camera.height)
-    values = decode(data[png:], "depth.data", AS_STORED, kinds=(PNG,), size=size)
+    values: NDArray[Any] = decode(data[png:], "depth.data", AS_STORED, kinds=(PNG,), size=size)
     fits = values.ndim == 2 and values.dtype == np.uint16
     expect(fits, "depth.data", "a 16-bit PNG", f"{values.dtype} {values.shape}")
     if "32FC1" not in msg.format:

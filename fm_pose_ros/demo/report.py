@@ -16,8 +16,11 @@ class Row(Protocol):
     """One frame of a table. overlay (H, W, 3) RGB: as the node drew it; center: where to look in it, pixels; None: all
     of it counts."""
 
-    overlay: Picture | None
-    center: tuple[float, float] | None
+    @property
+    def overlay(self) -> Picture | None: ...
+
+    @property
+    def center(self) -> tuple[float, float] | None: ...
 
     def values(self) -> list[str]:
         """As they are printed; the first is the frame's number."""
@@ -68,7 +71,7 @@ def write_video(rows: Sequence[Row], path: Path, rate: float) -> bool:
     """The overlays as MP4. Returns whether OpenCV could write it."""
     pictures = [captioned(row) for row in rows if row.overlay is not None]
     height, width = pictures[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
     for picture in pictures:
         writer.write(picture[..., ::-1])
     writer.release()
