@@ -31,6 +31,7 @@ from fm_pose_ros.lifecycle import PoseNode
 from fm_pose_ros.node_config import NodeConfig
 
 JUMP = 0.1  # seconds: stamps that go back by more than this mean another run of the bag or simulation, not jitter
+PAUSE = 10.0  # seconds between two stamps after which things may be anywhere
 NO_FRAME = "image.header.frame_id: expected the camera's optical frame, got none; no TF is sent"
 
 ImageMessage: TypeAlias = Image | CompressedImage
@@ -83,6 +84,7 @@ class CameraInput:
         self._node, self._diagnostics, self._topic = node, diagnostics, topic
         self._take, self._process, self._reset = take, process, reset
         self._camera: Camera | InputError | None = None
+        self._told: set[str] = set()  # what was said about camera_info, once
         self._camera_frame = ""
         self._stamp = 0.0
         self._frame_id: str | None = None  # of the last image
@@ -92,6 +94,7 @@ class CameraInput:
         """Start anew and subscribe, until the node is no longer active. depth: of the image queue; 1: the newest frame
         wins."""
         self._camera, self._stamp, self._frame_id = None, 0.0, None
+        self._told.clear()
         self._reset()
         # Before the images: where both wait, the executor takes them in this order.
         self._infos = self._node.subscription(CameraInfo, "camera_info", self._on_camera_info, latched=True)
@@ -110,7 +113,9 @@ class CameraInput:
         try:
             self._run(msg, context, begin)
         finally:
-            self._diagnostics.statistics.waited += time.monotonic() - begin - (time.thread_time() - own)
+            statistics, now = self._diagnostics.statistics, time.monotonic()
+            statistics.waiting_since = now
+            statistics.waited += now - begin - (time.thread_time() - own)
 
     def _run(self, msg: ImageMessage, context: Any, begin: float) -> None:
         try:
@@ -119,7 +124,7 @@ class CameraInput:
                 return
             found = self._process(frame, context)
         except InputError as error:
-            self._diagnostics.fault(str(error).split(":")[0], str(error))
+            self._diagnostics.fault_of(error)
             return
         except EngineError as error:
             self._diagnostics.statistics.failed("engine")
@@ -145,6 +150,9 @@ class CameraInput:
             fits = (msg.width, msg.height) == (camera.width, camera.height)
             expect(fits, "image size", expected, f"{msg.width}x{msg.height}")
         image = self._topic.read(msg) if isinstance(msg, Image) else self._topic.read_compressed(msg, camera)
+        if msg.header.frame_id and self._camera_frame not in ("", msg.header.frame_id):
+            got = f"{self._camera_frame}; is it of another camera?"
+            self._tell_once(f"camera_info.header.frame_id: expected the image's, {msg.header.frame_id}, got {got}")
         header = Header(stamp=msg.header.stamp, frame_id=msg.header.frame_id or self._camera_frame)
         return Frame(header, seconds(msg.header.stamp), image, camera)
 
@@ -153,14 +161,17 @@ class CameraInput:
         before, self._alone = self._alone, self._images.get_publisher_count() == 1
         number = info.get("publication_sequence_number") if before and self._alone else None
         self._diagnostics.statistics.arrived(time.monotonic(), number)
-        last, self._stamp = self._stamp, seconds(msg.header.stamp)
-        if self._frame_id is not None and msg.header.frame_id != self._frame_id:
-            self._reset()  # another camera: where things were says nothing of where they are
-        self._frame_id = msg.header.frame_id
-        if self._stamp < last:
-            if last - self._stamp > JUMP:
-                self._reset()
-            got = f"{last - self._stamp:.3f} s back; that frame is skipped"
+        stamp, frame_id = seconds(msg.header.stamp), msg.header.frame_id
+        on = stamp - self._stamp
+        again, long_ago = on < -JUMP, on > PAUSE and self._stamp > 0.0
+        other = self._frame_id is not None and frame_id != self._frame_id
+        if again or long_ago or other:
+            self._reset()  # where things were says nothing of where they are
+        self._frame_id = frame_id
+        if on >= 0.0 or again:
+            self._stamp = stamp
+        if on < 0.0:
+            got = f"{-on:.3f} s back; that frame is skipped"
             text = f"image.header.stamp: expected stamps that go forward, got {got}"
             self._diagnostics.fault("image.header.stamp", text)
             return
@@ -168,11 +179,20 @@ class CameraInput:
 
     def _on_camera_info(self, msg: CameraInfo) -> None:
         self._camera_frame = msg.header.frame_id
+        rectified = self._node.parameters.get(NodeConfig).rectified
         try:
-            self._camera = camera_from_info(msg, self._node.parameters.get(NodeConfig).rectified)
+            self._camera = camera_from_info(msg, rectified)
         except InputError as error:
             self._camera = error
+        if rectified and (msg.p[3] or msg.p[7]):
+            got = f"{msg.p[3]:g}, {msg.p[7]:g}, as the right camera of a stereo pair has; poses are in that one's frame"
+            self._tell_once(f"camera_info.p: expected a fourth column of zeros, got {got}, whatever frame_id says")
         self._diagnostics.camera = _described(self._camera)
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._node.get_logger().warning(text)
 
 
 def _described(camera: Camera | InputError) -> str:

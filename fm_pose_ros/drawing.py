@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from fm_pose_core.errors import InputError
 from fm_pose_core.geometry import BOX_EDGES, Array, apply
 from fm_pose_core.objects.overlay import draw_pose
 from fm_pose_core.types import Camera, ObjectPose, Window
@@ -98,8 +97,7 @@ def _box(header: Header, found: DetectedObject) -> Marker:
 
 def _mesh(header: Header, found: DetectedObject) -> Marker:
     path = found.object.mesh_path
-    if path is None:
-        raise InputError(f"marker: expected box, for the bundle of {found.object.name} has no mesh, got mesh")
+    assert path is not None  # checked by the node
     marker = Marker(
         header=header, ns=f"{found.object.name}/mesh", id=found.number, type=Marker.MESH_RESOURCE, action=Marker.ADD
     )

@@ -19,11 +19,11 @@ from fm_pose_core.hands.estimator import HandEstimator, HandPose
 from fm_pose_core.hands.locate import Detected, Locator, Search, SearchConfig, Tracked
 from fm_pose_ros.camera_input import DEPTH, NO_FRAME, CameraInput, Frame, ImageMessage
 from fm_pose_ros.conversions import detections_from_msg, point_msg, rgb_to_image
+from fm_pose_ros.detection_input import DetectionInput
 from fm_pose_ros.diagnostics import Diagnostics
 from fm_pose_ros.hand_config import PARAMETERS, HandNodeConfig
 from fm_pose_ros.hand_drawing import draw_hand, skeleton_markers
 from fm_pose_ros.lifecycle import PoseNode, run_nodes
-from fm_pose_ros.matching import Matcher
 from fm_pose_ros.msg import HandJoints
 
 RECENT = 0.5  # seconds: where a hand was longer ago says nothing
@@ -35,12 +35,12 @@ class HandPoseNode(PoseNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("hand_pose_node", PARAMETERS, **kwargs)
         self._estimator: HandEstimator | None = None
-        self._matcher = Matcher(1, 0.0)
         self._last: tuple[float, Array] | None = None  # when and where the hand was last: the mean of its joints
         self.diagnostics = Diagnostics(self, self._report)
         self.camera_input = CameraInput(
             self, self.diagnostics, DEPTH, take=self._take, process=self._process, reset=self._reset
         )
+        self.detection_input = DetectionInput(self, self.diagnostics, lambda: self.settings, self.camera_input.run)
 
     @property
     def settings(self) -> HandNodeConfig:
@@ -66,7 +66,7 @@ class HandPoseNode(PoseNode):
         # Where every depth map waits for its detections, none may be overwritten; otherwise the newest wins.
         self.camera_input.open(self.settings.detection_queue if waits else 1)
         if waits:
-            self.subscription(Detection2DArray, "detections_2d", self._on_detections)
+            self.detection_input.open()
 
     def stop(self) -> None:
         """Nothing stays behind in RViz."""
@@ -79,26 +79,20 @@ class HandPoseNode(PoseNode):
     def _reset(self) -> None:
         """Forget the depth maps that wait, and the hand."""
         self._last = None
-        self._matcher = Matcher(self.settings.detection_queue, self.settings.detection_tolerance)
+        self.detection_input.reset()
 
     def _report(self) -> dict[str, str]:
         """For the diagnostics."""
-        self.diagnostics.statistics.unmatched = self._matcher.unmatched
         return {"window source": self.settings.window_source}
 
     # One frame: convert, call, publish
 
     def _take(self, msg: ImageMessage) -> None:
         """Process the depth map, or keep it until its detections come."""
-        if self.settings.window_source != "detections":
+        if self.settings.window_source == "detections":
+            self.detection_input.add_image(msg)
+        else:
             self.camera_input.run(msg)
-        elif pair := self._matcher.add_image(msg):
-            self.camera_input.run(*pair)
-
-    def _on_detections(self, msg: Detection2DArray) -> None:
-        self._matcher.tolerance = self.settings.detection_tolerance
-        if pair := self._matcher.add_detections(msg):
-            self.camera_input.run(*pair)
 
     def _process(self, frame: Frame, detections: Detection2DArray | None) -> bool:
         """Find the hand, estimate, publish. Without a hand the message says so; an old pose is never repeated."""

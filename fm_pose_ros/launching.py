@@ -3,7 +3,7 @@ and RViz if wanted."""
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ INPUTS: Arguments = {
     "detections": ("detections_2d", "Topic of the 2D detections (vision_msgs/Detection2DArray)."),
     "log_level": ("info", "Of the node: debug, info, warn, error or fatal."),
     "respawn": ("false", "Start the node anew, after two seconds, if it ends."),
-    "use_sim_time": ("false", "Take the time from /clock (simulation, bags)."),
+    "use_sim_time": ("", "Take the time from /clock (simulation, bags): true or false. Empty: as params_file says."),
     "rviz": ("false", "Start RViz too."),
 }
 
@@ -74,7 +74,7 @@ class PoseLaunch:
         values = {name: LaunchConfiguration(name).perform(context) for name in self.arguments}
         if not os.path.isfile(values["params_file"]):
             raise RuntimeError(f"params_file: expected a YAML file, got {values['params_file']!r}, which is none")
-        time = {"use_sim_time": _flag(values, "use_sim_time")}
+        time = {"use_sim_time": _flag(values, "use_sim_time")} if values["use_sim_time"] else {}
         actions: list[Action] = [self._pose_node(values, time)]
         if _flag(values, "rviz"):
             # What PushRosNamespace has put around this launch file stands before its own namespace.
@@ -85,16 +85,17 @@ class PoseLaunch:
     def _pose_node(self, values: dict[str, str], time: dict[str, bool]) -> Action:
         # The last one wins as long as all have the same key, /** as in the file; hence no `name`, which would change
         # launch's key.
-        own = {name: _typed(name, values[name]) for name in self.parameters if values[name]}
+        own = {name: _typed(name, values[name]) for name in self.parameters if values[name]} | time
         if values["bundle"]:
             own["bundle"] = folders(values["bundle"])
+        _expect_obeyed(own, values["params_file"], f"{self.name}_node")
         image = values[self.image]
         camera_info = values["camera_info"] or posixpath.join(posixpath.dirname(image), "camera_info")
         return Node(
             package="fm_pose_ros",
             executable=f"{self.name}_node",
             namespace=values["namespace"],
-            parameters=[{"bundle": folders(self.bundle)}, values["params_file"], time, *([own] if own else [])],
+            parameters=[{"bundle": folders(self.bundle)}, values["params_file"], *([own] if own else [])],
             remappings=[(self.topic, image), ("camera_info", camera_info), ("detections_2d", values["detections"])],
             ros_arguments=["--log-level", values["log_level"]],
             respawn=_flag(values, "respawn"),
@@ -113,9 +114,24 @@ class PoseLaunch:
             package="rviz2",
             executable="rviz2",
             arguments=["-d", shown, "-f", values["fixed_frame"]],
-            parameters=[time],
+            parameters=[time] if time else [],
             remappings=[(f"/{self.name}_node/{topic}", f"{home}/{topic}") for topic in OUTPUTS],
         )
+
+
+def _expect_obeyed(arguments: Collection[str], file: str, node: str) -> None:
+    """Raise RuntimeError for an argument that a section of the node's own in the parameter file would overrule: ROS
+    takes that before any section /**, in which the launch's parameters are."""
+    with open(file, encoding="utf-8") as stream:
+        sections = yaml.safe_load(stream)
+    for key, section in sections.items() if isinstance(sections, dict) else ():
+        own = section.get("ros__parameters") if isinstance(section, dict) else None
+        if key.rsplit("/", 1)[-1] == node and isinstance(own, dict):
+            both = sorted(own.keys() & set(arguments))
+            if both:
+                raise RuntimeError(
+                    f"{both[0]}: expected it as an argument or under {key} in {file}, got both; the file's would win"
+                )
 
 
 def _typed(name: str, text: str) -> Any:

@@ -50,7 +50,7 @@ class PoseNode(LifecycleNode):
         """configs: the node's parameters. kwargs: as for rclpy's Node."""
         super().__init__(name, **kwargs)
         self._answer_every_request()
-        self.parameters = Parameters(self, configs)
+        self.parameters = Parameters(self, configs, self.check)
         self.state = "unconfigured"
         self.failure = ""
         self.backend = "none"
@@ -80,6 +80,9 @@ class PoseNode(LifecycleNode):
     def teardown(self) -> None:
         """Let go of the model."""
         raise NotImplementedError
+
+    def check(self, config: Any) -> None:
+        """Raise InputError for parameters (an instance of one of `configs`) that what is loaded cannot have."""
 
     # What a node makes
 

@@ -16,7 +16,7 @@ from fm_pose_core.config import EstimatorConfig
 from fm_pose_core.errors import InputError, expect
 from fm_pose_core.objects.bundle import BundledObject
 from fm_pose_core.objects.detection.detector import Found
-from fm_pose_core.objects.estimator import PoseEstimator
+from fm_pose_core.objects.estimator import PoseEstimator, expect_refinable
 from fm_pose_core.objects.locate import Detected, Fixed, InTurn, Locator, Own, Tracked
 from fm_pose_core.types import Camera, Detection, ObjectPose, Window
 from fm_pose_ros.camera_input import COLOUR, NO_FRAME, CameraInput, Frame, ImageMessage
@@ -30,15 +30,14 @@ from fm_pose_ros.conversions import (
     rgb_to_image,
     transform_stamped,
 )
+from fm_pose_ros.detection_input import DetectionInput
 from fm_pose_ros.diagnostics import Diagnostics
 from fm_pose_ros.drawing import Markers, draw_overlay
 from fm_pose_ros.lifecycle import PoseNode, run_nodes
-from fm_pose_ros.matching import Matcher
 from fm_pose_ros.msg import ProjectedBoxArray
 from fm_pose_ros.object_config import PARAMETERS, ObjectNodeConfig
 from fm_pose_ros.tracks import Tracks
 
-STRAYS = 3  # so many detections in a row without their image are worth a warning
 Estimate = tuple[Window, ObjectPose]
 
 
@@ -68,13 +67,13 @@ class ObjectPoseNode(PoseNode):
         super().__init__("object_pose_node", PARAMETERS, **kwargs)
         self._targets: list[Target] = []
         self._markers = Markers()
-        self._matcher = Matcher(1, 0.0)
         self._latest: Detection2DArray | None = None  # what came while objects are tracked, for the next image
         self._searched: dict[PoseEstimator, float] = {}  # when its detector looked at an image; seconds
         self.diagnostics = Diagnostics(self, self._report)
         self.camera_input = CameraInput(
             self, self.diagnostics, COLOUR, take=self._take, process=self._process, reset=self._reset
         )
+        self.detection_input = DetectionInput(self, self.diagnostics, lambda: self.settings, self.camera_input.run)
 
     @property
     def settings(self) -> ObjectNodeConfig:
@@ -108,11 +107,21 @@ class ObjectPoseNode(PoseNode):
         names = [thing.name for _, thing in known]
         expect(len(set(names)) == len(names), "bundle", "objects with different names", names)
         expect(len(names) == 1 or not child_frame, "child_frame", "nothing with several objects", child_frame)
+        for _, thing in known:
+            _expect_markers(self.settings.marker, thing)
         for estimator in estimators:
             source, initial = self.settings.sources(estimator.can_detect)
             if source == "own" or (source == "tracking" and initial == "own"):
                 estimator.detector  # noqa: B018 - loads it now, or says why not
         return known
+
+    def check(self, config: Any) -> None:
+        """Refinements and markers need parts of a bundle that not every one has."""
+        for target in self._targets:
+            if isinstance(config, EstimatorConfig):
+                expect_refinable(target.estimator.bundle, config)
+            elif isinstance(config, ObjectNodeConfig):
+                _expect_markers(config.marker, target.object)
 
     def start(self) -> None:
         """Subscribe to the camera, and to detections where they are used; tell the class names."""
@@ -120,7 +129,7 @@ class ObjectPoseNode(PoseNode):
         # Where every image waits for its detections, none may be overwritten; otherwise the newest wins.
         self.camera_input.open(self.settings.detection_queue if waits else 1)
         if self._uses_detections:
-            self.subscription(Detection2DArray, "detections_2d", self._on_detections)
+            self.detection_input.open(self._on_detections)
         labels, info = LabelInfo(), VisionInfo()
         labels.header.stamp = info.header.stamp = self.get_clock().now().to_msg()
         things = [target.object for target in self._targets]
@@ -149,13 +158,12 @@ class ObjectPoseNode(PoseNode):
         """Forget all tracks and all images that wait."""
         for target in self._targets:
             target.tracks.reset()
-        self._matcher = Matcher(self.settings.detection_queue, self.settings.detection_tolerance)
+        self.detection_input.reset()
         self._latest = None
         self._searched.clear()
 
     def _report(self) -> dict[str, str]:
         """Tracking state, for the diagnostics."""
-        self.diagnostics.statistics.unmatched = self._matcher.unmatched
         live = [f"{target.object.name}_{track.number}" for target in self._targets for track in target.tracks.live]
         sources = dict.fromkeys(self._sources(estimator)[0] for estimator in self._estimators)
         return {"window source": ", ".join(sources), "tracks": ", ".join(live) or "none"}
@@ -183,24 +191,16 @@ class ObjectPoseNode(PoseNode):
     def _take(self, msg: ImageMessage) -> None:
         """Process the image, or keep it until its detections come. What is tracked does not wait for a detector."""
         latest, self._latest = self._latest, None
-        if not self._waits_for_detections():
+        if self._waits_for_detections():
+            self.detection_input.add_image(msg)
+        else:
             self.camera_input.run(msg, latest)
-        elif pair := self._matcher.add_image(msg):
-            self.camera_input.run(*pair)
 
     def _on_detections(self, msg: Detection2DArray) -> None:
-        if not self._waits_for_detections():
+        if self._waits_for_detections():
+            self.detection_input.add(msg)
+        else:
             self._latest = msg
-            return
-        tolerance = self._matcher.tolerance = self.settings.detection_tolerance
-        if pair := self._matcher.add_detections(msg):
-            self.camera_input.run(*pair)
-        elif self._matcher.strays >= STRAYS:
-            self.diagnostics.warn(
-                "detections_2d.header.stamp",
-                f"detections_2d.header.stamp: expected the stamp of an image within {tolerance} s, got the nearest "
-                f"{self._matcher.offset:+.3f} s away; do both use one clock, and is detection_queue long enough?",
-            )
 
     # One frame: convert, call, publish
 
@@ -221,15 +221,15 @@ class ObjectPoseNode(PoseNode):
     def _estimate(
         self, estimator: PoseEstimator, targets: Sequence[Target], frame: Frame, detections: Sequence[Detection]
     ) -> list[Estimate]:
-        """All windows of one bundle with their estimates. What cannot be estimated is a refusal: tracks age, the other
-        bundles don't suffer."""
+        """All windows of one bundle with their estimates. What cannot be estimated is a fault, and a refusal: tracks
+        age, the other bundles don't suffer."""
         estimator.config = self.parameters.get(EstimatorConfig)
         find = self._finder(estimator, targets, frame)
         windows = [window for target in targets for window in self._windows(target, frame, detections, find)]
         try:
             return list(zip(windows, estimator.estimate_many(frame.image, frame.camera, windows), strict=True))
         except InputError as error:
-            self.diagnostics.warn_of(error)
+            self.diagnostics.fault_of(error)
             return []
 
     def _finder(
@@ -255,7 +255,7 @@ class ObjectPoseNode(PoseNode):
         try:
             return self._locator(target, frame.camera, detections, find).locate(frame.image, frame.camera)
         except InputError as error:
-            self.diagnostics.warn_of(error)
+            self.diagnostics.fault_of(error)
             return []
 
     def _locator(
@@ -322,6 +322,11 @@ class ObjectPoseNode(PoseNode):
             self._overlay.publish(rgb_to_image(canvas, header))
         if self._masks.get_subscription_count():
             self._masks.publish(masks_image(header, frame.camera, [found.pose for found in objects]))
+
+
+def _expect_markers(style: str, thing: BundledObject) -> None:
+    needs = style in ("mesh", "both")
+    expect(not needs or thing.mesh_path is not None, "marker", f"box, since {thing.name} has no mesh", style)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ import difflib
 import math
 import sys
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -23,11 +24,14 @@ class Parameters:
     """The parameters of one node.
 
     fixed: for each dataclass of `knob` fields, the names that cannot change after the start (read_only).
-    Changes at run time go through the same checks as a configuration file; the new value holds from the next frame on.
+    Changes at run time go through the same checks as a configuration file, and `check`, which raises InputError for an
+    instance that the node cannot have; the new value holds from the next frame on.
     """
 
-    def __init__(self, node: Node, fixed: dict[type, tuple[str, ...]]) -> None:
-        self._node = node
+    def __init__(
+        self, node: Node, fixed: dict[type, tuple[str, ...]], check: Callable[[Any], None] = lambda _: None
+    ) -> None:
+        self._node, self._possible = node, check
         self._classes = tuple(fixed)
         self._current: dict[type, tuple[float, dict[str, Any], Any]] = {}  # number of changes then, values, instance
         self._changes = 0.0
@@ -73,7 +77,7 @@ class Parameters:
             changes = {p.name: p.value for p in parameters if p.name in names}
             try:
                 if changes:
-                    from_dict(cls, {**self._values(cls), **changes})
+                    self._possible(from_dict(cls, {**self._values(cls), **changes}))
             except InputError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)

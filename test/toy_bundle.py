@@ -171,14 +171,19 @@ def toy_mesh() -> bytes:
 
 
 def write_toy_bundle(
-    path: str | os.PathLike, names: tuple[str, ...] = ("toy_box",), detector: bool = False, depth: bool = False
+    path: str | os.PathLike,
+    names: tuple[str, ...] = ("toy_box",),
+    detector: bool = False,
+    depth: bool = False,
+    mesh: bool = True,
 ) -> Path:
     """Write the toy bundle to the folder `path` and return that path. names: of the objects, all of them toy boxes with
-    the ids 1, 2, … detector: whether it has one; depth: whether that one tells how far away they are."""
+    the ids 1, 2, … detector: whether it has one; depth: whether that one tells how far away they are. mesh: whether it
+    has the objects' meshes."""
     contract = object_contract(CROP.size, len(names))
     network = NetworkFile(toy_network(len(names)), {"name": "toy"}, contract, training={"note": "not trained"})
     objects = [
-        ObjectInBundle(name, i + 1, MINIMUM, MAXIMUM, DIAMETER, CROP.focal, mesh=toy_mesh())
+        ObjectInBundle(name, i + 1, MINIMUM, MAXIMUM, DIAMETER, CROP.focal, mesh=toy_mesh() if mesh else None)
         for i, name in enumerate(names)
     ]
     if not detector:

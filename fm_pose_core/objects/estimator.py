@@ -53,12 +53,8 @@ class PoseEstimator:
         """Validate the bundle and load its network, and what refines its poses if `config` asks for it. Raises
         InputError for a bad bundle, a missing backend, or a refinement that cannot be had."""
         config = config or EstimatorConfig()
-        possible = config.refine in ("none", "auto") or raycaster_installed()
-        wanted = "none, auto, or the Python packages embreex and trimesh"
-        expect(possible, "refine", wanted, f"{config.refine} without them; try: pip install embreex trimesh")
         bundle = ObjectBundle.load(bundle_dir)
-        learned = config.refine not in LEARNED or bundle.refiner is not None
-        expect(learned, str(bundle.path), f"a bundle with a refiner, for refine: {config.refine}", "one without")
+        expect_refinable(bundle, config)
         estimator = cls(bundle, load_backend(bundle, config), config)
         for x in bundle.objects:
             estimator._refiner(x.name)  # now, not with the first image
@@ -172,7 +168,7 @@ class PoseEstimator:
             return None
         key = x.name, wanted
         if key not in self._refiners:
-            expect(x.mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
+            expect_refinable(self.bundle, self.config)
             learned = (self._by_features(x),) if wanted in LEARNED else ()
             drawn = (self._by_edges(x),) if wanted != "features" else ()
             self._refiners[key] = InTurn((*learned, *drawn))
@@ -195,7 +191,6 @@ class PoseEstimator:
     @cached_property
     def _comparison(self) -> Backend:
         network = self.bundle.refiner
-        expect(network is not None, str(self.bundle.path), "a bundle with a refiner", "one without")
         assert network is not None
         return load_backend(network, self.config)
 
@@ -210,6 +205,19 @@ class PoseEstimator:
         elif not confidence >= self.config.min_score:  # nor NaN
             reason = f"score {confidence:.2f} is below {self.config.min_score:g}"
         return ObjectPose(T, corners, error, solution.covariance, confidence, not reason, reason, solution.visible)
+
+
+def expect_refinable(bundle: ObjectBundle, config: EstimatorConfig) -> None:
+    """Raise InputError if the configuration asks for a refinement that this bundle or machine cannot have."""
+    asked = config.refine
+    if asked in ("none", "auto"):  # auto: as far as it can be had
+        return
+    wanted = "none, auto, or the Python packages embreex and trimesh"
+    expect(raycaster_installed(), "refine", wanted, f"{asked} without them; try: pip install embreex trimesh")
+    learned = asked not in LEARNED or bundle.refiner is not None
+    expect(learned, str(bundle.path), f"a bundle with a refiner, for refine: {asked}", "one without")
+    for x in bundle.objects:
+        expect(x.mesh_path is not None, "refine", f"a mesh of {x.name} in the bundle", "none")
 
 
 def _check_image(image: NDArray[np.uint8], camera: Camera) -> None:

@@ -216,6 +216,24 @@ def test_stamps_that_go_back_cost_that_frame_and_the_node_goes_on(rig):
     assert [d.header.stamp.sec for d in r.heard["detections"]] == [10, 2]
 
 
+def test_a_stamp_that_jitters_costs_what_is_older_than_the_newest(rig):
+    r = rig(**HERE)
+    r.send_info()
+    for stamp in (10.0, 9.95, 9.97):
+        r.images.publish(image_msg(PIXELS, stamp))
+        r.wait(lambda: r.node.camera_input._stamp == 10.0)
+    r.wait(lambda: r.node.diagnostics.statistics.bad == 2, "the late frames")
+    r.send(image_msg(PIXELS, 10.03))
+    assert [d.header.stamp.nanosec for d in r.heard["detections"]] == [0, 30_000_000]
+
+
+def test_tracks_end_with_a_long_pause(rig):
+    r = rig(window_source="tracking", **HERE)
+    r.send_info()
+    ids = [r.send(image_msg(PIXELS, stamp)).detections[0].id for stamp in (1000.0, 1009.0, 8200.0)]
+    assert ids == ["toy_box_1", "toy_box_1", "toy_box_2"]
+
+
 def test_without_a_frame_id_that_of_camera_info_is_used(rig):
     r = rig(**HERE)
     r.send_info()
@@ -260,7 +278,7 @@ def test_images_that_get_lost_while_the_node_has_time_are_told(rig, reliability,
     r.wait(lambda: r.node.camera_input._images.qos_profile.reliability == reliability, "the publisher")
     r.node.diagnostics.statistics.received, r.node.diagnostics.statistics.dropped = 30, 20
     s = r.node.diagnostics.statistics
-    s.last_arrival = s.started + 60.0
+    s.waiting_since = s.started + 60.0
     then, *rest = r.node.diagnostics._watched
     r.node.diagnostics._watched = (then - 60.0, *rest)
     warning = r.wait(lambda: next((w for w in r.warnings() if "lost on the way" in w), None), "the warning")

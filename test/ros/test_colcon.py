@@ -44,7 +44,7 @@ def test_colcon_build(options: list[str], tmp_path: Path) -> None:
     )
     assert built.returncode == 0, built.stdout + built.stderr
     prefix = tmp_path / "install" / "fm_pose_ros"
-    for name in ("object_pose_node", "hand_pose_node", "pose_nodes"):
+    for name in ("object_pose_node", "hand_pose_node", "pose_nodes", "fm-pose"):
         assert os.access(prefix / "lib" / "fm_pose_ros" / name, os.X_OK)
     assert (prefix / "share" / "fm_pose_ros" / "launch" / "object_pose.launch.py").is_file()
     assert (prefix / "share" / "fm_pose_ros" / "models" / "tugboat" / "manifest.json").is_file()

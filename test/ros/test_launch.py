@@ -82,6 +82,15 @@ def test_an_argument_that_is_none_ends_the_launch(argument: str, text: str) -> N
     assert done.returncode != 0 and text in done.stdout + done.stderr
 
 
+def test_an_argument_that_the_parameter_file_would_overrule_ends_the_launch(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("object_pose_node:\n  ros__parameters:\n    views: 4\n    marker: mesh\n")
+    command = [sys.executable, "-c", RUN, str(LAUNCH / "object_pose.launch.py"), f"params_file:={file}", "views:=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    told = f"views: expected it as an argument or under object_pose_node in {file}, got both"
+    assert done.returncode != 0 and told in done.stdout + done.stderr
+
+
 def launched(
     peer: Peer, name: str, image: str, bundle: Path, send: Callable[[float], Any], output: str, *more: str
 ) -> Any:

@@ -152,7 +152,7 @@ def test_further_instances_are_found_while_one_is_tracked(rig):
     for i in range(6):
         found = [("toy_box", 0.9 - 0.1 * k, *place) for k, place in enumerate(places[: 1 if i < 2 else 2])]
         r.detections.publish(detections_msg(1.0 + i, *found))
-        r.wait(lambda: r.node._latest or r.node._matcher._detections, "the detections")
+        r.wait(lambda: r.node._latest or r.node.detection_input.matcher._detections, "the detections")
         counts.append(len(r.send(image_msg(image, 1.0 + i)).detections))
     assert counts == [1, 1, 2, 2, 2, 2]  # also a detection of what is tracked comes again and again
     last = r.send(image_msg(image, 9.0))  # without a detection
@@ -208,7 +208,8 @@ def test_detections_of_another_clock_or_class_are_told(rig):
     r.wait(lambda: r.node.diagnostics.statistics.received)
     for i in range(5):
         r.detections.publish(detections_msg(1.0 + i, ("toy_box", 0.9, 50.0, 50.0)))
-        r.wait(lambda n=i: r.node._matcher._detections is not None and r.node._matcher.strays == n, "the detections")
+        matcher = r.node.detection_input.matcher
+        r.wait(lambda n=i, m=matcher: m._detections is not None and m.strays == n, "the detections")
     (warning,) = r.wait(r.warnings, "the warning")
     assert warning.startswith("detections_2d.header.stamp: expected the stamp of an image")
     r.detections.publish(detections_msg(100.0, ("cat", 0.9, 50.0, 50.0)))
