@@ -126,7 +126,7 @@ def _expect_obeyed(arguments: Collection[str], file: str, node: str) -> None:
         sections = yaml.safe_load(stream)
     for key, section in sections.items() if isinstance(sections, dict) else ():
         own = section.get("ros__parameters") if isinstance(section, dict) else None
-        if key.rsplit("/", 1)[-1] == node and isinstance(own, dict):
+        if str(key).rsplit("/", 1)[-1] == node and isinstance(own, dict):
             both = sorted(own.keys() & set(arguments))
             if both:
                 raise RuntimeError(
