@@ -35,6 +35,7 @@ from fm_pose_core.objects.overlay import BLUE, GREEN, closeup, draw_contour
 from fm_pose_core.objects.refine import Look, Refiner, Solution
 from fm_pose_core.objects.support import Stance, Standable, alike, supported
 from fm_pose_core.rendering.mesh import Mesh, load_mesh
+from fm_pose_core.types import Camera
 
 
 def main() -> None:
@@ -157,8 +158,8 @@ def refine(
         shown, ids = cameras[where], [r.object_id for r in own]
         image = read_image(shown.image_path)
 
-        def on_plane(found: list[Solution], ids: list[int] = ids, K: np.ndarray = shown.camera.K) -> list[Solution]:
-            return supported(found, [Standable(str(k), boxes[k], ways.get(k, [])) for k in ids], K)
+        def on_plane(found: list[Solution], ids: list[int] = ids, camera: Camera = shown.camera) -> list[Solution]:
+            return supported(found, [Standable(str(k), boxes[k], ways.get(k, [])) for k in ids], camera)
 
         found = [prior(args, boxes[r.object_id], r.T_camera_object) for r in own]
         starts = [replace(x, T_camera_object=y.T_camera_object) for x, y in zip(found, on_plane(found), strict=True)]

@@ -62,7 +62,7 @@ class EstimatorConfig(EngineConfig):
     """The same for objects, whose poses pass one more gate."""
 
     max_reprojection_error: float = knob(
-        8.0, "Gate: largest RMS distance in pixels between predicted corners and those of the pose.", 0.1, 1000.0
+        8.0, "Gate: largest RMS distance in pixels between predicted corners and those of PnP's pose.", 0.1, 1000.0
     )
     refine: str = knob(
         "none",

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from fm_pose_core.errors import InputError, expect
 
 Array = NDArray[np.float64]
+NO_TURN = 1e-6  # radians, about: the axis of a turn that is less, or so near to a half turn, takes more care
 
 
 def transform(R: Array, t: Array) -> Array:
@@ -69,7 +70,12 @@ def exp_so3(w: Array) -> Array:
 
 def log_so3(R: Array) -> Array:
     """(3, 3) rotation -> rotation vector (3,) in radians, angle in [0, pi]."""
-    return np.asarray(Rotation.from_matrix(R).as_rotvec())
+    (_, a, b), (c, _, d), (e, f, _) = rows = R.tolist()
+    v = np.array([f - d, b - e, c - a])  # 2 sin(angle), along the axis
+    sine, cosine = math.sqrt(v @ v), rows[0][0] + rows[1][1] + rows[2][2] - 1.0
+    if sine > NO_TURN:
+        return v * (math.atan2(sine, cosine) / sine)
+    return v / 2 if cosine > 0 else np.asarray(Rotation.from_matrix(R).as_rotvec())  # next to none, and to a half turn
 
 
 def left_jacobian(w: Array) -> Array:

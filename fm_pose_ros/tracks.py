@@ -7,6 +7,7 @@ import numpy as np
 
 from fm_pose_core.geometry import Array
 from fm_pose_core.objects.filtering import PoseFilter
+from fm_pose_core.objects.pnp import moved_origin
 from fm_pose_core.types import ObjectPose
 
 Accelerations = tuple[float, float]  # m/s², rad/s²
@@ -116,7 +117,8 @@ class Tracks:
             return
         if track.filter is None or track.filter.accelerations != accelerations:
             track.filter = PoseFilter(*accelerations)
-        track.T_filtered = track.filter.update(T, pose.covariance, stamp)
+        covariance = moved_origin(pose.covariance, T[:3, 3] - pose.T_camera_object[:3, 3])  # a twin's
+        track.T_filtered = track.filter.update(T, covariance, stamp)
 
 
 def nearest_twin(T: Array, T_last: Array, symmetries: Sequence[Array]) -> Array:

@@ -66,8 +66,17 @@ def test_camera_projects_as_its_model_says_and_back(model: str) -> None:
     camera = camera_of(model)
     pixels = camera.pixels(points)
     np.testing.assert_allclose(pixels, true_pixels(model, points), atol=1e-6)
-    # OpenCV inverts by few iterations.
-    np.testing.assert_allclose(camera.rays(pixels), points / points[:, 2:], atol=2e-3)
+    np.testing.assert_allclose(camera.rays(pixels), points / points[:, 2:], atol=1e-8)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_cameras_magnification_is_the_slope_of_its_pixels(model: str) -> None:
+    rng, camera = np.random.default_rng(2), camera_of(model)
+    rays = np.column_stack([rng.uniform([-0.5, -0.4], [0.5, 0.4], (20, 2)), np.ones(20)])
+    step = 1e-3 * rng.normal(size=(20, 2))
+    moved = rays + np.column_stack([step, np.zeros(20)])
+    expected = camera.pixels(moved) - camera.pixels(rays)
+    np.testing.assert_allclose((camera.magnification(rays) @ step[..., None])[..., 0], expected, atol=5e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -153,7 +162,7 @@ def test_a_window_looks_up_its_pixels_where_they_lie(model: str, size: int) -> N
         assert found.shape == exact.shape == (size, size, 2)
         inside = ((exact >= 0) & (exact <= [639, 479])).all(-1)
         off = np.abs(found - exact)[inside] * crop.focal / K[0, 0]  # in pixels of the window
-        assert inside.sum() > 0.3 * size**2 and off.max() < 0.05
+        assert inside.sum() > 0.3 * size**2 and off.max() < 0.06
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -19,19 +19,10 @@ from fm_pose_core.geometry import Array, apply, box_corners, exp_so3, inverse, l
 from fm_pose_core.objects import settle
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.crop import Crop
-from fm_pose_core.objects.edges import (
-    UNTOLD,
-    EdgeNoise,
-    EdgeRefiner,
-    _to_center,
-    _to_origin,
-    about,
-    measure_edges,
-    moved_origin,
-)
+from fm_pose_core.objects.edges import UNTOLD, EdgeNoise, EdgeRefiner, _to_center, _to_origin, about, measure_edges
 from fm_pose_core.objects.estimator import PoseEstimator
 from fm_pose_core.objects.outlines import Found
-from fm_pose_core.objects.pnp import expected_projection_error
+from fm_pose_core.objects.pnp import expected_projection_error, moved_origin
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.rendering.raycaster import Raycaster
@@ -59,7 +50,7 @@ def solution(T: Array) -> Solution:
     """As if a network had said it."""
     covariance = np.diag(SIGMA**2)
     corners = CAMERA.pixels(apply(T, CORNERS))
-    return Solution(T, corners, 0.5, covariance, expected_projection_error(T, covariance, CORNERS, CAMERA.K))
+    return Solution(T, corners, 0.5, covariance, expected_projection_error(T, covariance, CORNERS, CAMERA))
 
 
 def disturbed(seed: int) -> Array:
@@ -192,7 +183,7 @@ def test_a_covariance_moves_with_the_origin() -> None:
         T = transform(exp_so3(e[3:]) @ TRUTH[:3, :3], TRUTH[:3, 3] + e[:3]) @ S
         D = T[:3, :3] @ (TRUTH @ S)[:3, :3].T
         moved.append(np.concatenate([T[:3, 3] - (TRUTH @ S)[:3, 3], log_so3(D)]))
-    got = moved_origin(covariance, TRUTH, S)
+    got = moved_origin(covariance, TRUTH[:3, :3] @ S[:3, 3])
     spread = np.sqrt(np.diag(got))
     unit = np.outer(spread, spread)
     np.testing.assert_allclose(np.cov(np.array(moved).T) / unit, got / unit, atol=0.06)

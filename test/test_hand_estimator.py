@@ -161,11 +161,11 @@ def test_presence_decides_where_the_network_tells(bundle: Path) -> None:
     refused = estimator.estimate(depth, CAMERA)
     assert refused is not None and not refused.accepted
     assert refused.reason.startswith("it is hardly a hand: presence 0.02")
-    for wrong, score in ((7.0, pose.score / 0.995), (np.nan, np.nan)):  # no probability
+    for wrong, score, presence in ((7.0, pose.score / 0.995, 1.0), (np.nan, 0.01, 0.01)):  # no probability
         estimator.backend.hand = wrong
         odd = estimator.estimate(depth, CAMERA)
-        assert odd is not None and odd.score == pytest.approx(score, nan_ok=True)
-        assert odd.accepted == np.isfinite(wrong)
+        assert odd is not None and odd.accepted == np.isfinite(wrong)
+        assert odd.score == pytest.approx(score, rel=0.05) and odd.presence == pytest.approx(presence)
 
 
 def test_no_hand_and_bad_depth(bundle: Path) -> None:

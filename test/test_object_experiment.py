@@ -277,6 +277,13 @@ def test_the_calibration_finds_the_factor_and_looks_as_the_estimator_does(
     assert found == pytest.approx(np.sqrt(error**2 - FLOOR**2) / spread, rel=0.25)
 
 
+def test_a_network_without_poses_is_not_calibrated(pair: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = experiment_of(pair, validation_frames="1-7").read_data()
+    network = Oracle(data.known(), data, np.nan, 1.0)
+    assert Asked.about(data.validation, network, data.known()).spread_scale() == 1.0
+    assert "no pose for any validation frame" in caplog.text
+
+
 def test_the_calibration_of_distances_finds_how_wrong_they_are(pair: Path) -> None:
     """A network that is off by 6 % where it says 2 %. One that tells no distance has no such factor."""
     data = experiment_of(pair, validation_frames="1-7").read_data()

@@ -11,6 +11,7 @@ from fm_pose_core.objects.pnp import (
     solve_pnp,
     widened,
 )
+from fm_pose_core.types import Camera
 
 BOX = box_corners(np.array([-0.04, -0.03, -0.02]), np.array([0.05, 0.04, 0.06]))
 K = np.array([[320.0, 0.0, 63.5], [0.0, 320.0, 63.5], [0.0, 0.0, 1.0]])
@@ -185,17 +186,26 @@ def test_wrong_shapes_raise() -> None:
         solve_pnp(np.zeros((4, 3)), np.zeros((4, 2)), K)
 
 
-def test_expected_projection_error_matches_sampled_poses() -> None:
+WIDE = np.array([-0.02, 0.01, -0.006, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("camera", "aside"),
+    [(Camera(K, 128, 128), 0.0), (Camera(K, 128, 128), 1.0), (Camera(K, 128, 128, WIDE, "equidistant"), 1.5)],
+    ids=["pinhole", "pinhole, 45° off the axis", "fisheye, 56° off the axis"],
+)
+def test_expected_projection_error_matches_sampled_poses(camera: Camera, aside: float) -> None:
     rng = np.random.default_rng(7)
     truth = random_pose(rng)
     covariance = solve_pnp(BOX, corners_of(truth), K, np.full((8, 2), 0.5)).covariance
-    reference = corners_of(truth)
+    truth[0, 3] = aside * truth[2, 3]
+    reference = camera.pixels(apply(truth, BOX))
     squared = []
     for d in rng.multivariate_normal(np.zeros(6), covariance, 2000):
         moved = transform(exp_so3(d[3:]) @ truth[:3, :3], truth[:3, 3] + d[:3])
-        squared.append(np.square(corners_of(moved) - reference).sum(axis=1))
+        squared.append(np.square(camera.pixels(apply(moved, BOX)) - reference).sum(axis=1))
     sampled = np.sqrt(np.mean(squared, axis=0)).mean()
-    assert expected_projection_error(truth, covariance, BOX, K) == pytest.approx(sampled, rel=0.05)
+    assert expected_projection_error(truth, covariance, BOX, camera) == pytest.approx(sampled, rel=0.05)
 
 
 def test_score_falls_with_the_error() -> None:

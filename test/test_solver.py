@@ -80,11 +80,18 @@ def test_a_refiner_sees_the_look_and_the_solution_and_its_answer_is_the_estimate
     np.testing.assert_allclose(look.R_camera_window, crop.rotation(CAMERA, WINDOW))
 
 
-def test_the_gates_judge_what_the_refiner_says(toy_bundle: Path) -> None:
-    plain = PoseEstimator.load(toy_bundle, CONFIG)
-    image = toy.toy_image(CAMERA, WINDOW.u, WINDOW.v)
-    pose = PoseEstimator(plain.bundle, plain.backend, CONFIG, Nearer(error=20.0)).estimate(image, CAMERA, WINDOW)
-    assert not pose.accepted and pose.reason.startswith("reprojection error 20.0 px")
+def test_a_refiner_is_asked_before_the_score_counts_and_not_where_corners_contradict_each_other(
+    toy_bundle: Path,
+) -> None:
+    image, refiner = toy.toy_image(CAMERA, WINDOW.u, WINDOW.v), Nearer()
+    for config, asked, reason in (
+        (replace(CONFIG, min_score=0.99), 1, f"score {score(3.0):.2f} is below 0.99"),
+        (replace(CONFIG, max_reprojection_error=1e-6), 0, "reprojection error 0.1 px is above 1e-06 px"),
+    ):
+        plain, refiner = PoseEstimator.load(toy_bundle, config), Nearer()
+        pose = PoseEstimator(plain.bundle, plain.backend, config, refiner).estimate(image, CAMERA, WINDOW)
+        assert (pose.accepted, pose.reason, len(refiner.calls)) == (False, reason, asked)
+        assert 0.3 < pose.T_camera_object[2, 3] < 3.0  # what was refused is told, too
 
 
 def test_a_refiner_is_not_asked_where_there_is_no_pose(toy_bundle: Path) -> None:

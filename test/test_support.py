@@ -162,13 +162,13 @@ def test_solutions_without_a_pose_or_a_stance_are_left_as_they_are() -> None:
     ways = [[x] for x in stances]
     ways[4] = []
     standing = [Standable(str(i), BOX, x) for i, x in enumerate(ways)]
-    found = supported(solutions, standing, CAMERA.K)
+    found = supported(solutions, standing, CAMERA)
     assert [a is b for a, b in zip(found, solutions, strict=True)] == [False, True, False, True, True, False]
     for new, old in zip(found, solutions, strict=True):
         if new is not old:
             assert 1.0 < new.expected_error < 20.0
             assert np.trace(new.covariance) < np.trace(old.covariance)
-    few = supported(solutions[:2], standing[:2], CAMERA.K)
+    few = supported(solutions[:2], standing[:2], CAMERA)
     assert few[0] is solutions[0] and few[1] is solutions[1]
 
 
@@ -179,13 +179,13 @@ def test_one_thing_seen_three_times_is_no_evidence() -> None:
     plain = [Solution(disturbed(T, rng), np.zeros((8, 2)), 1.0, COVARIANCE, 90.0) for T in truths]
     again = [replace(plain[0], expected_error=e) for e in (80.0, 95.0)]
     objects = [Standable(k, BOX, [stances[i]]) for k, i in (("a", 0), ("b", 1), ("a", 0), ("a", 0))]
-    found = supported([*plain, *again], objects, CAMERA.K)
+    found = supported([*plain, *again], objects, CAMERA)
     assert all(a is b for a, b in zip(found, [*plain, *again], strict=True))
     along = np.cross(truths[0][:3, :3] @ np.array(stances[0].up), [1.0, 0.0, 0.0])
     aside = truths[0].copy()
     aside[:3, 3] += 0.12 * along / np.linalg.norm(along)
     third = replace(plain[0], T_camera_object=aside)
-    found = supported([*plain, third], objects[:3], CAMERA.K)
+    found = supported([*plain, third], objects[:3], CAMERA)
     assert all(a is not b for a, b in zip(found, [*plain, third], strict=True))
 
 

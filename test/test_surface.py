@@ -108,9 +108,11 @@ def test_the_solver_reads_the_cells_of_all_views_that_show_its_object() -> None:
     """Two objects, two views, 16 cells. A cell's pixel is its centre, seen from the window."""
     solver = ObjectSolver(BOX, CROP, index=1, views=2)
     cells = 16
-    points = np.arange(2 * 2 * cells * 3, dtype=np.float32).reshape(2, 2, cells, 3)
+    points = 1e-4 * np.arange(2 * 2 * cells * 3, dtype=np.float32).reshape(2, 2, cells, 3)
     presence = np.zeros((2, 2, cells), np.float32)
     presence[0, 1, 5], presence[1, 1, 3], presence[:, 0] = 0.9, 0.6, 1.0
+    presence[1, 1, 7:10] = 1.0  # a point far from the box, perhaps behind the camera, is none
+    points[1, 1, 7], points[1, 1, 8], points[1, 1, 9] = [0.0, 0.0, -0.5], np.inf, np.nan
     outputs = {
         "corners": np.zeros((2, 2, 8, 2), np.float32),
         "spread": np.ones((2, 2, 8, 2), np.float32),

@@ -103,7 +103,7 @@ class HandEstimator:
             self._score(deviation, solver.presence(x), c.handicap)
             for (_, deviation), x, c in zip(answers, each, candidates, strict=True)
         ]
-        best = int(np.argmax(scores))
+        best = int(np.argmax(np.nan_to_num(scores)))  # NaN: the network's answer was no good
         chosen = candidates[best]
         center = centre_of_mass(chosen.depth, camera, answers[best][0].mean(0), self.bundle.hand.cube)
         return chosen if center is None else chosen._replace(center=center)

@@ -122,8 +122,6 @@ class Detected:
 
     def _point(self, box: Detection, depth: Depth, camera: Camera) -> Array | None:
         """The box's centre at the near part of the depths in the box, (3,) metres; None where nothing is in it."""
-        numbers = (box.u, box.v, box.width, box.height)
-        expect(bool(np.isfinite(numbers).all()), "detection", "a box of finite numbers", numbers)
         w, h = box.width / 2, box.height / 2
         rows = slice(max(0, int(box.v - h)), max(0, int(box.v + h) + 1))
         columns = slice(max(0, int(box.u - w)), max(0, int(box.u + w) + 1))
@@ -139,13 +137,10 @@ def find_hand(depth: Depth, camera: Camera, search: SearchConfig | None = None, 
     range.
 
     What the depth does not jump within is one thing. The hand is the nearest, or the next if that is hardly farther; of
-    an arm it may be either end or the nearest part. Of an image that is at least twice as wide as `SEARCHED` only every
-    second (third, …) pixel of every second row is looked at.
+    an arm it may be either end or the nearest part.
     """
-    s, depth, k = search or SearchConfig(), _known(depth), max(1, camera.width // SEARCHED)
-    coarse = np.ascontiguousarray(depth[::k, ::k])
-    K = np.vstack([camera.K[:2] / k, camera.K[2:]])
-    seen = Camera(K, coarse.shape[1], coarse.shape[0], camera.distortion, camera.distortion_model)
+    s, depth = search or SearchConfig(), _known(depth)
+    coarse, seen, k = _coarse(depth, camera)
     labels, everything = _things(coarse, seen, s.nearest - cube / 2, s.farthest + cube / 2, s.smallest)
     things = sorted((t for t in everything if s.nearest <= t.front <= s.farthest), key=lambda t: t.front)
     candidates = []
@@ -167,14 +162,15 @@ def hand_near(depth: Depth, camera: Camera, near: Array, cube: float = 0.30) -> 
     if not len(near):
         return None
     middle, depth = near.mean(0), _known(depth)
-    labels, things = _things(depth, camera, middle[2] - cube, middle[2] + cube, TINY)
-    points = [_points_of(depth, camera, labels, t) for t in things]
+    coarse, seen, k = _coarse(depth, camera)
+    labels, things = _things(coarse, seen, middle[2] - cube, middle[2] + cube, TINY)
+    points = [_points_of(coarse, seen, labels, t) for t in things]
     far = [_distance(p, near) for p in points]
     if not far or min(far) > MASS * cube / 2:
         return None
     best = int(np.argmin(far))
     center = _mass(points[best], middle, cube)
-    return Candidate(middle if center is None else center, _alone(depth, labels, things[best], things, cube))
+    return Candidate(middle if center is None else center, _alone(depth, labels, things[best], things, cube, k))
 
 
 def annotated_hand(depth: Depth, camera: Camera, joints: Array, cube: float = 0.30) -> Candidate:
@@ -195,6 +191,15 @@ def centre_of_mass(depth: Depth, camera: Camera, start: Array, cube: float = 0.3
     part = depth[v0:v1, u0:u1]
     rows, columns = np.nonzero((np.abs(part - start[2]) < half) & (part > 0))
     return _mass(_points(depth, camera, columns + u0, rows + v0), start, cube)
+
+
+def _coarse(depth: Depth, camera: Camera) -> tuple[Depth, Camera, int]:
+    """Every k-th pixel of every k-th row, with its camera, and k: 2 (3, …) for an image that is at least so many times
+    as wide as `SEARCHED`."""
+    k = max(1, camera.width // SEARCHED)
+    coarse = np.ascontiguousarray(depth[::k, ::k])
+    K = np.vstack([camera.K[:2] / k, camera.K[2:]])
+    return coarse, Camera(K, coarse.shape[1], coarse.shape[0], camera.distortion, camera.distortion_model), k
 
 
 class _Thing(NamedTuple):

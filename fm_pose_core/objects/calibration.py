@@ -69,19 +69,23 @@ class Asked:
 
     def spread_scale(self) -> float:
         """The factor on the network's spread for which the poses' covariance fits their errors: the median of eᵀC⁻¹e is
-        that of a χ² distribution with 6 degrees of freedom; from 0.1 to 30. Without instances it is 1, with a warning:
-        errors on training images say nothing."""
-        if not self.cases:
-            log.warning("no validation frames: the covariance is not calibrated (spread_scale 1)")
+        that of a χ² distribution with 6 degrees of freedom; from 0.1 to 30. Without instances, or where none has a
+        pose, it is 1, with a warning: errors on training images say nothing."""
+        excess = {scale: self._excess(scale) for scale in np.geomspace(0.1, 30.0, 60)} if self.cases else {}
+        best = min(excess, key=lambda scale: excess[scale], default=1.0)
+        if not np.isfinite(excess.get(best, np.inf)):
+            why = "the network has no pose for any validation frame" if self.cases else "no validation frames"
+            log.warning("%s: the covariance is not calibrated (spread_scale 1)", why)
             return 1.0
-        return float(min(np.geomspace(0.1, 30.0, 60), key=self._excess))
+        return float(best)
 
     def _excess(self, scale: float) -> float:
+        """How far the median is off, as a logarithm; infinite without poses."""
         values = []
         for case, solution in self.solved(scale):
             e, information = _pose_error(solution.T_camera_object, case.truths), inverse_spd(solution.covariance)
             values += [e @ information @ e] if np.isfinite(information).all() else []
-        return abs(float(np.log(np.median(values) / CHI2_MEDIAN[6]))) if values else 0.0
+        return abs(float(np.log(np.median(values) / CHI2_MEDIAN[6]))) if values else float("inf")
 
 
 @dataclass(frozen=True)

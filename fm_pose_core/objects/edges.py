@@ -16,7 +16,7 @@ from fm_pose_core.objects.alignment import Aligner, Fit
 from fm_pose_core.objects.bop import Instance
 from fm_pose_core.objects.crop import Crop, cell_middles
 from fm_pose_core.objects.places import spread, squared_deviations
-from fm_pose_core.objects.pnp import expected_projection_error
+from fm_pose_core.objects.pnp import expected_projection_error, moved_origin
 from fm_pose_core.objects.refine import Look, Solution
 from fm_pose_core.objects.settle import colour_agreements, settle
 from fm_pose_core.rendering.mesh import Mesh
@@ -81,7 +81,7 @@ class EdgeRefiner:
         T_object_center = transform(np.eye(3), self.mesh_center)
         T = fit.T_world_center @ inverse(T_object_center)
         covariance = _to_origin(fit.covariance, T, self.mesh_center) + about(T, self.mesh_center, *UNTOLD)
-        expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
+        expected = expected_projection_error(T, covariance, self.box_corners, look.camera)
         # The reprojection error stays that of the network: it tells how well its corners agree with each other.
         return replace(solution, T_camera_object=T, covariance=covariance, expected_error=expected)
 
@@ -105,7 +105,7 @@ class EdgeRefiner:
         found: list[Fit] = []
         for S in self._starts:
             start = T_camera_object @ S
-            known = _to_center(moved_origin(covariance, T_camera_object, S), start, self.mesh_center)
+            known = _to_center(moved_origin(covariance, start[:3, 3] - T_camera_object[:3, 3]), start, self.mesh_center)
             prior = Fit(start @ center, known, self.noise.size, self.noise.size_sigma)
             end = settle(aligner, [view], prior, self.noise.scale)
             if end is not None and squared_deviations(prior, end.T_world_center) <= FARTHEST:
@@ -202,13 +202,6 @@ def about(T: Array, center: Array, across: float, along: float, turn: float) -> 
     A = np.eye(6)
     A[:3, 3:] = skew(T[:3, :3] @ center)  # from the centre to the origin
     return A @ covariance @ A.T
-
-
-def moved_origin(covariance: Array, T: Array, S: Array) -> Array:
-    """(6, 6) of a pose T (4, 4) as in ObjectPose -> of T S: the turn is about the same axes, the origin another one."""
-    A = np.eye(6)
-    A[:3, 3:] = -skew(T[:3, :3] @ S[:3, 3])
-    return np.asarray(A @ covariance @ A.T)
 
 
 def _to_center(covariance: Array, T: Array, center: Array) -> Array:

@@ -110,7 +110,8 @@ class PoseEstimator:
         scale = self.bundle.spread_scale
         sights = see(self.backend.infer, list(zip(solvers, looks, strict=True)))  # h(g(f(x)))
         both = see_again(self.backend.infer, sights, scale)
-        found = self._refined(solve_best(both, scale), [own[0].look for own in both], windows, camera)  # PnP
+        found = [self._consistent(x) for x in solve_best(both, scale)]  # PnP
+        found = self._refined(found, [own[0].look for own in both], windows, camera)
         return [self._judge(x) for x in self._supported(found, windows, camera)]
 
     def _refined(
@@ -134,7 +135,7 @@ class PoseEstimator:
         """The poses, better by the plane on which the objects stand."""
         known = [self.bundle.object(window.object) for window in windows]
         standing = [Standable(x.name, x.box_corners, self._stances(x)) for x in known]
-        return supported(found, standing, camera.K)
+        return supported(found, standing, camera)
 
     def _stances(self, x: BundledObject) -> list[Stance]:
         """All ways in which the object may stand; none where that is unknown, or where nobody wants to know."""
@@ -194,17 +195,21 @@ class PoseEstimator:
         assert network is not None
         return load_backend(network, self.config)
 
-    def _judge(self, solution: Solution) -> ObjectPose:
-        """The gates."""
-        T, corners, error = solution.T_camera_object, solution.corners, solution.reprojection_error
-        if not solution.accepted:
-            return ObjectPose(T, corners, error, solution.covariance, 0.0, False, solution.reason)
-        confidence, reason = score(solution.expected_error), ""
-        if not error <= self.config.max_reprojection_error:
-            reason = f"reprojection error {error:.1f} px is above {self.config.max_reprojection_error:g} px"
-        elif not confidence >= self.config.min_score:  # nor NaN
+    def _consistent(self, solution: Solution) -> Solution:
+        """Without a pose where corners contradict each other: there is nothing to refine, and no evidence of a
+        plane."""
+        error, most = solution.reprojection_error, self.config.max_reprojection_error
+        if not solution.accepted or error <= most:
+            return solution
+        return replace(solution, reason=f"reprojection error {error:.1f} px is above {most:g} px")
+
+    def _judge(self, x: Solution) -> ObjectPose:
+        """With its score, and refused where that is low."""
+        confidence, reason = score(x.expected_error), x.reason
+        if not reason and not confidence >= self.config.min_score:  # nor NaN
             reason = f"score {confidence:.2f} is below {self.config.min_score:g}"
-        return ObjectPose(T, corners, error, solution.covariance, confidence, not reason, reason, solution.visible)
+        T, corners, error = x.T_camera_object, x.corners, x.reprojection_error
+        return ObjectPose(T, corners, error, x.covariance, confidence, not reason, reason, x.visible)
 
 
 def expect_refinable(bundle: ObjectBundle, config: EstimatorConfig) -> None:
@@ -235,6 +240,6 @@ def _is_near(window: Window, camera: Camera) -> bool:
 
 def _far_off(window: Window, camera: Camera) -> ObjectPose:
     centre = f"the window's centre ({window.u:g}, {window.v:g}) is far outside of the image"
-    unknown = np.full((6, 6), np.inf)
+    unknown = np.full((6, 6), np.nan)
     corners = np.full((CORNERS, 2), np.nan)
     return ObjectPose(np.eye(4), corners, np.inf, unknown, 0.0, False, f"{centre}, {camera.width}x{camera.height}")

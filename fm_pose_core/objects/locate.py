@@ -56,7 +56,6 @@ class Detected:
     count: int = 1
 
     def locate(self, image: Image, camera: Camera) -> list[Window]:
-        """Raises InputError for a detection that is taken and whose centre isn't finite."""
         return [Window(detection.u, detection.v, self.object) for detection in self.taken()]
 
     def taken(self) -> list[Detection]:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fm_pose_core.errors import expect
-from fm_pose_core.geometry import Array, apply, exp_so3, project, transform
+from fm_pose_core.geometry import Array, apply, exp_so3, project, skew, transform
 from fm_pose_core.objects.reprojection import LEAST_GAIN, NEAR, Points, fit, projected
+from fm_pose_core.types import Camera
 
 FLOOR = 0.5  # pixels: no predicted corner is better than this
 GOOD_PROJECTION = 5.0  # pixels: the threshold of the 2D projection metric that the score speaks about
@@ -139,7 +140,7 @@ def refine_pnp(
 ) -> PnpSolutions:
     """The poses near the given ones (B, 4, 4) that fit best. variance (B, 2, N): of the pixels, infinite for what is
     not there. least_gain: see fit. The covariance is that of measurements of these variances, or what residuals show
-    beyond."""
+    beyond their mean. Variances that are enlarged to count less (surface.py) are not exceeded."""
     count = len(variance)
     weight, flat = 1.0 / variance, variance.reshape(count, -1)
     T, residual, J = fit(T_camera_object, points, weight, least_gain)
@@ -184,20 +185,32 @@ def rotate_covariance(covariance: Array, R_a_b: Array) -> Array:
     return np.asarray(A @ covariance @ np.swapaxes(A, -1, -2))
 
 
-def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> float:
+def moved_origin(covariance: Array, step: Array) -> Array:
+    """(6, 6) covariance of a pose -> of the same object's pose whose origin is `step` (3,) metres away, along the fixed
+    axes of the camera: as that of T -> that of T S, which may be turned, too."""
+    A = np.eye(6)
+    A[:3, 3:] = -skew(step)
+    return np.asarray(A @ covariance @ A.T)
+
+
+def expected_projection_error(T_camera_object: Array, covariance: Array, points: Array, camera: Camera) -> float:
     """Mean over `points` (N, 3; metres, object frame) of the RMS displacement in pixels that a pose error distributed
-    as `covariance` (6, 6) causes in the image of a pinhole camera with K (3, 3), without skew, to first order."""
-    return float(expected_projection_errors(T_camera_object[None], covariance[None], points[None], K)[0])
+    as `covariance` (6, 6) causes in the camera's image, distorted as it is, to first order."""
+    return float(expected_projection_errors(T_camera_object[None], covariance[None], points[None], [camera])[0])
 
 
-def expected_projection_errors(T_camera_object: Array, covariance: Array, points: Array, K: Array) -> Array:
-    """The same (B,) of several poses (B, 4, 4), with covariances (B, 6, 6), points (B, N, 3), and a camera (3, 3) or
-    several (B, 3, 3)."""
-    T = T_camera_object
-    _, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.swapaxes(1, 2), np.broadcast_to(K, (len(T), 3, 3)))
-    flat = J.reshape(len(T), 6, -1)
-    variance = ((covariance @ flat) * flat).sum(1).reshape(len(T), 2, -1)  # diagonals of Jᵀ C J
-    return np.asarray(np.sqrt(variance.sum(1)).mean(1))
+def expected_projection_errors(
+    T_camera_object: Array, covariance: Array, points: Array, cameras: Sequence[Camera]
+) -> Array:
+    """The same (B,) of several poses (B, 4, 4), with covariances (B, 6, 6), points (B, N, 3), and the camera of
+    each."""
+    T, pinhole = T_camera_object, np.broadcast_to(np.eye(3), (len(T_camera_object), 3, 3))
+    xy, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.swapaxes(1, 2), pinhole)
+    rays = np.concatenate([xy, np.ones_like(xy[:, :1])], 1).swapaxes(1, 2)
+    D = np.stack([camera.magnification(x) for camera, x in zip(cameras, rays, strict=True)])  # (B, N, 2, 2)
+    flat = (D.transpose(2, 3, 0, 1)[:, :, :, None] * J.swapaxes(1, 2).swapaxes(0, 1)).sum(1)  # (2, B, 6, N)
+    variance = ((covariance @ flat) * flat).sum((0, 2))  # diagonals of Jᵀ C J, of both coordinates
+    return np.asarray(np.sqrt(variance).mean(1))
 
 
 def score(projection_error: float) -> float:

@@ -121,9 +121,12 @@ class ObjectSolver:
         return metres, float(np.sqrt(np.square(spread, dtype=np.float64).mean()))
 
     def _surface(self, outputs: Outputs) -> Measured:
-        """The points of all cells, of all views, that show the object."""
+        """The points of all cells, of all views, that show the object; not those that are far outside of its box,
+        which may even lie behind the camera."""
         points, doubt, presence = (outputs[k][:, self.index] for k in ("points", "doubt", "presence"))
-        pixels, shown = cell_middles(self.crop.size, math.isqrt(points.shape[1])), presence > PRESENT
+        half = np.ptp(self.box_corners, axis=0) / 2
+        possible = (np.abs(points - self._center) <= half + half.max()).all(-1)
+        pixels, shown = cell_middles(self.crop.size, math.isqrt(points.shape[1])), (presence > PRESENT) & possible
         seen = [self.crop.view_to_window(pixels[here], R) for here, R in zip(shown, self._views, strict=True)]
         return Measured(points[shown].astype(float), np.concatenate(seen), doubt[shown].astype(float))
 
@@ -242,9 +245,9 @@ def solve_all(sights: Sequence[Sight], spread_scale: float = 1.0) -> list[Soluti
         expected, rows = np.full(len(some), np.inf), np.flatnonzero(found.accepted)
         if len(rows):
             boxes = np.stack([some[i].solver.box_corners for i in rows])
-            K = np.stack([some[i].look.camera.K for i in rows])
+            cameras = [some[i].look.camera for i in rows]
             T, covariance = found.T_camera_object[rows], found.covariance[rows]
-            expected[rows] = expected_projection_errors(T, covariance, boxes, K)
+            expected[rows] = expected_projection_errors(T, covariance, boxes, cameras)
         solutions += [
             x.solver.finished(x.look, x.answer, found[i], float(expected[i]), spread_scale) for i, x in enumerate(some)
         ]

@@ -19,6 +19,7 @@ from fm_pose_core.geometry import Array, apply, exp_so3, inverse
 from fm_pose_core.objects.pnp import expected_projection_errors
 from fm_pose_core.objects.refine import Solution
 from fm_pose_core.objects.reprojection import Rows
+from fm_pose_core.types import Camera
 
 FEWEST = 3  # objects that make a plane
 GATE = 16.3  # squared deviations, beyond which an object does not stand there: one in a thousand of those that do (χ²₃)
@@ -76,9 +77,9 @@ class Standable(NamedTuple):
     ways: Sequence[Stance]
 
 
-def supported(solutions: Sequence[Solution], objects: Sequence[Standable], K: Array) -> list[Solution]:
-    """The solutions of one image, better by the plane on which their objects stand. K (3, 3): of the camera, for the
-    error to expect of the new poses. Of solutions that are the same thing, only the surest is compared."""
+def supported(solutions: Sequence[Solution], objects: Sequence[Standable], camera: Camera) -> list[Solution]:
+    """The solutions of one image, better by the plane on which their objects stand. camera: for the error to
+    expect of the new poses. Of solutions that are the same thing, only the surest is compared."""
     found = list(solutions)
     rows = _compared(solutions, objects)
     if len(rows) < FEWEST:
@@ -86,7 +87,8 @@ def supported(solutions: Sequence[Solution], objects: Sequence[Standable], K: Ar
     T, covariance = (np.stack([getattr(found[i], k) for i in rows]) for k in ("T_camera_object", "covariance"))
     better = stand(T, covariance, [objects[i].ways for i in rows])
     T, covariance = better.T_camera_object, better.covariance
-    expected = expected_projection_errors(T, covariance, np.stack([objects[i].box for i in rows]), K)
+    boxes = np.stack([objects[i].box for i in rows])
+    expected = expected_projection_errors(T, covariance, boxes, [camera] * len(rows))
     for k in np.flatnonzero(better.stands):
         found[rows[k]] = replace(
             found[rows[k]], T_camera_object=T[k], covariance=covariance[k], expected_error=float(expected[k])

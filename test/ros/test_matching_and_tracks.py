@@ -1,6 +1,7 @@
 """Image and detections by stamp; poses to tracks. No running node."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,6 +133,23 @@ def test_a_symmetric_object_does_not_flip():
     last = transform(exp_so3(np.array([0.1, 0.2, 0.3])), np.array([0.0, 0.0, 1.0]))
     np.testing.assert_allclose(nearest_twin(last @ half_turn, last, [half_turn]), last, atol=1e-9)
     np.testing.assert_array_equal(nearest_twin(last, last, [half_turn]), last)
+
+
+def test_the_filter_weighs_a_twin_by_the_covariance_of_its_own_origin():
+    """The twin's origin is 0.3 m aside: what is not known of the turn about z moves it along y. So a step along y is
+    followed less."""
+    twin = transform(exp_so3(np.array([0.0, 0.0, np.pi])), np.array([0.3, 0.0, 0.0]))
+    options = {**OPTIONS, "accelerations": (0.1, 0.1)}
+    seen = replace(pose(0.0), covariance=np.diag([1e-4] * 3 + [1e-6, 1e-6, 0.01]))
+    moved = replace(seen, T_camera_object=transform(np.eye(3), np.array([0.0, 0.01, 0.0])) @ seen.T_camera_object)
+    followed = []
+    for second in (moved, replace(moved, T_camera_object=moved.T_camera_object @ twin)):
+        tracks = Tracks(1.0, [twin])
+        tracks.update([seen], 0.0, **options)
+        ((track, _),) = tracks.update([second], 0.1, **options)
+        np.testing.assert_allclose(track.T_camera_object, moved.T_camera_object, atol=1e-9)
+        followed.append(track.T_filtered[1, 3])
+    assert 0.002 < followed[1] < followed[0] - 0.001 < 0.01
 
 
 def about_z(degrees):

@@ -76,7 +76,7 @@ class FeatureRefiner:
             update = np.linalg.solve(prior + new, prior @ back + new @ told.update)
             T = told.T_window_camera.T @ updated(T_window, update, center, crop)
         covariance = rotate_covariance(A @ among @ A.T, R.T)
-        expected = expected_projection_error(T, covariance, self.box_corners, look.camera.K)
+        expected = expected_projection_error(T, covariance, self.box_corners, look.camera)
         # The reprojection error stays that of the network: it tells how well its corners agree with each other.
         return replace(solution, T_camera_object=T, covariance=covariance, expected_error=expected)
 
