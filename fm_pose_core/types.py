@@ -241,8 +241,8 @@ class ObjectPose:
     of PnP's pose, which the plane and a refinement may have moved since. covariance: (6, 6) of (x, y, z, rotX, rotY,
     rotZ), metres and radians, rotations about the fixed axes of the camera frame (REP 103). score: in [0, 1], 0.5
     where a 2D projection error of 5 px is expected (pnp.score). accepted: False if a gate refused the pose; `reason`
-    then says which one. visible: what of the object
-    is seen, where there is a pose and the network tells (`network.surface`); else None.
+    then says which one. visible: what of the object is seen, where there is a pose and the network tells
+    (`network.surface`); else None.
     """
 
     T_camera_object: Array

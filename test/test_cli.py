@@ -34,6 +34,7 @@ COMMANDS = {
     "export": "export",
     "evaluate bop": "evaluate_bop",
     "evaluate hand": "evaluate_hand",
+    "model": "model",
     "relabel": "relabel",
     "download bop": "download",
     "simulate": "simulate",

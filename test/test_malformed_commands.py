@@ -49,6 +49,7 @@ COMMANDS = {
     "export": "export folder out --precision fp16",
     "simulate": "simulate folder --photos -2 --frames -1 --seed -1 --quality 0",
     "download": "download bop --dataset lmo --parts base --output down --mirror folder",
+    "model": "model file.txt --unit mm --id 3 --dataset bop --symmetry z:2",
     "relabel": "relabel bop --split nothing --objects 1 --output labels",
 }
 

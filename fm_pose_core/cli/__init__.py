@@ -15,6 +15,7 @@ VERBS = {
     "train": "train a network",
     "export": "make a bundle from a run",
     "evaluate": "score poses on a dataset",
+    "model": "put a CAD model into a dataset",
     "relabel": "correct the labels of objects that stand still",
     "simulate": "write a dataset of simulated photographs of the demo's object, or of hands",
     "download": "get a dataset",

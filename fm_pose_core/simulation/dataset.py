@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from fm_pose_core.files import write_atomically
 from fm_pose_core.geometry import Array, apply, exp_so3, transform
 from fm_pose_core.objects.bop import MM
+from fm_pose_core.objects.models import write_model
 from fm_pose_core.objects.viewpoints import look_at
-from fm_pose_core.rendering.mesh import Mesh, ply_file
+from fm_pose_core.rendering.mesh import Mesh
 from fm_pose_core.simulation.studio import CAMERA, CENTER, Photo, Studio
 from fm_pose_core.simulation.tugboat import demo_object
 from fm_pose_core.types import Camera
@@ -92,22 +93,12 @@ def simulate(output: Path, photos: int = 120, frames: int = 90, seed: int = 0, q
     quality: of the JPEG files, 0–100.
     """
     mesh = demo_object()
-    write_model(output, mesh)
+    write_model(output, OBJECT_ID, mesh)
     write_split(output / SPLITS[0], photos_of_training(mesh, photos, seed) if photos else [], CAMERA, quality)
     write_split(output / SPLITS[1], photos_of_sequence(mesh, frames, seed) if frames else [], CAMERA, quality)
     targets = [{"im_id": i, "inst_count": 1, "obj_id": OBJECT_ID, "scene_id": 1} for i in range(frames)]
     write_atomically(output / "test_targets_bop19.json", json.dumps(targets).encode())
     return output
-
-
-def write_model(output: Path, mesh: Mesh) -> None:
-    """models/obj_000001.ply and models_info.json, millimetres."""
-    minimum, maximum = mesh.box
-    names = ("min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
-    values = np.concatenate([minimum, maximum - minimum]) / MM
-    info = {str(OBJECT_ID): {"diameter": mesh.diameter / MM, **dict(zip(names, values.tolist(), strict=True))}}
-    write_atomically(output / "models" / "models_info.json", json.dumps(info).encode())
-    write_atomically(output / "models" / f"obj_{OBJECT_ID:06d}.ply", ply_file(mesh, MM))
 
 
 def write_split(folder: Path, photos: Sequence[Photo], camera: Camera, quality: int) -> None:
