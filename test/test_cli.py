@@ -19,6 +19,7 @@ from fm_pose_core.cli import main
 from fm_pose_core.cli.bundle import architecture_text
 from fm_pose_core.config import read_configuration
 from fm_pose_core.objects.bop import read_results
+from fm_pose_core.tasks import load_experiment
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -40,6 +41,7 @@ COMMANDS = {
     "simulate": "simulate",
     "infer": "infer",
     "bundle show": "bundle",
+    "bundle configuration": "bundle",
     "engine build": "engine",
     "engine check": "engine",
 }
@@ -61,6 +63,7 @@ def test_the_examples_in_the_help_are_valid(
     called = []
     for module in COMMANDS.values():
         monkeypatch.setattr(f"fm_pose_core.cli.{module}.run", called.append)
+    monkeypatch.setattr("fm_pose_core.cli.bundle.print_configuration", called.append)
     for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([*command.split(), "--help"])
@@ -150,6 +153,7 @@ def test_evaluate_displaced_and_a_part_of_the_frames(
         ("relabel {root} --split train --output {out}", "split 'train': expected one of"),
         ("relabel {root} --output {root}/test", "expected another folder than the dataset's split"),
         ("bundle show nowhere", "nowhere: expected a bundle"),
+        ("bundle configuration {bundle}", "expected a bundle that tells how it was trained"),
         ("infer --bundle {bundle} --image {csv} --camera 1,2,3,4 --window 1,2", "expected a picture"),
         ("infer --bundle {bundle} --image {image} --camera 1,2,3 --window 1,2", "--camera: expected 4 numbers"),
         ("infer --bundle {bundle} --image {image} --camera 300,300,160,120 --window 1", "--window: expected 2 numbers"),
@@ -308,3 +312,16 @@ def test_a_configuration_of_an_older_version_is_explained(tmp_path: Path, capsys
     (tmp_path / "old.yaml").write_text("object: {id: 9}\n")
     assert main(["train", str(tmp_path / "old.yaml"), "--output", str(tmp_path / "run")]) == 2
     assert "`object` has become `data` and `objects`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lmo", "duck", "hand"])
+def test_a_bundle_gives_the_configuration_of_its_training(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", "configuration", str(MODELS / name)]) == 0
+    path = tmp_path / "again.yaml"
+    path.write_text(capsys.readouterr().out)
+    told = json.loads((MODELS / name / "manifest.json").read_text())["training"]["configuration"]
+    assert read_configuration(path) == told
+    if name == "lmo":  # made by a code that has today's keys
+        assert load_experiment(path).schedule.images == told["schedule"]["images"]

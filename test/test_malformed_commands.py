@@ -44,6 +44,7 @@ COMMANDS = {
     "results": "evaluate bop --results r.csv --root bop --labels bop/test/000001/scene_gt.json --object 1",
     "hands": "evaluate hand --dataset nyu --groundtruth joints.txt --predictions joints.txt --json o.json",
     "show": "bundle show toy",
+    "configuration": "bundle configuration toy",
     "train": "train mine.yaml --output run --set schedule.images=10",
     "resume": "train --resume folder",
     "export": "export folder out --precision fp16",

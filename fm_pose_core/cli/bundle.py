@@ -11,6 +11,9 @@ def add(verbs: Any, text: str) -> None:
     what = group(verbs, "bundle", text)
     p = command(what, "show", run, "check a bundle and print its contents", "fm-pose bundle show models/duck")
     p.add_argument("bundle", type=Path, metavar="DIR", help="bundle")
+    example = "fm-pose bundle configuration models/lmo"
+    p = command(what, "configuration", print_configuration, "print the configuration of a bundle's training", example)
+    p.add_argument("bundle", type=Path, metavar="DIR", help="bundle")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,6 +33,18 @@ def run(args: argparse.Namespace) -> None:
     ]
     for heading, text in lines:
         print(f"{heading:12} {text}")
+
+
+def print_configuration(args: argparse.Namespace) -> None:
+    """As `fm-pose train` reads it."""
+    import yaml
+
+    from fm_pose_core.errors import expect
+    from fm_pose_core.tasks import load_bundle
+
+    configuration = load_bundle(args.bundle).manifest.training.get("configuration")
+    expect(bool(configuration), str(args.bundle), "a bundle that tells how it was trained", "one that does not")
+    print(yaml.safe_dump(configuration, sort_keys=False, width=100), end="")
 
 
 def training_lines(training: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,9 +1,10 @@
 """One image in, everything out: what the node publishes is the estimator's own answer."""
 
+import re
 from pathlib import Path
 
 import numpy as np
-from camera_rig import CAMERA, FRAME, detections_msg, image_msg
+from camera_rig import CAMERA, FRAME, ROOT, detections_msg, image_msg
 from toy_bundle import CENTER, MAXIMUM, MINIMUM, toy_image, toy_pose, write_toy_bundle
 
 from fm_pose_core import EstimatorConfig, ObjectPose, PoseEstimator, Window
@@ -74,6 +75,20 @@ def test_publishes_the_estimators_answer_on_every_topic(rig, toy_bundle):
     assert marker.header == image.header and len(marker.points) == 24
     assert marker.lifetime.sec == 1
     np.testing.assert_allclose(matrix_of(marker.pose), expected.T_camera_object, atol=1e-12)
+
+
+def test_the_document_makes_grasps_of_what_the_node_publishes(rig, toy_bundle):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "ros.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    r = rig(("detections",), **HERE)
+    r.send_info()
+    message = r.send(image_msg(toy_image(CAMERA, U, V), 12.25))
+    above = transform(np.diag([1.0, -1.0, -1.0]), np.array([0.0, 0.0, 0.1]))
+    (found,) = names["grasps"](message, "toy_box", above, metres=1.0, degrees=180.0)
+    np.testing.assert_allclose(found, reference(toy_bundle).T_camera_object @ above, atol=1e-9)
+    assert list(names["grasps"](message, "duck", above, 1.0, 180.0)) == []
+    assert list(names["grasps"](message, "toy_box", above, 1e-9)) == []
 
 
 def test_nothing_found_is_an_empty_array_and_no_pose(rig):
