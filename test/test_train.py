@@ -153,6 +153,7 @@ def test_two_ranks_train_one_model(dataset: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "two joint: 100%" in done.stderr and "48.0/48.0" in done.stderr  # of both together
     assert main(["train", str(config), "--output", str(tmp_path / "one")]) == 0
     two, one = checkpoint(tmp_path / "two"), checkpoint(tmp_path / "one")
     assert (two["phase"], two["step"]) == (1, 2) and (one["phase"], one["step"]) == (1, 4)  # the ranks share the images

@@ -125,7 +125,7 @@ class Trainer:
                 if self.finished and self.beginning is not None:
                     mix(self.network, self.beginning, self.experiment.schedule.beginning)
                 self.seconds += time.monotonic() - began
-                bar.update(phase.batch)
+                bar.update(watch.batch)
                 watch.after_step(losses, bar)
                 if self.step == phase.steps:
                     break
@@ -269,18 +269,19 @@ class Watch:
     def __init__(self, trainer: Trainer, phase: Phase, validator: Validator | None, logbook: Logbook | None) -> None:
         self.trainer, self.phase, self.validator, self.logbook = trainer, phase, validator, logbook
         schedule = trainer.experiment.schedule
-        self.validate_every = max(1, schedule.validate_images // (phase.batch * trainer.ranks.world))
+        self.batch = phase.batch * trainer.ranks.world  # images of a step, on all ranks together
+        self.validate_every = max(1, schedule.validate_images // self.batch)
         self.save_every = schedule.checkpoint_seconds
         self.validated = self.logged = trainer.step
         self.saved = self.logged_at = time.monotonic()
 
     def bar(self) -> Any:
         """The progress bar of the phase."""
-        t, phase = self.trainer, self.phase
+        t = self.trainer
         return tqdm(
-            total=phase.steps * phase.batch,
-            initial=t.step * phase.batch,
-            desc=f"{t.run.name} {phase.name}",
+            total=self.phase.steps * self.batch,
+            initial=t.step * self.batch,
+            desc=f"{t.run.name} {self.phase.name}",
             unit="img",
             unit_scale=True,
             disable=not t.ranks.first,
@@ -294,7 +295,7 @@ class Watch:
             values = {k: v.item() for k, v in losses.items()}
             if not all(math.isfinite(v) for v in values.values()):
                 raise FloatingPointError(f"step {t.step} of {self.phase.name}: non-finite loss: {values}")
-            rate = (t.step - self.logged) * self.phase.batch * t.ranks.world / (time.monotonic() - self.logged_at)
+            rate = (t.step - self.logged) * self.batch / (time.monotonic() - self.logged_at)
             bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
             self._log({**values, "learning_rate": t.learning_rate(), "images_per_second": rate})
         if self.validator is not None and (t.step - self.validated >= self.validate_every or last):
