@@ -98,8 +98,6 @@ class Camera:
     def magnification(self, rays: Array) -> Array:
         """(N, 3) directions in the camera frame with z = 1 -> (N, 2, 2): the derivatives of the image's pixels by x and
         y of the direction; pixels."""
-        if not self.distortion.size:
-            return np.broadcast_to(self.K[:2, :2], (len(rays), 2, 2))
         steps = STEP * np.eye(3)[:2, None]
         beside = np.concatenate([*(rays + steps), *(rays - steps)])
         plus, minus = self.pixels(beside).reshape(2, 2, len(rays), 2)  # (by x and y, of each ray, u and v)

@@ -204,13 +204,22 @@ def expected_projection_errors(
 ) -> Array:
     """The same (B,) of several poses (B, 4, 4), with covariances (B, 6, 6), points (B, N, 3), and the camera of
     each."""
-    T, pinhole = T_camera_object, np.broadcast_to(np.eye(3), (len(T_camera_object), 3, 3))
-    xy, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.swapaxes(1, 2), pinhole)
-    rays = np.concatenate([xy, np.ones_like(xy[:, :1])], 1).swapaxes(1, 2)
-    D = np.stack([camera.magnification(x) for camera, x in zip(cameras, rays, strict=True)])  # (B, N, 2, 2)
-    flat = (D.transpose(2, 3, 0, 1)[:, :, :, None] * J.swapaxes(1, 2).swapaxes(0, 1)).sum(1)  # (2, B, 6, N)
-    variance = ((covariance @ flat) * flat).sum((0, 2))  # diagonals of Jᵀ C J, of both coordinates
-    return np.asarray(np.sqrt(variance).mean(1))
+    T, K = T_camera_object, np.stack([camera.K for camera in cameras])
+    pixels, J, _ = projected(T[:, :3, :3], T[:, :3, 3], points.swapaxes(1, 2), K)
+    for i, camera in enumerate(cameras):
+        if camera.distortion.size:
+            J[i] = _bent(J[i], pixels[i], camera)
+    flat = J.reshape(len(T), 6, -1)
+    variance = ((covariance @ flat) * flat).sum(1).reshape(len(T), 2, -1)  # diagonals of Jᵀ C J
+    return np.asarray(np.sqrt(variance.sum(1)).mean(1))
+
+
+def _bent(J: Array, pixels: Array, camera: Camera) -> Array:
+    """The derivatives (6, 2, N) of a pinhole camera's pixels (2, N) -> those of the pixels of `camera`, which has the
+    same K."""
+    focal, middle = np.diag(camera.K)[:2], camera.K[:2, 2]
+    rays = np.column_stack([(pixels.T - middle) / focal, np.ones(pixels.shape[1])])
+    return np.asarray(np.einsum("nij,kjn->kin", camera.magnification(rays) / focal, J))
 
 
 def score(projection_error: float) -> float:
