@@ -58,9 +58,10 @@ ROWS = {
 FEW = (5, 10, 20, 50)  # photographs, of the paper's Figure 4
 MAIN_ROWS = ["feature_mapping", "without_mapping", "synthetic_only", "real_only"]
 MEASURES = {"2D proj.": "projection_2d_5px", "ADD": "add_10_percent", "5 cm 5°": "5cm_5deg"}  # ours: evaluation.json's
-LABELS = ("corrected", "published", "consensus")
 LARGEST_ERROR = 60.0  # pixels
 DATASET = Path(os.path.expandvars("$FM_POSE_DATA")) / "lmo"
+CONSENSUS = DATASET / "label_consensus" / "scene_gt.json"
+LABELS = ("corrected", "published", *(["consensus"] if CONSENSUS.is_file() else []))  # in no public dataset
 
 
 def photographs() -> list[int]:
@@ -96,12 +97,12 @@ def evaluate(bundle: Path, labels: Path, *options: str) -> dict[str, dict[str, A
     evaluate bop`."""
     text = b"".join(path.read_bytes() for path in sorted(labels.glob("*/scene_gt.json")))
     report = bundle.parent.parent / "reports" / f"{bundle.name}_{hashlib.sha256(text).hexdigest()[:8]}"
-    folders = dict(zip(LABELS, (report / "other_labels", report, report / "other_labels_2"), strict=True))
+    folders = dict(zip(LABELS, (report / "other_labels", report, report / "other_labels_2"), strict=False))
     if not all((f / "evaluation.json").is_file() for f in folders.values()):
         manifest = json.loads((bundle / "manifest.json").read_text())
         frames = manifest["training"]["configuration"]["data"]["report_frames"]
         where = ["--root", DATASET, "--split", "test", "--frames", frames, "--window", "gt", "--views", 1]
-        others = ["--labels", labels, "--labels", DATASET / "label_consensus" / "scene_gt.json"]
+        others = [x for path in (labels, CONSENSUS)[: len(LABELS) - 1] for x in ("--labels", path)]
         outputs = ["--csv", report / "poses.csv", "--output", report]
         fm_pose("evaluate", "bop", "--bundle", bundle, *where, *others, *outputs, *options)
     return {kind: json.loads((folder / "evaluation.json").read_text()) for kind, folder in folders.items()}
@@ -173,7 +174,9 @@ def main() -> None:
     if not args.evaluate_only:
         train_all(args.objects, known, args.rows, args.seeds, runs, args.jobs)
     names = [f"{m}, {kind}" for kind in LABELS for m in MEASURES]
-    print(f"| {' | '.join(['object', 'row', *names, 'n × seeds', 'error / without g'])} |\n|{'---|' * 13}")
+    print(
+        f"| {' | '.join(['object', 'row', *names, 'n × seeds', 'error / without g'])} |\n|{'---|' * (len(names) + 4)}"
+    )
     everything = {}
     for obj in args.objects:
         found: dict[str, list[dict[str, dict[str, Any]]]] = {}

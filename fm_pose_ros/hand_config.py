@@ -11,7 +11,7 @@ from fm_pose_ros.node_config import ENGINE_FIXED, NODE, Configs, check_frames
 class HandNodeConfig:
     """Where to look, what to publish."""
 
-    bundle: str = knob("", "Folder of the hand's bundle.")
+    bundle: str = knob("", "Folder of the hand's bundle, or the name of one in the package's models.")
     window_source: str = knob(
         "nearest",
         "Where to look: nearest (blob in the depth range), tracking (the same; while a hand is found, where it was "

@@ -1,7 +1,6 @@
 """The node hand_pose_node: a depth map and a camera_info in, named 3D joints of the hand out."""
 
 import math
-import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from fm_pose_core.geometry import Array
 from fm_pose_core.hands.bundle import HandEntry
 from fm_pose_core.hands.estimator import HandEstimator, HandPose
 from fm_pose_core.hands.locate import Detected, Locator, Search, SearchConfig, Tracked
+from fm_pose_ros.bundle_folders import bundle_folders
 from fm_pose_ros.camera_input import DEPTH, NO_FRAME, CameraInput, Frame, ImageMessage
 from fm_pose_ros.conversions import detections_from_msg, point_msg, rgb_to_image
 from fm_pose_ros.detection_input import DetectionInput
@@ -49,10 +49,10 @@ class HandPoseNode(PoseNode):
 
     def setup(self) -> None:
         """Load the bundle, create the publishers."""
-        expect(bool(self.settings.bundle), "bundle", "the folder of a bundle", "an empty parameter")
-        folder = os.path.expanduser(self.settings.bundle)
+        folders = bundle_folders(self.settings.bundle)
+        expect(len(folders) == 1, "bundle", "the folder or name of one bundle", repr(self.settings.bundle))
         search = self.parameters.get(SearchConfig)
-        self._estimator = HandEstimator.load(folder, self.parameters.get(HandEstimatorConfig), search)
+        self._estimator = HandEstimator.load(folders[0], self.parameters.get(HandEstimatorConfig), search)
         self._joints = self.publisher(HandJoints, "~/joints")
         self._pose_array = self.publisher(PoseArray, "~/poses")
         self._markers = self.publisher(MarkerArray, "~/markers")

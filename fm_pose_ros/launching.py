@@ -43,11 +43,6 @@ def params_file(name: str) -> tuple[str, str]:
     return os.path.join(SHARE, "config", name), "YAML file with the node's parameters."
 
 
-def folders(bundle: str) -> str:
-    """Names become folders below the package's models; what has a slash is a folder already."""
-    return ":".join(part if "/" in part else os.path.join(SHARE, "models", part) for part in bundle.split(":") if part)
-
-
 @dataclass(frozen=True)
 class PoseLaunch:
     """A launch file. name: object_pose for object_pose_node, config/object_pose.rviz, … bundle: the default one.
@@ -87,7 +82,7 @@ class PoseLaunch:
         # launch's key.
         own = {name: _typed(name, values[name]) for name in self.parameters if values[name]} | time
         if values["bundle"]:
-            own["bundle"] = folders(values["bundle"])
+            own["bundle"] = values["bundle"]
         _expect_obeyed(own, values["params_file"], f"{self.name}_node")
         image = values[self.image]
         camera_info = values["camera_info"] or posixpath.join(posixpath.dirname(image), "camera_info")
@@ -95,7 +90,7 @@ class PoseLaunch:
             package="fm_pose_ros",
             executable=f"{self.name}_node",
             namespace=values["namespace"],
-            parameters=[{"bundle": folders(self.bundle)}, values["params_file"], *([own] if own else [])],
+            parameters=[{"bundle": self.bundle}, values["params_file"], *([own] if own else [])],
             remappings=[(self.topic, image), ("camera_info", camera_info), ("detections_2d", values["detections"])],
             ros_arguments=["--log-level", values["log_level"]],
             respawn=_flag(values, "respawn"),

@@ -26,7 +26,9 @@ FILTER = "Filter the published poses: constant velocity, each pose weighted by i
 class ObjectNodeConfig:
     """Where to look, what to follow, what to publish."""
 
-    bundle: str = knob("", "Folder of a bundle, of one object or of several; more bundles with ':' between.")
+    bundle: str = knob(
+        "", "Folder of a bundle, or the name of one in the package's models; more bundles with ':' between."
+    )
     window_source: str = knob("auto", SOURCE, choices=("auto", "own", "detections", "fixed", "tracking"))
     initial_window: str = knob("auto", INITIAL, choices=("auto", "own", "fixed", "detections"))
     window_u: float = knob(

@@ -19,6 +19,7 @@ from fm_pose_core.objects.detection.detector import Found
 from fm_pose_core.objects.estimator import PoseEstimator, expect_refinable
 from fm_pose_core.objects.locate import Detected, Fixed, InTurn, Locator, Own, Tracked
 from fm_pose_core.types import Camera, Detection, ObjectPose, Window
+from fm_pose_ros.bundle_folders import bundle_folders
 from fm_pose_ros.camera_input import COLOUR, NO_FRAME, CameraInput, Frame, ImageMessage
 from fm_pose_ros.conversions import (
     DetectedObject,
@@ -99,10 +100,10 @@ class ObjectPoseNode(PoseNode):
 
     def _load(self) -> list[tuple[PoseEstimator, BundledObject]]:
         """All objects, each with the estimator of its bundle."""
-        folders = [folder for folder in self.settings.bundle.split(os.pathsep) if folder]
-        expect(bool(folders), "bundle", "the folder of a bundle", "an empty parameter")
+        folders = bundle_folders(self.settings.bundle)
+        expect(bool(folders), "bundle", "the folder or name of a bundle", "an empty parameter")
         config, child_frame = self.parameters.get(EstimatorConfig), self.settings.child_frame
-        estimators = [PoseEstimator.load(os.path.expanduser(folder), config) for folder in folders]
+        estimators = [PoseEstimator.load(folder, config) for folder in folders]
         known = [(estimator, thing) for estimator in estimators for thing in estimator.bundle.objects]
         names = [thing.name for _, thing in known]
         expect(len(set(names)) == len(names), "bundle", "objects with different names", names)

@@ -114,7 +114,7 @@ def test_shutdown_from_active_and_inactive(rig, transition):
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ({"bundle": ""}, "bundle: expected the folder of a bundle, got an empty parameter"),
+        ({"bundle": ""}, "bundle: expected the folder or name of a bundle, got an empty parameter"),
         ({"bundle": "/nowhere/duck"}, "/nowhere/duck: expected a bundle"),
         ({"backend": "abacus"}, "backend: expected one of auto"),
         ({"window_source": "crystal ball"}, "window_source: expected one of"),

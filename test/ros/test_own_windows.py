@@ -83,6 +83,12 @@ def test_own_windows_without_a_detector_are_refused(rig, parameters: dict[str, s
     assert "expected a bundle with a detector, got one without" in error
 
 
+def test_a_bundle_of_the_package_is_known_by_its_name(rig) -> None:
+    """Beside the folder of another one; tugboat and duck are names in `models`."""
+    r = rig(("detections",), bundle="tugboat:duck")
+    assert r.wait(r.states)[-1].hardware_id == "tugboat, duck"
+
+
 def test_eight_objects_and_their_masks_from_one_photograph(rig) -> None:
     """With the real bundle: all visible objects are found, most of them where they are, and each mask covers its
     object's outline and little else. What others hide is not in the mask."""
