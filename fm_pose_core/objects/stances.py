@@ -77,7 +77,7 @@ def _better(
     for own in images.values():
         cases, plain = zip(*own, strict=True)
         standing = [Standable(x.known.model.name, x.known.solver.box_corners, ways[x.known.model.id]) for x in cases]
-        found = supported(plain, standing, cases[0].instance.camera.K)
+        found = supported(plain, standing, cases[0].instance.camera)
         before += [judged(case, x) for case, x in zip(cases, plain, strict=True)]
         after += [judged(case, x) for case, x in zip(cases, found, strict=True)]
     return bool(before) and compared(before, after) < 1.0
